@@ -1,0 +1,43 @@
+# make search   set up, then the first search on the bundled sample (about three minutes on two cores)
+# make test     set up, then the whole test suite
+# make lab      JupyterLab on the notebooks
+# make lint     ruff, format check, mypy
+# make notebooks  run all notebooks again and store them with their outputs
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: search test lab lint notebooks bench clean
+.DEFAULT_GOAL := search
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "evbind needs Python 3.11 or newer: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+search: $(STAMP)
+	$(BIN)/evbind hpo_search hpo=quick
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(STAMP)
+	$(BIN)/python -m tests.store_notebooks
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

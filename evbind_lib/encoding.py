@@ -1,0 +1,195 @@
+"""Tokenise each distinct text once and assemble pairs from the pieces; pad a batch to its own longest pair.
+
+Imports `data`-shaped tables only by their columns. `models` and `training` import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+
+def longest_first_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
+    """How many word pieces of each text stay when the longer of the two is cut first.
+
+    Parameters
+    ----------
+    first, second : int
+        Lengths of the two texts in word pieces.
+    budget : int
+        Word pieces that both may have together.
+
+    Returns
+    -------
+    tuple of int
+        The two lengths kept; they are the ones that the ``tokenizers`` library keeps under ``longest_first``.
+    """
+    if first + second <= budget:
+        return first, second
+    short, long = min(first, second), max(first, second)
+    long = max(short, budget - short)
+    if short + long > budget:
+        short = budget // 2
+        long = budget - short
+    return (short, long) if first <= second else (long, short)
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """Where a tokenizer puts its special tokens around and between two texts."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, int, int, int, int] | None  # of before, first, between, second, after
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> PairLayout:
+        """Read the layout off one encoded pair, so that any tokenizer's own scheme is kept."""
+        first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two three"))
+        probe = tokenizer("one", "two three", return_token_type_ids=True)
+        ids = probe["input_ids"]
+        begin = next(i for i in range(len(ids)) if ids[i : i + len(first)] == first)
+        end = begin + len(first)
+        other = next(i for i in range(end, len(ids)) if ids[i : i + len(second)] == second)
+        types = None
+        if "token_type_ids" in tokenizer.model_input_names:
+            at = probe["token_type_ids"]
+            # An absent special token takes the type of the text beside it; it is never used.
+            types = (at[0], at[begin], at[other - 1] if other > end else 0, at[other], at[-1])
+        return cls(tuple(ids[:begin]), tuple(ids[end:other]), tuple(ids[other + len(second) :]), types)
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class EncodedPairs(Dataset):
+    """Pairs as word pieces, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, types."""
+
+    def __init__(
+        self,
+        pieces: Sequence[tuple[np.ndarray, np.ndarray]],
+        labels: np.ndarray,
+        layout: PairLayout,
+        max_length: int,
+    ) -> None:
+        self.pieces = pieces
+        self.labels = labels
+        self.layout = layout
+        self.max_length = max_length
+        budget = max_length - len(layout)
+        self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in pieces]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def lengths(self) -> np.ndarray:
+        """Length of each pair in word pieces after truncation, special tokens counted; shape (n,), int64."""
+        return np.array([first + second + len(self.layout) for first, second in self.kept], dtype=np.int64)
+
+    def truncated(self) -> np.ndarray:
+        """Whether each pair lost word pieces; shape (n,), bool."""
+        whole = np.array([len(first) + len(second) + len(self.layout) for first, second in self.pieces])
+        return whole > self.max_length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        (first, second), (n_first, n_second) = self.pieces[index], self.kept[index]
+        layout = self.layout
+        ids = np.concatenate(
+            [layout.before, first[:n_first], layout.between, second[:n_second], layout.after], dtype=np.int64
+        )
+        item: dict[str, Any] = {"input_ids": ids, "labels": int(self.labels[index])}
+        if layout.types is not None:
+            parts = (len(layout.before), n_first, len(layout.between), n_second, len(layout.after))
+            item["token_type_ids"] = np.repeat(layout.types, parts)
+        return item
+
+
+class PairEncoder:
+    """Encode tables of pairs with one tokenizer, remembering every text it has seen.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    max_length : int
+        Most word pieces of a pair, special tokens counted; the longer text is cut first.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.layout = PairLayout.of(tokenizer)
+        self._pieces: dict[str, np.ndarray] = {}
+
+    def encode(self, pairs: pd.DataFrame) -> EncodedPairs:
+        """Encode ``[CLS] criterion [SEP] sentence [SEP]``, or the tokenizer's own form of it.
+
+        Parameters
+        ----------
+        pairs : pandas.DataFrame
+            Columns ``criterion``, ``sentence`` and ``label``.
+
+        Returns
+        -------
+        EncodedPairs
+            In the order of the table.
+        """
+        criteria, sentences = pairs["criterion"].tolist(), pairs["sentence"].tolist()
+        self._tokenise([*criteria, *sentences])
+        pieces = [(self._pieces[a], self._pieces[b]) for a, b in zip(criteria, sentences, strict=True)]
+        return EncodedPairs(pieces, pairs["label"].to_numpy(np.int64), self.layout, self.max_length)
+
+    def _tokenise(self, texts: Iterable[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._pieces]
+        if not new:
+            return
+        # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
+        encoded = self.tokenizer(
+            new, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        for text, ids in zip(new, encoded["input_ids"], strict=True):
+            self._pieces[text] = np.asarray(ids, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class PadToLongest:
+    """Collate items into tensors as long as the batch's longest pair."""
+
+    pad_token_id: int
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad a batch.
+
+        Parameters
+        ----------
+        items : sequence of dict
+            As `EncodedPairs` gives them.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``input_ids`` and ``attention_mask`` (batch, longest), ``labels`` (batch,), all int64; ``token_type_ids`` where
+            the model takes them.
+        """
+        longest = max(len(item["input_ids"]) for item in items)
+        shape = (len(items), longest)
+        ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64) if "token_type_ids" in items[0] else None
+        for row, item in enumerate(items):
+            length = len(item["input_ids"])
+            ids[row, :length] = item["input_ids"]
+            mask[row, :length] = 1
+            if types is not None:
+                types[row, :length] = item["token_type_ids"]
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": np.array([item["labels"] for item in items])}
+        if types is not None:
+            batch["token_type_ids"] = types
+        return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -1,0 +1,68 @@
+"""The few exceptions a person meets.
+
+Every message is one sentence that says where, what is wrong and what to do. Every room may import this one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvbindError(Exception):
+    """Base of everything a person can put right; the command line shows its message alone and exits with 2."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Let IPython show the sentence and no traceback, in a notebook's cell as on the command line."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParamsError(EvbindError):
+    """A parameter, a parameter file or an override cannot be used."""
+
+
+class DataError(EvbindError):
+    """A data file cannot be used as it is."""
+
+
+class FoldError(EvbindError):
+    """The data cannot be split into the folds asked for."""
+
+
+class ModelError(EvbindError):
+    """A model or its tokenizer cannot be loaded."""
+
+
+class TrainingError(EvbindError):
+    """Training cannot go on, for example because the loss is no longer a finite number."""
+
+
+class SearchError(EvbindError):
+    """A study cannot be opened, resumed or finished."""
+
+
+class TrackingError(EvbindError):
+    """The MLflow store cannot be reached or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest, as the end of an error sentence.
+
+    Parameters
+    ----------
+    name : str
+        What the person wrote.
+    known : iterable of str
+        What could have been meant.
+
+    Returns
+    -------
+    str
+        The end of a sentence: ``"; did you mean 'quick'?"``; where nothing is near, ``"; known are: default, quick."``;
+        where there are too many to list, a full stop.
+    """
+    options = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known are: {', '.join(options)}." if 0 < len(options) <= 15 else "."

@@ -1,0 +1,200 @@
+"""Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`; know where files of a person lie.
+
+Imports `errors` and `schema`; every room above may import it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evbind_lib.errors import ParamsError, did_you_mean
+from evbind_lib.schema import DataParams, ModelParams, Params, TrackingParams, TrainingParams, validation_sentence
+
+__all__ = ["DataParams", "ModelParams", "Params", "TrackingParams", "TrainingParams", "compose", "project_folder",
+           "resolve_path", "resolve_sqlite", "split_arguments", "workspace"]
+
+GROUPS = ("data", "model", "trainer", "hpo", "tracking")
+# Below these keys a person may name things that the YAML files do not list.
+OPEN_BRANCHES = ("training.args.", "hpo.search_space.", "hpo.sampler.", "hpo.pruner.")
+
+
+def project_folder() -> Path:
+    """Folder of the checkout: notebooks/, params/ and evbind_lib/ lie in it."""
+    return Path(__file__).resolve().parent.parent
+
+
+def workspace() -> Path:
+    """Folder that all state goes to: ``EVBIND_WORKSPACE``, or the checkout itself."""
+    chosen = os.environ.get("EVBIND_WORKSPACE")
+    return Path(chosen).expanduser().resolve() if chosen else project_folder()
+
+
+def resolve_path(path: str) -> Path:
+    """Absolute path of an input file: as seen from the current folder, else from the workspace, else from the checkout.
+
+    Parameters
+    ----------
+    path : str
+        As written in the parameters.
+
+    Returns
+    -------
+    pathlib.Path
+        The first that exists; where none does, the path seen from the current folder.
+    """
+    given = Path(path).expanduser()
+    places = [Path.cwd() / given, workspace() / given, project_folder() / given]
+    return next((place.resolve() for place in places if place.exists()), places[0])
+
+
+def resolve_sqlite(url: str) -> str:
+    """Make the file of an SQLite address absolute, in the workspace; other addresses are left as they are."""
+    match = re.fullmatch(r"sqlite:///(?!/)(.+)", url)
+    return f"sqlite:///{workspace() / match[1]}" if match else url
+
+
+def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] = ()) -> Params:
+    """Compose the parameter files, apply the overrides and validate the result.
+
+    Parameters
+    ----------
+    choices : mapping of str to str, optional
+        A file by name for a group, for example ``{"hpo": "quick"}``.
+    overrides : sequence of str
+        Hydra overrides, applied last, for example ``["hpo.trials.n_trials=30", "model=deberta_v3_base"]``; of two for
+        the same key the later one counts.
+
+    Returns
+    -------
+    Params
+
+    Raises
+    ------
+    ParamsError
+        For an unknown group, file, key or value, or YAML that cannot be read; the sentence names the nearest name.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = [f"{group}={name}" for group, name in (choices or {}).items()]
+    wanted = _prepare([*chosen, *overrides])
+    own = workspace() / "params"
+    if own.is_dir() and own != project_folder() / "params":
+        wanted.append(f"hydra.searchpath=['file://{own}']")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
+            config = hydra_compose(config_name="config", overrides=wanted)
+        tree = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        first_line = str(error).splitlines()[0]
+        raise ParamsError(f"The parameters cannot be resolved: {first_line}; check the ${{...}} in params/.") from None
+    except Exception as error:
+        raise _composition_error(error, wanted) from None
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise ParamsError(validation_sentence(error)) from None
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Divide command-line words into group choices and overrides.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        For example ``["hpo=quick", "training.n_folds=3"]``.
+
+    Returns
+    -------
+    choices : dict of str to str
+        ``{"hpo": "quick"}``.
+    overrides : list of str
+        ``["training.n_folds=3"]``.
+    """
+    choices: dict[str, str] = {}
+    overrides: list[str] = []
+    for word in arguments:
+        group, equals, name = word.partition("=")
+        if equals and group in GROUPS:
+            choices[group] = name
+        else:
+            overrides.append(word)
+    return choices, overrides
+
+
+def _prepare(overrides: Sequence[str]) -> list[str]:
+    """Keep the last override of each key, and let open branches take new names without Hydra's plus sign."""
+    kept: dict[str, str] = {}
+    for override in overrides:
+        if not isinstance(override, str) or ("=" not in override and not override.startswith("~")):
+            raise ParamsError(
+                f"Override {override!r} is not of the form KEY=VALUE; write for example hpo.trials.n_trials=30."
+            )
+        key = override.partition("=")[0].lstrip("+~")
+        kept.pop(key, None)
+        opens = key.startswith(OPEN_BRANCHES) and not override.startswith(("+", "~"))
+        kept[key] = f"++{override}" if opens else override
+    return list(kept.values())
+
+
+def _composition_error(error: Exception, overrides: list[str]) -> ParamsError:
+    """Turn what Hydra or YAML raised into one sentence with the nearest name."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from yaml import YAMLError
+
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, YAMLError):
+        cause = cause.__cause__
+    if isinstance(cause, YAMLError):
+        mark = getattr(cause, "problem_mark", None)
+        place = f"{Path(mark.name).name}, line {mark.line + 1}" if mark is not None else "params/"
+        return ParamsError(f"{place}: not valid YAML ({getattr(cause, 'problem', cause)}); mend the file.")
+    if isinstance(error, OverrideParseException):
+        reason = str(error.__cause__ or error).splitlines()[0]
+        return ParamsError(
+            f"Override {error.override!r} cannot be read ({reason}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if (group, name) == ("trainer", "hpo_best"):
+            return ParamsError(
+                "trainer=hpo_best: params/trainer/hpo_best.yaml does not exist yet; a search writes it, so run "
+                "`evbind hpo_search hpo=quick` first."
+            )
+        known = sorted({*(error.options or []), *_files_of(group)})
+        return ParamsError(f"{group}={name}: there is no file params/{group}/{name}.yaml{did_you_mean(name, known)}")
+    text = str(error)
+    match = re.search(r"Could not (?:override|delete)[^']*'\+*([^'@]+)'", text)
+    if match:
+        key = match[1]
+        if "." not in key:
+            known = [*GROUPS, "training"]
+            return ParamsError(f"{key}: there is no group or parameter of that name{did_you_mean(key, known)}")
+        return ParamsError(f"{key} is not a parameter{did_you_mean(key, _known_keys())}")
+    first_line = text.splitlines()[0].rstrip(".")
+    return ParamsError(f"The parameters cannot be composed from {' '.join(overrides)}: {first_line}; check params/.")
+
+
+def _files_of(group: str) -> list[str]:
+    folders = [project_folder() / "params" / group, workspace() / "params" / group]
+    return [file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")]
+
+
+def _known_keys() -> list[str]:
+    return list(compose().flat())
+
+
+def describe(params: Params) -> dict[str, Any]:
+    """The resolved parameters that shape a result, as one short dotted table for a notebook's second cell."""
+    hidden = ("model.trainer", "model.search_space", "training.provenance", "hpo.search_space")
+    return {key: value for key, value in params.flat().items() if not key.startswith(hidden) and value is not None}

@@ -1,0 +1,256 @@
+"""Run a notebook in batch with papermill: check the parameters first, execute, keep the notebook and its HTML.
+
+Imports `errors`, `params` and, for the checks, the light rooms `data` and `folds`; `cli` imports it.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from evbind_lib import errors
+from evbind_lib.errors import EvbindError, ParamsError, did_you_mean
+from evbind_lib.params import GROUPS, compose, project_folder, workspace
+
+RESULT = "application/vnd.evbind.result+json"
+
+
+class NotebookError(Exception):
+    """A cell failed with something that is not a person's mistake; the partial notebook is kept."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """An executed notebook: its file, its HTML, and what it recorded."""
+
+    notebook: Path
+    html: Path
+    result: dict[str, Any]
+
+
+def notebooks() -> dict[str, Path]:
+    """The project's notebooks by name without number, in their order."""
+    files = sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return {file.stem.split("_", 1)[1]: file for file in files}
+
+
+def find_notebook(name: str) -> Path:
+    """File of a notebook.
+
+    Parameters
+    ----------
+    name : str
+        ``hpo_search``, ``03_hpo_search``, or the path of any notebook.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ParamsError
+        When there is none, with the nearest name.
+    """
+    known = notebooks()
+    if name in known:
+        return known[name]
+    for file in (*known.values(), Path(name)):
+        if name in (file.stem, str(file)) and file.suffix == ".ipynb" and file.is_file():
+            return file
+    raise ParamsError(f"There is no notebook {name}{did_you_mean(name, known)}")
+
+
+def parameter_names(notebook: Path) -> list[str]:
+    """Names assigned in the cell tagged ``parameters``, read from its source without running it."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError):
+        raise ParamsError(f"{notebook.name} is not a notebook; give the path of an .ipynb file.") from None
+    for cell in cells:
+        if "parameters" in cell["metadata"].get("tags", []):
+            body = ast.parse("".join(cell["source"])).body
+            targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                       for node in body if isinstance(node, ast.AnnAssign | ast.Assign)]
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+    return []
+
+
+def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values for the parameters cell: group choices it has by name, everything else as overrides."""
+    names = parameter_names(notebook)
+    if "overrides" not in names:
+        raise ParamsError(
+            f"{notebook.name}: its parameters cell has no `overrides: list = []`; add a cell tagged `parameters` with it."
+        )
+    own = {group: name for group, name in choices.items() if group in names}
+    further = [f"{group}={name}" for group, name in choices.items() if group not in names]
+    return {**own, "overrides": [*further, *overrides]}
+
+
+def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Refuse parameters and data that cannot be used before a kernel starts or a file is written.
+
+    What needs torch (the model, the training arguments) is checked inside the notebook, before its study or run exists.
+
+    Raises
+    ------
+    EvbindError
+    """
+    from evbind_lib.data import load_corpus
+    from evbind_lib.folds import make_folds
+    from evbind_lib.strategies import build_pruner, build_sampler
+
+    defaults = {group: value for group, value in _defaults(notebook).items() if group in GROUPS}
+    params = compose({**defaults, **choices}, overrides)
+    build_sampler(params.hpo.sampler, n_earlier_trials=0)
+    build_pruner(params.hpo.pruner)
+    corpus = load_corpus(params.data)
+    make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    """Values of the parameters cell as stored."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            values = {}
+            for node in ast.parse("".join(cell["source"])).body:
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                    values[node.target.id] = ast.literal_eval(node.value)
+            return values
+    return {}
+
+
+def run_notebook(
+    notebook: Path,
+    choices: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    output: Path | None = None,
+) -> Execution:
+    """Check, execute and export a notebook.
+
+    Parameters
+    ----------
+    notebook : pathlib.Path
+    choices : mapping of str to str, optional
+        Group choices, for example ``{"hpo": "quick"}``.
+    overrides : sequence of str
+        Hydra overrides, applied last.
+    output : pathlib.Path, optional
+        File of the executed notebook; by default in ``runs/`` of the workspace, named by date and notebook.
+
+    Returns
+    -------
+    Execution
+
+    Raises
+    ------
+    EvbindError
+        For a mistake in parameters or data; nothing is left behind.
+    NotebookError
+        When a cell failed otherwise; the notebook up to that cell is kept.
+    """
+    choices = dict(choices or {})
+    parameters = papermill_parameters(notebook, choices, overrides)
+    check(notebook, choices, overrides)
+    if output is None:
+        output = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParamsError(f"{output.parent}: the folder cannot be made ({error.strerror}); choose another.") from None
+    return _execute(notebook, output, parameters)
+
+
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execution:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.engines import papermill_engines
+    from papermill.exceptions import PapermillExecutionError
+
+    from evbind_lib.engine import EvbindEngine
+
+    papermill_engines.register("evbind", EvbindEngine)
+    try:
+        executed = papermill.execute_notebook(
+            notebook, output, parameters=parameters, engine_name="evbind", progress_bar=False
+        )
+    except PapermillExecutionError as error:
+        kind = getattr(errors, error.ename, None)
+        if isinstance(kind, type) and issubclass(kind, EvbindError):
+            output.unlink(missing_ok=True)
+            raise kind(error.evalue) from None
+        raise NotebookError(
+            f"{notebook.stem}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; the notebook up to there "
+            f"is {output}."
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{notebook.stem}: the kernel died, most often for lack of memory; try a smaller "
+            f"training.args.per_device_train_batch_size. The notebook up to there is {output}."
+        ) from None
+    finally:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
+    return Execution(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
+
+
+def recorded_result(notebook: Any) -> dict[str, Any]:
+    """What a notebook recorded with `evbind_lib.notebook.record`; empty when nothing.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+
+    Returns
+    -------
+    dict
+    """
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if RESULT in output.get("data", {}):
+                return dict(output["data"][RESULT])
+    return {}
+
+
+def export_html(notebook: Any, file: Path) -> Path:
+    """Write an executed notebook as one HTML page whose figures work without a network.
+
+    nbconvert knows no plotly figure, so each becomes a division of its own and plotly.js is put in once.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+    file : pathlib.Path
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+    """
+    import copy
+
+    import plotly.graph_objects as go
+    from nbconvert import HTMLExporter
+    from plotly.offline import get_plotlyjs
+
+    page = copy.deepcopy(notebook)
+    figures = [output["data"] for cell in page["cells"] for output in cell.get("outputs", [])
+               if "application/vnd.plotly.v1+json" in output.get("data", {})]
+    for number, data in enumerate(figures):
+        content = data.pop("application/vnd.plotly.v1+json")
+        data.pop("image/png", None)
+        figure = go.Figure(data=content["data"], layout=content["layout"])
+        script = f"<script>{get_plotlyjs()}</script>" if number == 0 else ""
+        data["text/html"] = script + figure.to_html(full_html=False, include_plotlyjs=False)
+    exporter = HTMLExporter(embed_images=True)
+    exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
+    body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": file.stem}})
+    file.write_text(body, encoding="utf-8")
+    return file

@@ -1,0 +1,442 @@
+"""Train one fold, and cross-validate: Hugging Face Trainer underneath, observers beside.
+
+Training knows nothing of Optuna or MLflow. It tells observers about epochs and folds; pruning, tracking and progress are
+observers. Imports the rooms below it (`errors` to `metrics`); `search` and `notebook` import it.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from evbind_lib.data import Corpus
+from evbind_lib.encoding import EncodedPairs, PadToLongest, PairEncoder
+from evbind_lib.errors import ParamsError, TrainingError
+from evbind_lib.folds import Fold
+from evbind_lib.losses import choose_loss
+from evbind_lib.metrics import METRICS, aggregate, compute_metrics
+from evbind_lib.models import choose_precision, load_model, load_tokenizer
+from evbind_lib.negatives import training_pairs, validation_pairs
+from evbind_lib.params import Params
+
+PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "probability"]
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch gave: mean training loss, validation metrics by name, seconds of training and validating."""
+
+    fold: int
+    epoch: int
+    training_loss: float
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What a fold gave, its out-of-fold predictions included (ids, labels and probabilities; no text)."""
+
+    fold: int
+    metrics: dict[str, float]
+    epochs: tuple[EpochReport, ...]
+    predictions: pd.DataFrame
+    seconds: float
+    n_training: int
+    n_validation: int
+    peak_memory_mb: float
+
+
+class Observer:
+    """Told about each fold and epoch; does nothing by itself. An exception it raises ends the cross-validation."""
+
+    def on_fold_start(self, fold: int) -> None:
+        """A fold, counted from 0, begins."""
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """An epoch is trained and validated."""
+
+    def on_fold(self, report: FoldReport) -> None:
+        """A fold is done."""
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """One fold, encoded: what is trained on, what is predicted, and the ids of the latter."""
+
+    fold: Fold
+    encoder: PairEncoder
+    training: EncodedPairs
+    validation: EncodedPairs
+    validation_ids: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Result of all folds."""
+
+    folds: tuple[FoldReport, ...]
+    precision: str
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in folds."""
+        return sum(report.seconds for report in self.folds)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """Out-of-fold predictions of every validated pair; columns `PREDICTION_COLUMNS`."""
+        return pd.concat([report.predictions for report in self.folds], ignore_index=True)
+
+    def score(self, metric: str, aggregation: str) -> float:
+        """Per-fold values of one metric drawn together by mean, median, min or max."""
+        return aggregate([report.metrics[metric] for report in self.folds], aggregation)
+
+    def pooled(self) -> dict[str, float]:
+        """Metrics of all out-of-fold predictions taken as one."""
+        predictions = self.predictions
+        return compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
+
+    def table(self) -> pd.DataFrame:
+        """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value."""
+        folds = pd.DataFrame([report.metrics for report in self.folds], columns=list(METRICS))
+        folds.index = pd.Index([str(report.fold + 1) for report in self.folds], name="fold")
+        summary = pd.DataFrame([folds.mean(), folds.std(ddof=1), self.pooled()], index=["mean", "std", "pooled"])
+        return pd.concat([folds, summary]).rename_axis("fold")
+
+
+class CrossValidator:
+    """Cross-validate any number of parameter sets on the same folds, the same validation pairs and the same word pieces.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    folds : sequence of Fold
+        As `evbind_lib.folds.make_folds` gave them.
+    """
+
+    def __init__(self, corpus: Corpus, folds: Sequence[Fold]) -> None:
+        self.corpus = corpus
+        self.folds = tuple(folds)
+        self._encoders: dict[Any, PairEncoder] = {}
+        self._encoded: dict[Any, tuple[pd.DataFrame, EncodedPairs]] = {}
+
+    def prepare(self, params: Params, fold: Fold) -> FoldData:
+        """Draw and encode the pairs of a fold, or take them from an earlier call with the same parameters.
+
+        Parameters
+        ----------
+        params : Params
+        fold : Fold
+
+        Returns
+        -------
+        FoldData
+        """
+        data, model, seed = params.data, params.model, params.training.seed
+        encoder_key = (model.name, model.max_length, fold.index)
+        if encoder_key not in self._encoders:
+            in_training = self.corpus.sentences["group"].isin(fold.training_groups)
+            texts = [*self.corpus.criteria.values(), *self.corpus.sentences.loc[in_training, "sentence"]]
+            self._encoders[encoder_key] = PairEncoder(load_tokenizer(model, texts), model.max_length)
+        encoder = self._encoders[encoder_key]
+
+        training_key = ("training", encoder_key, data.pos_neg_ratio, data.negative_strategy, seed)
+        if training_key not in self._encoded:
+            pairs = training_pairs(self.corpus, fold.training_groups, data=data, seed=seed)
+            self._encoded[training_key] = (pairs, encoder.encode(pairs))
+        validation_key = ("validation", encoder_key, data.eval_neg_ratio, seed)
+        if validation_key not in self._encoded:
+            pairs = validation_pairs(self.corpus, fold.validation_groups, data=data, seed=seed)
+            self._encoded[validation_key] = (pairs, encoder.encode(pairs))
+        ids, validation = self._encoded[validation_key]
+        return FoldData(fold, encoder, self._encoded[training_key][1], validation, ids)
+
+    def run(self, params: Params, observers: Sequence[Observer] = ()) -> CrossValidation:
+        """Train and validate every fold in order.
+
+        Parameters
+        ----------
+        params : Params
+        observers : sequence of Observer
+
+        Returns
+        -------
+        CrossValidation
+
+        Raises
+        ------
+        TrainingError
+            When a loss is not a finite number.
+        """
+        reports = [train_fold(params, self.prepare(params, fold), observers) for fold in self.folds]
+        return CrossValidation(tuple(reports), choose_precision(params.model.precision))
+
+
+def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = ()) -> FoldReport:
+    """Fine-tune a fresh model on the training part of a fold and predict the other part after every epoch.
+
+    No checkpoint is written, and the model is gone when the function returns.
+
+    Parameters
+    ----------
+    params : Params
+    data : FoldData
+    observers : sequence of Observer
+
+    Returns
+    -------
+    FoldReport
+        Metrics and predictions are those after the last epoch.
+
+    Raises
+    ------
+    TrainingError
+        When a loss is not a finite number; the message names fold and step.
+    """
+    started = time.perf_counter()
+    fold = data.fold.index
+    for observer in observers:
+        observer.on_fold_start(fold)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    precision = choose_precision(params.model.precision)
+    set_seed(params.training.seed)
+    model = load_model(params.model, data.encoder.tokenizer)
+    watched = _WatchedLoss(choose_loss(params.training, data.training.labels), fold)
+    validator = _ValidateEachEpoch(data, precision, watched, observers)
+    pad = PadToLongest(int(data.encoder.tokenizer.pad_token_id or 0))
+    with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
+        trainer = Trainer(
+            model=model,
+            args=training_arguments(params, output_dir=unused),
+            train_dataset=data.training,
+            data_collator=pad,
+            compute_loss_func=watched,
+            callbacks=[validator],
+        )
+        # Without a progress bar Trainer would print its logs, which spoils notebooks.
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        try:
+            trainer.train()
+        finally:
+            # Trainer, accelerator and model refer to each other; without this, memory is held until some later fold.
+            trainer.accelerator.free_memory()
+            del trainer, model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    last = validator.epochs[-1]
+    report = FoldReport(
+        fold=fold,
+        metrics=last.metrics,
+        epochs=tuple(validator.epochs),
+        predictions=_prediction_table(data, validator.probabilities),
+        seconds=time.perf_counter() - started,
+        n_training=len(data.training),
+        n_validation=len(data.validation),
+        peak_memory_mb=_peak_memory_mb(),
+    )
+    for observer in observers:
+        observer.on_fold(report)
+    return report
+
+
+def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
+    """``TrainingArguments`` from ``training.args`` over evbind's own defaults.
+
+    Parameters
+    ----------
+    params : Params
+    output_dir : str
+        A folder that Trainer may use; with the defaults nothing is written to it.
+
+    Returns
+    -------
+    TrainingArguments
+
+    Raises
+    ------
+    ParamsError
+        When transformers refuses a value or a combination.
+    """
+    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    precision = choose_precision(params.model.precision)
+    args: dict[str, Any] = {
+        "output_dir": output_dir,
+        "save_strategy": "no",
+        "eval_strategy": "no",  # each epoch is validated by a callback, on pairs sorted by length
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": params.training.seed,
+        "optim": "adamw_torch_fused",
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "per_device_eval_batch_size": 64,
+        "dataloader_pin_memory": not on_cpu,
+        "use_cpu": on_cpu,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+    }
+    chosen = dict(params.training.args)
+    ratio = chosen.pop("warmup_ratio", None)
+    if ratio is not None:
+        chosen.setdefault("warmup_steps", ratio)  # below 1 it is a share of the steps
+    try:
+        arguments = TrainingArguments(**{**args, **chosen})
+    except (TypeError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ParamsError(f"training.args: transformers refuses them: {reason}; change them or leave them out.") from None
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would change the effective batch; several GPUs serve several trials
+    return arguments
+
+
+def predict(
+    model: PreTrainedModel, pairs: EncodedPairs, *, pad_token_id: int, batch_size: int, precision: str
+) -> np.ndarray:
+    """Probability of evidence for each pair; batches hold pairs of like length, the order is that of the pairs.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On the device to predict on.
+    pairs : EncodedPairs
+    pad_token_id : int
+    batch_size : int
+    precision : str
+        ``bf16``, ``fp16`` or ``fp32``.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        P(evidence), the softmax of the two logits.
+    """
+    collate = PadToLongest(pad_token_id)
+    order = np.argsort(pairs.lengths(), kind="stable")
+    probabilities = np.empty(len(pairs))
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = collate([pairs[int(row)] for row in rows])
+                del batch["labels"]
+                logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
+                probabilities[rows] = logits.double().softmax(dim=-1)[:, 1].cpu().numpy()
+    finally:
+        model.train(was_training)
+    return probabilities
+
+
+class _WatchedLoss:
+    """The loss, with its mean over an epoch kept and a number that is not finite refused at once."""
+
+    def __init__(self, loss: Any, fold: int) -> None:
+        self.loss = loss
+        self.fold = fold
+        self.steps = 0
+        self.values: list[float] = []
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        value = self.loss(outputs, labels, num_items_in_batch=num_items_in_batch)
+        self.steps += 1
+        number = float(value.detach())
+        if not np.isfinite(number):
+            raise TrainingError(
+                f"fold {self.fold + 1}, step {self.steps}: the loss is {number}; lower training.args.learning_rate, or set "
+                "model.precision=fp32."
+            )
+        self.values.append(number)
+        return value
+
+    def epoch_mean(self) -> float:
+        """Mean since the last call."""
+        mean = float(np.mean(self.values)) if self.values else float("nan")
+        self.values.clear()
+        return mean
+
+
+class _ValidateEachEpoch(TrainerCallback):
+    """Predict the validation part at the end of each epoch and tell the observers."""
+
+    def __init__(
+        self, data: FoldData, precision: str, loss: _WatchedLoss, observers: Sequence[Observer]
+    ) -> None:
+        self.data = data
+        self.precision = precision
+        self.loss = loss
+        self.observers = observers
+        self.epochs: list[EpochReport] = []
+        self.probabilities = np.empty(0)
+        self.started = time.perf_counter()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._validate(kwargs["model"], args.per_device_eval_batch_size)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # max_steps or a fractional num_train_epochs may end between two epochs.
+        if self.loss.values or not self.epochs:
+            self._validate(kwargs["model"], args.per_device_eval_batch_size)
+
+    def _validate(self, model: PreTrainedModel, batch_size: int) -> None:
+        self.probabilities = predict(
+            model,
+            self.data.validation,
+            pad_token_id=int(self.data.encoder.tokenizer.pad_token_id or 0),
+            batch_size=batch_size,
+            precision=self.precision,
+        )
+        report = EpochReport(
+            fold=self.data.fold.index,
+            epoch=len(self.epochs) + 1,
+            training_loss=self.loss.epoch_mean(),
+            metrics=compute_metrics(self.data.validation.labels, self.probabilities),
+            seconds=time.perf_counter() - self.started,
+        )
+        self.epochs.append(report)
+        for observer in self.observers:
+            observer.on_epoch(report)
+
+
+def _prediction_table(data: FoldData, probabilities: np.ndarray) -> pd.DataFrame:
+    table = data.validation_ids[["post_id", "sentence_id", "criterion_id"]].copy()
+    table.insert(0, "fold", np.int8(data.fold.index))
+    table["label"] = data.validation.labels.astype(np.int8)
+    table["probability"] = probabilities.astype(np.float32)
+    return table
+
+
+def _peak_memory_mb() -> float:
+    """Most memory held: of the GPU since the fold began, else of the process since it started."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
