@@ -120,7 +120,7 @@ class CrossValidation:
         """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value."""
         folds = pd.DataFrame([report.metrics for report in self.folds], columns=list(METRICS))
         folds.index = pd.Index([str(report.fold + 1) for report in self.folds], name="fold")
-        summary = pd.DataFrame([folds.mean(), folds.std(ddof=1), self.pooled()], index=["mean", "std", "pooled"])
+        summary = pd.DataFrame([folds.mean(), folds.std(ddof=1), pd.Series(self.pooled())], index=["mean", "std", "pooled"])
         return pd.concat([folds, summary]).rename_axis("fold")
 
 
