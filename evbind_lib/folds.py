@@ -1,4 +1,4 @@
-"""Folds that share no author or post, hold like shares of each criterion's evidence, and are the same in every trial.
+"""Folds that share no author or post, hold like shares of evidence, and are the same in every trial.
 
 Imports `errors` and `data`; `negatives`, `training` and everything above may import it.
 """
@@ -17,6 +17,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from evbind_lib.data import Corpus
 from evbind_lib.errors import FoldError
 
+MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as a remedy
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -30,15 +32,16 @@ class Fold:
 def make_folds(corpus: Corpus, *, n_folds: int, seed: int) -> list[Fold]:
     """Split the groups of a corpus with scikit-learn's `StratifiedGroupKFold`.
 
-    Rows are the labelled pairs, and one negative row for each group that has sentences but no labelled pair. A positive's
-    class is its criterion where that criterion has evidence in at least ``n_folds`` groups, and "other evidence" where it
-    is rarer; all negatives are one class. So each criterion is spread over the folds where that is possible, and the share
-    of evidence is balanced where it is not.
+    Rows are the labelled pairs, and one negative row for each group that has sentences but no labelled pair.
+    A positive's class is its criterion where that criterion has evidence in at least ``n_folds`` groups, and
+    "other evidence" where it is rarer; all negatives are one class. So each criterion is spread over the
+    folds where that is possible, and the share of evidence is balanced where it is not.
 
     Parameters
     ----------
     corpus : Corpus
     n_folds : int
+        At least 2.
     seed : int
 
     Returns
@@ -49,21 +52,31 @@ def make_folds(corpus: Corpus, *, n_folds: int, seed: int) -> list[Fold]:
     Raises
     ------
     FoldError
-        When there are more folds than groups, or a part of a fold would lack positives or negatives.
+        When there are more folds than groups, or a part of a fold would lack evidence or negatives.
     """
+    if n_folds < 2:
+        raise FoldError(f"training.n_folds={n_folds}: that leaves nothing to train on; set 2 or more.")
     groups = sorted(set(corpus.sentences["group"]) | set(corpus.pairs["group"]))
+    with_evidence = corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].nunique()
+    most = min(len(groups), with_evidence)
+    what = f"groups ({corpus.grouped_by})"
     if n_folds > len(groups):
-        raise FoldError(
-            f"training.n_folds={n_folds}: the data has only {len(groups)} groups ({corpus.grouped_by}); set training.n_folds to "
-            f"{len(groups)} or less."
-        )
-    folds = _split(corpus, groups, n_folds, seed)
-    problem = _one_sided(corpus.pairs, folds)
-    if problem:
-        workable = [n for n in range(n_folds - 1, 1, -1) if not _one_sided(corpus.pairs, _split(corpus, groups, n, seed))]
-        remedy = f"set training.n_folds={workable[0]}" if workable else "more annotated posts are needed"
-        raise FoldError(f"training.n_folds={n_folds}: {problem}, so it cannot be scored; {remedy}.")
-    return folds
+        problem = f"the data has only {len(groups)} {what}"
+    elif n_folds > with_evidence:
+        problem = f"only {with_evidence} of the {len(groups)} {what} have evidence"
+    else:
+        folds = _split(corpus, groups, n_folds, seed)
+        problem = _missing_class(corpus, folds)
+        if not problem:
+            return folds
+        most = n_folds - 1
+    for works in range(min(most, MOST_TRIED), 1, -1):
+        if not _missing_class(corpus, _split(corpus, groups, works, seed)):
+            remedy = f"set training.n_folds={works} or less"
+            break
+    else:
+        remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
+    raise FoldError(f"training.n_folds={n_folds}: {problem}; {remedy}.")
 
 
 def _split(corpus: Corpus, groups: list[str], n_folds: int, seed: int) -> list[Fold]:
@@ -80,7 +93,7 @@ def _split(corpus: Corpus, groups: list[str], n_folds: int, seed: int) -> list[F
     row_classes = np.concatenate([classes, np.full(len(silent), "no evidence")]).astype(str)
     row_groups = np.concatenate([pairs["group"].to_numpy(dtype=str), np.array(silent, dtype=str)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it warns of classes rarer than the folds; ours are pooled
+        warnings.simplefilter("ignore", UserWarning)  # of classes rarer than the folds; ours are pooled
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     every = frozenset(groups)
@@ -91,13 +104,23 @@ def _split(corpus: Corpus, groups: list[str], n_folds: int, seed: int) -> list[F
     return folds
 
 
-def _one_sided(pairs: pd.DataFrame, folds: Sequence[Fold]) -> str:
-    """Say which part of which fold lacks a class; explicit negatives are not needed, since others are sampled."""
+def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
+    """Say which part of which fold has no evidence or no negatives, explicit or to be sampled."""
     for fold in folds:
-        for part, groups in (("training", fold.training_groups), ("validation", fold.validation_groups)):
-            inside = pairs[pairs["group"].isin(groups)]
-            if not (inside["label"] == 1).any():
-                return f"the {part} part of fold {fold.index + 1} has no evidence"
+        sides = {"training": fold.training_groups, "validation": fold.validation_groups}
+        for part, groups in sides.items():
+            place = f"the {part} part of fold {fold.index + 1} would have no"
+            pairs = _inside(corpus.pairs, groups)
+            criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
+            if not criteria:
+                return f"{place} evidence"
+            if pairs.loc[pairs["label"] == 0, "criterion_id"].isin(criteria).any():
+                continue
+            # One can be sampled where a sentence of this part is annotated nowhere for such a criterion.
+            pool = _inside(corpus.sentences, groups)["sentence"]
+            annotated = corpus.pairs[corpus.pairs["sentence"].isin(pool)]["criterion_id"].value_counts()
+            if all(annotated.get(name, 0) >= len(pool) for name in criteria):
+                return f"{place} negatives"
     return ""
 
 
@@ -108,7 +131,7 @@ def folds_fingerprint(folds: Sequence[Fold]) -> str:
 
 
 def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Validation part of each fold: groups, annotated pairs, evidence and its share.
+    """Describe the validation part of each fold: groups, annotated pairs, evidence and its share.
 
     Parameters
     ----------
@@ -130,7 +153,7 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
                 "groups": len(fold.validation_groups),
                 "annotated pairs": len(inside),
                 "evidence": evidence,
-                "share of evidence": round(evidence / len(inside), 3),
+                "share of evidence": round(evidence / max(len(inside), 1), 3),
                 "criteria with evidence": int(inside.loc[inside["label"] == 1, "criterion_id"].nunique()),
             }
         )
@@ -138,7 +161,7 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Count what stands on both sides of each fold; every number must be zero.
+    """Count what stands on both sides of each fold.
 
     Parameters
     ----------
@@ -148,20 +171,25 @@ def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per fold: groups, posts, and identical (criterion, sentence) text pairs on both sides.
+        One row per fold. Zero, always: groups, posts, identical (criterion, sentence) text pairs, and
+        sentences that negatives are drawn from. Not always zero, and shown so that it is known: sentences
+        annotated on both sides, for different criteria.
     """
     rows = []
     for fold in folds:
-        training, validation = (_inside(corpus.pairs, part) for part in (fold.training_groups, fold.validation_groups))
-        sides = [
-            set(zip(part["criterion"], part["sentence"], strict=True)) for part in (training, validation)
-        ]
+        parts = (fold.training_groups, fold.validation_groups)
+        pairs = [_inside(corpus.pairs, part) for part in parts]
+        pools = [_inside(corpus.sentences, part) for part in parts]
+        posts = [set(one["post_id"]) | set(pool["post_id"]) for one, pool in zip(pairs, pools, strict=True)]
+        texts = [set(zip(one["criterion"], one["sentence"], strict=True)) for one in pairs]
         rows.append(
             {
                 "fold": fold.index + 1,
                 "groups": len(fold.training_groups & fold.validation_groups),
-                "posts": len(set(training["post_id"]) & set(validation["post_id"])),
-                "identical pairs": len(sides[0] & sides[1]),
+                "posts": len(posts[0] & posts[1]),
+                "identical pairs": len(texts[0] & texts[1]),
+                "sentences drawn from": len(set(pools[0]["sentence"]) & set(pools[1]["sentence"])),
+                "sentences with other criteria": len(set(pairs[0]["sentence"]) & set(pairs[1]["sentence"])),
             }
         )
     return pd.DataFrame(rows).set_index("fold")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn import metrics as sklearn_metrics
+from sklearn import metrics as scores
 
 THRESHOLD = 0.5
 
@@ -23,11 +23,19 @@ METRICS = {
     "pr_auc": "average precision over all recalls; no threshold",
 }
 
-AGGREGATIONS: dict[str, Callable[..., float]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+# What depends on the order of the probabilities alone.
+THRESHOLD_FREE = ("roc_auc", "pr_auc")
+
+AGGREGATIONS: dict[str, Callable[..., float]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "min": np.min,
+    "max": np.max,
+}
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """All metrics of one set of predictions.
+    """Compute all metrics of one set of predictions.
 
     Parameters
     ----------
@@ -39,31 +47,38 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     Returns
     -------
     dict of str to float
-        By the names of `METRICS`. ``roc_auc`` and ``pr_auc`` are NaN where only one class occurs.
+        By the names of `METRICS`. ``roc_auc`` and ``pr_auc`` are NaN where only one class occurs; precision,
+        recall and F1 are 0 where there is nothing to count.
 
     Raises
     ------
     ValueError
-        When the two differ in length or are empty.
+        When the two are not one-dimensional, differ in length or are empty, or when a label is neither 0 nor
+        1 or a probability is not a number from 0 to 1.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if labels.shape != probabilities.shape or labels.size == 0:
-        raise ValueError(f"labels {labels.shape} and probabilities {probabilities.shape} must be alike and not empty")
+    if labels.ndim != 1 or labels.shape != probabilities.shape or labels.size == 0:
+        shapes = f"labels {labels.shape} and probabilities {probabilities.shape}"
+        raise ValueError(f"{shapes} must be one-dimensional, alike and not empty")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("probabilities must be numbers from 0 to 1")
     called = (probabilities >= THRESHOLD).astype(int)
     both = 0 < labels.sum() < len(labels)
     return {
-        "accuracy": float(sklearn_metrics.accuracy_score(labels, called)),
-        "macro_f1": float(sklearn_metrics.f1_score(labels, called, average="macro", labels=[0, 1], zero_division=0)),
-        "pos_f1": float(sklearn_metrics.f1_score(labels, called, zero_division=0)),
-        "precision": float(sklearn_metrics.precision_score(labels, called, zero_division=0)),
-        "recall": float(sklearn_metrics.recall_score(labels, called, zero_division=0)),
-        "roc_auc": float(sklearn_metrics.roc_auc_score(labels, probabilities)) if both else float("nan"),
-        "pr_auc": float(sklearn_metrics.average_precision_score(labels, probabilities)) if both else float("nan"),
+        "accuracy": float(scores.accuracy_score(labels, called)),
+        "macro_f1": float(scores.f1_score(labels, called, average="macro", labels=[0, 1], zero_division=0)),
+        "pos_f1": float(scores.f1_score(labels, called, zero_division=0)),
+        "precision": float(scores.precision_score(labels, called, zero_division=0)),
+        "recall": float(scores.recall_score(labels, called, zero_division=0)),
+        "roc_auc": float(scores.roc_auc_score(labels, probabilities)) if both else float("nan"),
+        "pr_auc": float(scores.average_precision_score(labels, probabilities)) if both else float("nan"),
     }
 
 
 def aggregate(values: Sequence[float], how: str) -> float:
-    """Draw per-fold values together.
+    """Draw per-fold values together; a NaN among them makes the result NaN.
 
     Parameters
     ----------
@@ -74,5 +89,13 @@ def aggregate(values: Sequence[float], how: str) -> float:
     Returns
     -------
     float
+
+    Raises
+    ------
+    ValueError
+        When there are no values or ``how`` is none of the four.
     """
+    if how not in AGGREGATIONS or not len(values):
+        known = ", ".join(AGGREGATIONS)
+        raise ValueError(f"cannot aggregate {len(values)} values by {how!r}; known are {known}")
     return float(AGGREGATIONS[how](values))

@@ -161,6 +161,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
         type_vocab_size=0,
         pad_token_id=tokenizer.pad_token_id,
         num_labels=2,
+        initializer_range=0.1,  # five times the usual: from random weights so narrow a model learns sooner
         # From random weights and a thousand pairs, dropout costs more than it gives.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -168,7 +169,10 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
 
 
 def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a Unigram tokenizer of DeBERTa-v3's form on some texts; a corpus of thousands takes well under 2 s.
+    """Train a byte-pair tokenizer on some texts; a corpus of thousands takes well under 2 s.
+
+    DeBERTa-v3 itself has a Unigram vocabulary; on a corpus this small byte pairs come nearer to whole words, which
+    makes pairs a third shorter.
 
     Parameters
     ----------
@@ -180,12 +184,12 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         ``[CLS] first [SEP] second [SEP]``.
     """
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = Tokenizer(models.Unigram())
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=TINY_VOCABULARY, special_tokens=special, unk_token="[UNK]", show_progress=False
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_VOCABULARY, min_frequency=2, special_tokens=special, show_progress=False
     )
     # Sorted, so that the same texts give the same vocabulary in any order.
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)

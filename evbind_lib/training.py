@@ -139,6 +139,9 @@ class CrossValidator:
         self.folds = tuple(folds)
         self._encoders: dict[Any, PairEncoder] = {}
         self._encoded: dict[Any, tuple[pd.DataFrame, EncodedPairs]] = {}
+        # Each fold ends with a garbage collection; what the imports made need not be walked through every time.
+        gc.collect()
+        gc.freeze()
 
     def prepare(self, params: Params, fold: Fold) -> FoldData:
         """Draw and encode the pairs of a fold, or take them from an earlier call with the same parameters.
@@ -240,8 +243,7 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
         try:
             trainer.train()
         finally:
-            # Trainer, accelerator and model refer to each other; without this, memory is held until some later fold.
-            trainer.accelerator.free_memory()
+            # Trainer and model refer to each other; without this, memory is held until some later fold.
             del trainer, model
             gc.collect()
             if torch.cuda.is_available():

@@ -39,7 +39,7 @@ def make_post(chooser: random.Random, symptoms: list[str]) -> list[Annotation | 
         _, other, denied = chooser.choice(PHRASES[symptom])
         kind, clause = ("other", other) if chooser.random() < 0.5 else ("denied", denied)
         parts.append((sentence_from(chooser, clause), symptom, 0, WHY[kind]))
-    for _ in range(chooser.choice([1, 2, 2, 3])):
+    for _ in range(chooser.choice([0, 1, 1])):
         text = chooser.choice(DISTRACTORS)
         when = chooser.choice(WHEN)
         parts.append(f"{text} {when}".strip() + ".")
@@ -64,7 +64,7 @@ def make_corpus(seed: int = SEED) -> tuple[list[list[str]], list[list[str]]]:
     authors = list(range(1, N_AUTHORS + 1)) + [chooser.randint(1, N_AUTHORS) for _ in range(N_POSTS - N_AUTHORS)]
     deck: list[str] = []
     for number, author in enumerate(sorted(authors), start=1):
-        count = chooser.choice([0, 1, 1, 2, 2, 3])
+        count = chooser.choice([1, 1, 2, 2, 2])
         while len(deck) < count:  # a shuffled deck gives every symptom its share
             deck += chooser.sample(sorted(PHRASES), len(PHRASES))
         symptoms, deck = deck[:count], deck[count:]

@@ -1,0 +1,34 @@
+"""Files of data in the ReDSM5 form, written for one test each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from evbind_lib.params import DataParams
+
+Row = tuple[str, str, str, int]  # post_id, sentence, criterion_id, status
+
+
+@pytest.fixture(scope="session")
+def write_redsm5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DataParams]:
+    """Give a function that writes posts, annotations and criteria to files and returns their parameters."""
+
+    def write(
+        rows: Sequence[Row], posts: Mapping[str, str], texts: Mapping[str, str], **others: Any
+    ) -> DataParams:
+        folder: Path = tmp_path_factory.mktemp("data")
+        names = ["post_id", "sentence_text", "DSM5_symptom", "status"]
+        pd.DataFrame(rows, columns=names).to_csv(folder / "annotations.csv", index=False)
+        pd.DataFrame(posts.items(), columns=["post_id", "text"]).to_csv(folder / "posts.csv", index=False)
+        (folder / "criteria.json").write_text(json.dumps(texts), encoding="utf-8")
+        files = {name: str(folder / f"{name}.csv") for name in ("posts", "annotations")}
+        files["criteria"] = str(folder / "criteria.json")
+        return DataParams(**{**files, **others})
+
+    return write

@@ -1,0 +1,93 @@
+"""Metrics agree with hand-made counts and with scikit-learn; odd input is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as scores
+
+from evbind_lib.metrics import AGGREGATIONS, METRICS, THRESHOLD_FREE, aggregate, compute_metrics
+
+PREDICTIONS = st.lists(
+    st.tuples(st.integers(0, 1), st.floats(0, 1, allow_nan=False, width=32)), min_size=1, max_size=40
+)
+
+
+def test_metrics_by_hand() -> None:
+    # 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
+    found = compute_metrics(np.array([1, 1, 1, 0, 0, 0]), np.array([0.9, 0.5, 0.2, 0.8, 0.3, 0.1]))
+    two_thirds = pytest.approx(2 / 3)
+    assert found["precision"] == found["recall"] == found["pos_f1"] == found["macro_f1"] == two_thirds
+    assert found["accuracy"] == two_thirds
+    assert found["roc_auc"] == pytest.approx(6 / 9)  # of 9 (evidence, none) pairs, 3 are ranked wrongly
+    assert found["pr_auc"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
+
+
+def test_one_half_is_called_evidence_and_less_is_not() -> None:
+    assert compute_metrics(np.array([1]), np.array([0.5]))["recall"] == 1
+    assert compute_metrics(np.array([1]), np.array([np.nextafter(0.5, 0)]))["recall"] == 0
+
+
+@given(PREDICTIONS)
+def test_every_metric_is_scikit_learns(rows: list[tuple[int, float]]) -> None:
+    labels, probabilities = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    called = [int(probability >= 0.5) for probability in probabilities]
+    found = compute_metrics(labels, probabilities)
+    precision, recall, f1, _ = scores.precision_recall_fscore_support(
+        labels, called, labels=[0, 1], zero_division=0
+    )
+    assert found["accuracy"] == pytest.approx(np.mean(labels == called))
+    assert (found["precision"], found["recall"], found["pos_f1"]) == pytest.approx(
+        (precision[1], recall[1], f1[1])
+    )
+    assert found["macro_f1"] == pytest.approx((f1[0] + f1[1]) / 2)
+    if len(set(labels)) == 2:
+        assert found["roc_auc"] == pytest.approx(scores.roc_auc_score(labels, probabilities))
+        assert found["pr_auc"] == pytest.approx(scores.average_precision_score(labels, probabilities))
+    else:
+        assert all(math.isnan(found[name]) for name in THRESHOLD_FREE)
+
+
+@given(PREDICTIONS)
+def test_threshold_free_metrics_depend_on_the_order_alone(rows: list[tuple[int, float]]) -> None:
+    labels, probabilities = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    ranks = np.unique(probabilities, return_inverse=True)[1] / (2 * len(rows))  # all below one half
+    before, after = compute_metrics(labels, probabilities), compute_metrics(labels, ranks)
+    for name in THRESHOLD_FREE:
+        assert before[name] == pytest.approx(after[name], nan_ok=True)
+
+
+def test_every_metric_is_described() -> None:
+    assert list(compute_metrics(np.array([0, 1]), np.array([0.1, 0.9]))) == list(METRICS)
+    assert all(METRICS.values())
+    assert [name for name in METRICS if "no threshold" in METRICS[name]] == list(THRESHOLD_FREE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [
+        ([0, 1], [0.5]),
+        ([[0], [1]], [[0.5], [0.5]]),
+        ([], []),
+        ([0, 2], [0.5, 0.5]),
+        ([0, 1], [0.5, float("nan")]),
+        ([0, 1], [0.5, 1.5]),
+    ],
+)
+def test_input_that_cannot_be_scored_is_refused(labels: list, probabilities: list) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        compute_metrics(np.array(labels), np.array(probabilities))
+
+
+def test_aggregation() -> None:
+    values = [0.1, 0.2, 0.6, 0.3]
+    assert [aggregate(values, how) for how in AGGREGATIONS] == pytest.approx([0.3, 0.25, 0.1, 0.6])
+    assert math.isnan(aggregate([0.1, float("nan")], "mean"))
+    with pytest.raises(ValueError, match="known are mean, median, min, max"):
+        aggregate(values, "meen")
+    with pytest.raises(ValueError, match="0 values"):
+        aggregate([], "mean")
