@@ -52,6 +52,8 @@ class EvbindEngine(NBClientEngine):
             log_output=log_output,
             stdout_file=stdout_file,
             stderr_file=stderr_file,
+            # The kernel would warn on the terminal that its sockets on this machine are not encrypted.
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
         return ProgressClient(nb_man, **options).execute()
 

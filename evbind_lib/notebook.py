@@ -5,6 +5,8 @@ Imports the rooms below it; only notebooks import it.
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
 import time
@@ -20,14 +22,13 @@ from optuna.trial import FrozenTrial
 
 from evbind_lib.data import Corpus
 from evbind_lib.engine import PROGRESS
-from evbind_lib.errors import EvbindError
 from evbind_lib.folds import Fold, folds_fingerprint
 from evbind_lib.models import check_model, choose_precision
 from evbind_lib.outcome import Outcome, write_outcome
 from evbind_lib.params import Params, compose, describe, workspace
 from evbind_lib.runner import RESULT
 from evbind_lib.search import SearchListener, SearchResult, check_search, run_search
-from evbind_lib.studies import count_trials, study_identity
+from evbind_lib.studies import count_trials
 from evbind_lib.tracking import StudyRun, Tracker, open_tracker
 from evbind_lib.training import CrossValidation, CrossValidator, EpochReport, FoldReport, Observer, training_arguments
 
@@ -80,19 +81,11 @@ def show(figure: go.Figure) -> None:
 
     The picture needs kaleido and Chrome or Chromium, and a second of time: stored notebooks have it, searches do not.
     """
-    bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
-    bundle["application/vnd.plotly.v1+json"] = _plain(figure)
+    bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
     if os.environ.get("EVBIND_STATIC_FIGURES") == "1":
-        import base64
-
         bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     display(bundle, raw=True)
 
-
-def _plain(figure: go.Figure) -> dict[str, Any]:
-    import json
-
-    return dict(json.loads(figure.to_json()))
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -331,6 +324,32 @@ def run_tags(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> dict[str,
     }
 
 
+def search_result(result: SearchResult) -> dict[str, Any]:
+    """Plain values of a search that tests and the command line read back."""
+    return {
+        "study": result.study.study_name,
+        "best_trial": result.best.number,
+        "best_value": result.best.value,
+        "best_params": result.best.params,
+        "counts": count_trials(result.study),
+        "went_on_from": result.n_earlier_trials,
+    }
+
+
+def training_result(result: CrossValidation) -> dict[str, Any]:
+    """Plain values of a cross-validation that tests and the command line read back."""
+    table = result.table()
+    return {"n_folds": len(result.folds), "mean": table.loc["mean"].to_dict(), "pooled": table.loc["pooled"].to_dict()}
+
+
+def show_best(result: SearchResult) -> pd.DataFrame:
+    """Parameters of the best trial and its score in each fold, as one column."""
+    scores = {f"score in fold {number}": score for number, score in enumerate(result.best.user_attrs["fold_scores"], start=1)}
+    rows = {**result.best.params, **scores}
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rows.items()}
+    return pd.DataFrame({f"trial {result.best.number}": shown})
+
+
 def near(path: Any) -> str:
     """Path as seen from the workspace, so that no stored output names a machine's folders."""
     return os.path.relpath(path, workspace())
@@ -363,6 +382,3 @@ def training_lines(result: CrossValidation, params: Params) -> list[str]:
         lines.append(f"MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
     return lines
 
-
-__all__ = ["EvbindError", "Progress", "cross_validate", "near", "record", "run_tags", "search", "search_lines", "show",
-           "show_parameters", "show_search_space", "start", "study_identity", "training_lines"]

@@ -1,8 +1,8 @@
-"""Figures of a search and of a cross-validation, as plotly figures that a notebook, a widget or a page can show.
+"""Figures of a search and of a cross-validation by plotly, for notebooks, widgets and pages.
 
-Those of a search are Optuna's own plots with titles, names and units a reader needs. Every function returns a figure and
-shows nothing; where there is too little to plot, the figure says so in a sentence. Imports `metrics`; `notebook` and
-`widgets` import it.
+Those of a search are Optuna's own plots with the titles, names and units a reader needs. Every function
+returns a figure and shows nothing; where there is too little to plot, the figure says so in a sentence.
+Imports `metrics`; `notebook` and `widgets` import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
@@ -92,7 +92,8 @@ def importances(study: optuna.Study) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
-        By Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), as in a search's summary; the same study gives the same bars.
+        By Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), as in a search's summary; the same study gives
+        the same bars.
     """
     title = "Importance of the parameters"
     if not _ranking(study):
@@ -101,7 +102,8 @@ def importances(study: optuna.Study) -> go.Figure:
     figure.update_traces(marker={"color": BLUE}, showlegend=False)
     for bar in figure.data:
         bar.y = [_short(name, bar.y) for name in bar.y]
-        bar.hovertemplate = "%{y}: %{x:.3f}<extra></extra>"
+        bar.text = [f"{share:.0%}" if share >= 0.01 else "<1%" for share in bar.x]
+        bar.hovertemplate = "%{y}: %{x:.1%}<extra></extra>"
     figure.update_xaxes(range=[0, 1.1 * max(max(bar.x) for bar in figure.data)], tickformat=".0%")
     figure.update_yaxes(automargin=True, ticksuffix="  ")
     rows = max(len(bar.y) for bar in figure.data)
@@ -120,7 +122,7 @@ def parallel_coordinates(study: optuna.Study, metric: str | None = None) -> go.F
     Returns
     -------
     plotly.graph_objects.Figure
-        Parameters searched on a log scale are drawn on one; ``None`` marks a parameter that the trial did not have.
+        Parameters searched on a log scale are drawn on one; ``None`` marks one that a trial did not have.
     """
     title = "Parameters and score of each trial"
     names = _parameters(study)
@@ -180,15 +182,17 @@ def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) 
             trace.marker.colorbar.update(
                 title={"text": "trial"}, x=1.0, xpad=10, thickness=12, tickformat="d"
             )
-    figure.for_each_xaxis(
-        lambda axis: axis.update(
-            categoryarray=[label.strip("'") for label in axis.categoryarray or []] or None
-        )
-    )
     columns = min(columns, len(names))
     rows = math.ceil(len(names) / columns)
-    _arrange(figure, names, rows, columns, _score(study, metric))
-    return _styled(figure, title, x=None, y=None, height=130 + 230 * rows).update_layout(width=None)
+    _arrange(figure, names, rows, columns)
+    for position, name in enumerate(names):
+        suffix = "" if position == 0 else str(position + 1)
+        _name_axis(figure.layout[f"xaxis{suffix}"], study, name, names)
+        if position % columns == 0:
+            figure.layout[f"yaxis{suffix}"].update(
+                title_text=metric or _metric_name(study), showticklabels=True
+            )
+    return _styled(figure, title, x=None, y=None, height=130 + 240 * rows).update_layout(width=None)
 
 
 def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
@@ -220,8 +224,9 @@ def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
             trace.update(marker={"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}})
     x, y = sorted(pair)
     title = f"Score over {_short(x, pair)} and {_short(y, pair)}"
-    figure = _styled(figure, title, x=_axis_name(study, x, pair), y=_axis_name(study, y, pair))
-    return _readable_ticks(figure)
+    _name_axis(figure.layout.xaxis, study, x, pair)
+    _name_axis(figure.layout.yaxis, study, y, pair)
+    return _styled(figure, title, x=None, y=None)
 
 
 def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Figure:
@@ -307,7 +312,7 @@ def timeline(study: optuna.Study) -> go.Figure:
         bar.update(base=begin, x=lengths, text=text, marker={"color": _STATE_COLOURS.get(bar.name, GREY)})
         bar.update(name="failed" if bar.name == "FAIL" else bar.name.lower())
     rows = len(study.get_trials(deepcopy=False))
-    figure.update_yaxes(tickformat="d", autorange="reversed")
+    figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
     figure.update_xaxes(type="linear")
     figure.update_layout(barmode="overlay")
     height = min(900, max(HEIGHT - 80, 140 + 16 * rows))
@@ -468,7 +473,7 @@ def roc(predictions: pd.DataFrame) -> go.Figure:
 
 
 def confusion_matrix(predictions: pd.DataFrame, threshold: float = THRESHOLD) -> go.Figure:
-    """Counts of right and wrong calls, and their share of each row.
+    """Draw the counts of right and wrong calls, and their share of each row.
 
     Parameters
     ----------
@@ -499,7 +504,7 @@ def confusion_matrix(predictions: pd.DataFrame, threshold: float = THRESHOLD) ->
             customdata=counts,
             texttemplate="%{text}",
             textfont={"size": 17},
-            hovertemplate="is %{y}, called %{x}: %{customdata}<extra></extra>",
+            hovertemplate="annotated %{y}, called %{x}: %{customdata}<extra></extra>",
             colorscale="Blues",
             zmin=0,
             zmax=1,
@@ -514,7 +519,7 @@ def confusion_matrix(predictions: pd.DataFrame, threshold: float = THRESHOLD) ->
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
-    return _styled(figure, f"Confusion matrix at threshold {threshold:g}", x="called", y="is")
+    return _styled(figure, f"Confusion matrix at threshold {threshold:g}", x="called", y="annotated")
 
 
 def _curves(
@@ -561,7 +566,7 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _styled(
     figure: go.Figure, title: str | None, *, x: str | None, y: str | None, height: int | None = None
 ) -> go.Figure:
-    """Figure with the look that all have; None keeps the title that is there, and its height once it has one."""
+    """Give a figure the look that all have; None keeps a title, or the height, that is there."""
     figure.update_layout(
         template="plotly_white",
         colorway=list(PALETTE),
@@ -637,7 +642,7 @@ def _ranking(study: optuna.Study) -> list[str]:
 
 
 def _contour_pair(study: optuna.Study) -> tuple[str, str] | None:
-    """The two most important parameters that at least three trials have together, each with two values or more."""
+    """Choose the two most important parameters that three trials or more have together and differ in."""
     trials = _complete(study)
     ranked = _ranking(study) or _parameters(study)
     for x, y in itertools.combinations(ranked, 2):
@@ -662,30 +667,41 @@ def _score(study: optuna.Study, metric: str | None, of: str = "folds") -> str:
 
 
 def _short(name: str, names: Sequence[str]) -> str:
-    """Last part of a parameter's name where that tells it from the others, and shorter words for the longest ones."""
+    """Last part of a parameter's name where that tells it from the others, shorter still for the longest."""
     last = name.rpartition(".")[2]
     alone = sum(other.rpartition(".")[2] == last for other in names) == 1
     return _SHORT.get(last, last) if alone else name
 
 
-def _is_log(study: optuna.Study, name: str) -> bool:
-    found = next(trial.distributions[name] for trial in _complete(study) if name in trial.distributions)
-    return not isinstance(found, CategoricalDistribution) and bool(getattr(found, "log", False))
+def _name_axis(axis: Any, study: optuna.Study, name: str, names: Sequence[str]) -> None:
+    """Give the axis of a parameter its name, its scale and ticks that can be read."""
+    trials = [trial for trial in _complete(study) if name in trial.params]
+    kind = trials[0].distributions[name]
+    title = _short(name, names)
+    if isinstance(kind, CategoricalDistribution):
+        if axis.categoryarray:  # Optuna names a choice by its repr, which puts quotes around words
+            axis.update(categoryarray=[label.strip("'") for label in axis.categoryarray])
+            axis.update(range=[-0.5, len(axis.categoryarray) - 0.5])
+    elif kind.log:
+        values = [float(trial.params[name]) for trial in trials]
+        ticks = _log_ticks(min(values), max(values))
+        axis.update(
+            tickvals=ticks,
+            ticktext=[f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") for tick in ticks],
+        )
+        title += " (log scale)"
+    elif isinstance(kind, IntDistribution) and kind.high - kind.low <= 10:
+        axis.update(dtick=1)
+    axis.update(title_text=title)
 
 
-def _axis_name(study: optuna.Study, name: str, names: Sequence[str]) -> str:
-    return f"{_short(name, names)}{' (log scale)' if _is_log(study, name) else ''}"
-
-
-def _readable_ticks(figure: go.Figure) -> go.Figure:
-    """Write numbers of log axes as 1e-4, and never as a bare 2 or 5 between the powers."""
-    figure.for_each_xaxis(
-        lambda axis: axis.update(exponentformat="e", dtick="D2") if axis.type == "log" else None
-    )
-    figure.for_each_yaxis(
-        lambda axis: axis.update(exponentformat="e", dtick="D2") if axis.type == "log" else None
-    )
-    return figure
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between two values, with 2 and 5 times them where there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    if high / low > 50:
+        ticks = [10.0**power for power in powers]
+    return [tick for tick in ticks if 0.7 * low <= tick <= 1.4 * high]
 
 
 def _readable(annotation: Any) -> Any:
@@ -695,16 +711,13 @@ def _readable(annotation: Any) -> Any:
     )
 
 
-def _arrange(figure: go.Figure, names: list[str], rows: int, columns: int, score: str) -> None:
+def _arrange(figure: go.Figure, names: list[str], rows: int, columns: int) -> None:
     """Put Optuna's single row of panels into a grid; a search has too many parameters for one row."""
-    gap_x, gap_y = 0.03, 0.2 / rows
+    gap_x, gap_y = 0.035, 0.36 / rows if rows > 1 else 0.0
     width, height = (1 - gap_x * (columns - 1)) / columns, (1 - gap_y * (rows - 1)) / rows
-    for position, name in enumerate(names):
+    for position in range(len(names)):
         row, column = divmod(position, columns)
         suffix = "" if position == 0 else str(position + 1)
         left, top = column * (width + gap_x), 1 - row * (height + gap_y)
-        figure.layout[f"xaxis{suffix}"].update(domain=[left, left + width], title_text=_short(name, names))
-        first = column == 0
-        figure.layout[f"yaxis{suffix}"].update(
-            domain=[max(top - height, 0.0), top], title_text=score if first else "", showticklabels=first
-        )
+        figure.layout[f"xaxis{suffix}"].update(domain=[left, min(left + width, 1.0)])
+        figure.layout[f"yaxis{suffix}"].update(domain=[max(top - height, 0.0), top], title_text="")
