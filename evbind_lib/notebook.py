@@ -56,6 +56,7 @@ def start(*, overrides: Sequence[str] = (), **choices: str) -> Params:
     for name in ("transformers", "accelerate", "mlflow", "alembic", "optuna", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    pd.set_option("display.max_colwidth", None)
     return compose(choices, overrides)
 
 
@@ -149,7 +150,8 @@ class SearchProgress(SearchListener):
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Show where the study stands."""
         self._count(study)
-        self.bar.update(self.done, self.best)
+        resumed = f"study {study.study_name} resumed, {n_earlier_trials} trials were done before; " if n_earlier_trials else ""
+        self.bar.update(self.done, resumed + self.best)
 
     def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer:
         """Follow the trial's folds."""
@@ -359,7 +361,7 @@ def search_lines(result: SearchResult, outcome: Outcome, params: Params) -> list
     """What a person wants to know when a search ends."""
     counts, metric = count_trials(result.study), params.hpo.metric
     states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
-    resumed = f"; went on from {result.n_earlier_trials}" if result.n_earlier_trials else ""
+    resumed = f", resumed: {result.n_earlier_trials} of them are from earlier runs" if result.n_earlier_trials else ""
     lines = [
         f"Study {result.study.study_name}: {counts['total']} trials ({states}){resumed}",
         f"Best: trial {result.best.number}, {metric.name} {result.best.value:.4f} "

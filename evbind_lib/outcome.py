@@ -46,7 +46,7 @@ def parameter_importances(study: optuna.Study) -> dict[str, float]:
     -------
     dict of str to float
         By Optuna's default evaluator, PED-ANOVA (Watanabe et al., IJCAI 2023); empty with fewer than two complete trials.
-        Parameters that only some trials have are left out.
+        A parameter with a condition is judged among the trials that have it.
     """
     try:
         return {name: float(share) for name, share in optuna.importance.get_param_importances(study).items()}

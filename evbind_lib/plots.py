@@ -173,14 +173,15 @@ def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) 
     if not _complete(study) or not names:
         return _sentence(title, "No trial with a searched parameter is complete yet.")
     figure = _quietly(lambda: optuna.visualization.plot_slice(study, target_name="score"))
+    numbers = [trial.number for trial in _complete(study)]  # one scale for all panels
     # Optuna names a choice by its repr, which puts quotes around words.
     for trace in figure.data:
         if trace.x is not None and len(trace.x) and isinstance(trace.x[0], str):
             trace.x = [label.strip("'") for label in trace.x]
-        trace.marker.update(colorscale=SCALE, size=8)
+        trace.marker.update(colorscale=SCALE, cmin=numbers[0], cmax=numbers[-1], size=8)
         if trace.marker.colorbar:
             trace.marker.colorbar.update(
-                title={"text": "trial"}, x=1.0, xpad=10, thickness=12, tickformat="d"
+                title={"text": "trial", "side": "right"}, x=1.0, xpad=10, thickness=12, tickformat="d"
             )
     columns = min(columns, len(names))
     rows = math.ceil(len(names) / columns)
@@ -696,11 +697,11 @@ def _name_axis(axis: Any, study: optuna.Study, name: str, names: Sequence[str]) 
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two values, with 2 and 5 times them where there are few."""
+    """Powers of ten between two values, with multiples of them where there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    if high / low > 50:
-        ticks = [10.0**power for power in powers]
+    span = high / low
+    factors = (1,) if span > 100 else (1, 3) if span > 8 else (1, 2, 5)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
     return [tick for tick in ticks if 0.7 * low <= tick <= 1.4 * high]
 
 

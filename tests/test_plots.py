@@ -1,11 +1,10 @@
-"""Figures show what the study and the predictions hold, name their axes, and say so where there is too little."""
+"""Figures show what the study and the predictions hold, name their axes, and say so when there is little."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from evbind_lib import plots
 from evbind_lib.metrics import METRICS, compute_metrics
+from evbind_lib.training import CrossValidation, EpochReport, FoldReport
 
 RATE = "learning_rate"
 SPACE: dict[str, Any] = {
@@ -88,19 +88,18 @@ def predictions() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def result(predictions: pd.DataFrame) -> Any:
-    """Reports of the three folds with two epochs each."""
-    folds = []
-    for fold, part in predictions.groupby("fold"):
+def result(predictions: pd.DataFrame) -> CrossValidation:
+    """Three folds with two epochs each."""
+    reports = []
+    for fold in range(3):
+        part = predictions[predictions["fold"] == fold]
         metrics = compute_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
         epochs = tuple(
-            SimpleNamespace(
-                epoch=epoch, training_loss=0.7 / epoch, metrics={**metrics, "macro_f1": 0.3 * epoch}
-            )
+            EpochReport(fold, epoch, 0.7 / epoch, {**metrics, "macro_f1": 0.3 * epoch}, seconds=1.0)
             for epoch in (1, 2)
         )
-        folds.append(SimpleNamespace(fold=int(str(fold)), metrics=metrics, epochs=epochs))
-    return SimpleNamespace(folds=tuple(folds))
+        reports.append(FoldReport(fold, metrics, epochs, part, 2.0, 200, 100, 500.0))
+    return CrossValidation(tuple(reports), "fp32")
 
 
 def traces(figure: go.Figure, name: str) -> list[Any]:
@@ -181,7 +180,8 @@ def test_parallel_coordinates_and_slices_have_the_learning_rate_on_a_log_scale(s
 
 
 def axes(figure: go.Figure) -> list[Any]:
-    return [figure.layout[key] for key in figure.layout if key.startswith("xaxis")]
+    keys = [key for key in figure.layout if key.startswith("xaxis")]
+    return [figure.layout[key] for key in sorted(keys, key=lambda key: int(key.removeprefix("xaxis") or 1))]
 
 
 def test_slices_stand_in_a_grid_without_quotes_around_choices(study: optuna.Study) -> None:
@@ -276,7 +276,7 @@ def test_dotted_names_are_cut_only_where_that_stays_clear() -> None:
     ]
 
 
-def test_fold_scores_show_each_fold_and_the_mean(result: Any) -> None:
+def test_fold_scores_show_each_fold_and_the_mean(result: CrossValidation) -> None:
     figure = plots.fold_scores(result)
     assert list(figure.layout.xaxis.ticktext) == list(METRICS)
     assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in METRICS]
@@ -284,7 +284,7 @@ def test_fold_scores_show_each_fold_and_the_mean(result: Any) -> None:
     assert list(traces(figure, "mean")[0].y) == pytest.approx(means)
 
 
-def test_learning_curves_follow_loss_and_metric_of_each_fold(result: Any) -> None:
+def test_learning_curves_follow_loss_and_metric_of_each_fold(result: CrossValidation) -> None:
     figure = plots.learning_curves(result.folds)
     loss, metric = traces(figure, "fold 1")
     assert list(loss.x) == [1, 2] and list(loss.y) == [0.7, 0.35]
@@ -359,3 +359,9 @@ def test_plots_run_without_torch_transformers_and_mlflow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_slices_colour_trials_alike_in_every_panel(study: optuna.Study) -> None:
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    scales = {(trace.marker.cmin, trace.marker.cmax) for trace in plots.slices(study).data}
+    assert scales == {(complete[0].number, complete[-1].number)}
