@@ -1,8 +1,20 @@
 """evbind: hyperparameter search for evidence binding, driven from notebooks.
 
-The rooms of this package, lowest first; each may import only rooms above it in this list:
-``errors``, ``params``, ``data``, ``folds``, ``encoding``, ``models``, ``losses``, ``metrics``, ``training``,
-``search``, ``tracking``, ``plots``, ``notebook``, ``cli``.
+The rooms of this package, lowest first; each may import only rooms above it in this list (a test holds them to it):
+
+========================================  ==========================================================================
+``errors``                                the few exceptions a person meets
+``sentences`` ``schema`` ``params``       ``params/`` and overrides, composed and validated into one frozen `Params`
+``tables`` ``data`` ``negatives``         files to sentences and judgements; pairs with sampled negatives
+``folds``                                 leakage-free, stratified, grouped splits
+``encoding`` ``models`` ``losses``        word pieces of pairs; tokenizer and classifier; weighted and focal loss
+``metrics`` ``reports``                   scores; what training tells its observers
+``arguments`` ``prediction`` ``training`` one fold, and cross-validation (Hugging Face Trainer underneath)
+``strategies`` ``studies`` ``search``     samplers and pruners; Optuna studies; the search itself
+``tracking`` ``plots`` ``outcome``        MLflow; figures; the files a search leaves behind
+``engine`` ``runner``                     papermill in batch
+``notebook`` ``cli``                      what notebooks call; the command line
+========================================  ==========================================================================
 
 Importing the package itself loads none of them: torch, transformers and mlflow take seconds.
 """

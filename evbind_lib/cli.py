@@ -76,9 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("notebook", metavar="NOTEBOOK", help="a name from the list above, or the path of a notebook")
     parser.add_argument(
-        "parameters", metavar="KEY=VALUE", nargs="*", help="a file of params/ for a group (hpo=quick), or any parameter"
+        "parameters",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help="a file of params/ for a group (hpo=quick), or any parameter",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the executed notebook (default: runs/DATE_NAME.ipynb)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the executed notebook (default: runs/DATE_NAME.ipynb)"
+    )
     parser.add_argument("--version", action="version", version=f"evbind {__version__}")
     return parser
 

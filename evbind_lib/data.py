@@ -224,9 +224,7 @@ def _clean_rows(
     return table.assign(sentence_id=given), counts
 
 
-def _criteria_of_pairs(
-    table: pd.DataFrame, data: DataParams, place: str
-) -> tuple[pd.DataFrame, dict[str, str], int]:
+def _criteria_of_pairs(table: pd.DataFrame, data: DataParams, place: str) -> tuple[pd.DataFrame, dict[str, str], int]:
     """Give every row an id and a text of its criterion; rows whose id has no text are dropped and counted."""
     for column in ("criterion", "criterion_id"):
         if column in table:
@@ -339,9 +337,7 @@ def _group(data: DataParams, rows: pd.DataFrame, posts: pd.DataFrame) -> tuple[s
     if wanted == "author":
         if len(carried) < len(ids):
             first = _shown(next(post for post in ids if post not in carried))
-            raise DataError(
-                f"{place}: the post_id {first} names no author (s_AUTHOR_POST); set data.group_by=post_id."
-            )
+            raise DataError(f"{place}: the post_id {first} names no author (s_AUTHOR_POST); set data.group_by=post_id.")
         return wanted, carried
     columns = dict.fromkeys(["author", *posts.columns, *rows.columns])
     raise DataError(f"{place}: there is no column of that name{did_you_mean(wanted, columns)}")
@@ -360,9 +356,7 @@ def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return merged, {"repeated_pairs": int((~first).sum()), "conflicting_labels": conflicts}
 
 
-def _sentence_pool(
-    rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]
-) -> tuple[pd.DataFrame, int]:
+def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
     """Every distinct sentence once, from the first post that has it, and how many other posts repeat one.
 
     Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.

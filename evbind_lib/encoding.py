@@ -152,7 +152,11 @@ class PairEncoder:
             return
         # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
         encoded = self.tokenizer(
-            new, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+            new,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
         )
         for text, ids in zip(new, encoded["input_ids"], strict=True):
             self._pieces[text] = np.asarray(ids, dtype=np.int32)
@@ -189,7 +193,11 @@ class PadToLongest:
             mask[row, :length] = 1
             if types is not None:
                 types[row, :length] = item["token_type_ids"]
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": np.array([item["labels"] for item in items])}
+        batch = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": np.array([item["labels"] for item in items]),
+        }
         if types is not None:
             batch["token_type_ids"] = types
         return {name: torch.from_numpy(array) for name, array in batch.items()}

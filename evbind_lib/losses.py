@@ -41,7 +41,11 @@ def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor, n_pairs: torch.Tensor | int | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weights: torch.Tensor,
+    n_pairs: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """Cross-entropy, each pair times the weight of its class, averaged over pairs.
 

@@ -63,7 +63,9 @@ def load_tokenizer(model: ModelParams, training_texts: Iterable[str]) -> PreTrai
             "save it again with tokenizer.save_pretrained(FOLDER)."
         )
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"model.name={model.name}: its tokenizer has no padding token; set pad_token and save it again.")
+        raise ModelError(
+            f"model.name={model.name}: its tokenizer has no padding token; set pad_token and save it again."
+        )
     return tokenizer
 
 
@@ -129,9 +131,18 @@ def check_model(model: ModelParams) -> None:
             "or less."
         )
     tokenizer = load_tokenizer(model, ())
-    pair = tokenizer("criterion", "sentence", return_tensors="pt")
+    longest = tokenizer(
+        "criterion", "sentence " * model.max_length, truncation=True, max_length=model.max_length, return_tensors="pt"
+    )
     with torch.inference_mode():
-        load_model(model, tokenizer).eval()(**pair)
+        try:
+            load_model(model, tokenizer).eval()(**longest)
+        except (IndexError, RuntimeError) as error:  # RoBERTa has two positions less than its configuration says
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"model.max_length={model.max_length}: {model.name} cannot take a pair that long ({reason}); set a smaller "
+                "model.max_length."
+            ) from None
 
 
 def load_config(model: ModelParams) -> Any:
@@ -242,10 +253,9 @@ def choose_precision(wanted: str) -> str:
 
 def _cpu_multiplies_bf16() -> bool:
     # Private in torch 2.13, so a missing name means "cannot tell" and therefore fp32.
-    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        if getattr(torch.cpu, probe, lambda: False)():
-            return True
-    return False
+    return any(
+        getattr(torch.cpu, probe, lambda: False)() for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
 
 
 def _place(name: str) -> str:
@@ -265,7 +275,15 @@ def _model_error(name: str, part: str, error: Exception) -> ModelError:
         return error
     text = str(error)
     reason = text.splitlines()[0] if text else type(error).__name__
-    hub_words = ("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve")
+    hub_words = (
+        "connect",
+        "offline",
+        "Max retries",
+        "not a valid model identifier",
+        "cached",
+        "timed out",
+        "resolve",
+    )
     if not Path(name).expanduser().is_dir() and any(word in text for word in hub_words):
         return ModelError(
             f"model.name={name}: the {part} is not on this machine and the Hugging Face hub cannot be reached or has no "

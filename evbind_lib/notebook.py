@@ -30,7 +30,14 @@ from evbind_lib.runner import RESULT
 from evbind_lib.search import SearchListener, SearchResult, check_search, run_search
 from evbind_lib.studies import count_trials
 from evbind_lib.tracking import StudyRun, Tracker, open_tracker
-from evbind_lib.training import CrossValidation, CrossValidator, EpochReport, FoldReport, Observer, training_arguments
+from evbind_lib.training import (
+    CrossValidation,
+    CrossValidator,
+    EpochReport,
+    FoldReport,
+    Observer,
+    training_arguments,
+)
 
 
 def start(*, overrides: Sequence[str] = (), **choices: str) -> Params:
@@ -73,7 +80,14 @@ def show_search_space(params: Params) -> pd.DataFrame:
         values = entry.model_dump()
         span = values["choices"] if "choices" in values else [values["low"], values["high"]]
         when = ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items())
-        rows.append({"name": name, "type": values["type"], "range": ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in span), "only when": when})
+        rows.append(
+            {
+                "name": name,
+                "type": values["type"],
+                "range": ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in span),
+                "only when": when,
+            }
+        )
     return pd.DataFrame(rows).set_index("name")
 
 
@@ -86,7 +100,6 @@ def show(figure: go.Figure) -> None:
     if os.environ.get("EVBIND_STATIC_FIGURES") == "1":
         bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     display(bundle, raw=True)
-
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -124,7 +137,8 @@ class Progress:
     def _bundle(self, done: int, text: str) -> dict[str, Any]:
         filled = round(20 * min(done / self.total, 1.0)) if self.total else 20
         line = f"{self.title} [{'#' * filled}{'.' * (20 - filled)}] {done}/{self.total}  {text}"
-        page = f'<progress value="{done}" max="{self.total}" style="width:14em"></progress> {self.title} {done}/{self.total} · {text}'
+        bar = f'<progress value="{done}" max="{self.total}" style="width:14em"></progress>'
+        page = f"{bar} {self.title} {done}/{self.total} · {text}"
         return {"text/plain": line, "text/html": page, PROGRESS: {"done": done, "total": self.total}}
 
 
@@ -150,7 +164,11 @@ class SearchProgress(SearchListener):
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Show where the study stands."""
         self._count(study)
-        resumed = f"study {study.study_name} resumed, {n_earlier_trials} trials were done before; " if n_earlier_trials else ""
+        resumed = (
+            f"study {study.study_name} resumed, {n_earlier_trials} trials were done before; "
+            if n_earlier_trials
+            else ""
+        )
         self.bar.update(self.done, resumed + self.best)
 
     def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer:
@@ -187,7 +205,7 @@ class TrackedSearch(SearchListener):
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Open the Study run, or the one that the study has already."""
         self.study_run = self.tracker.study(
-            study.study_name, self.params.hpo.study.storage, parameters=self.params.flat(), tags=self.tags
+            study.study_name, study.user_attrs["uid"], parameters=self.params.flat(), tags=self.tags
         )
         self.study_run.close_stale()
 
@@ -341,12 +359,18 @@ def search_result(result: SearchResult) -> dict[str, Any]:
 def training_result(result: CrossValidation) -> dict[str, Any]:
     """Plain values of a cross-validation that tests and the command line read back."""
     table = result.table()
-    return {"n_folds": len(result.folds), "mean": table.loc["mean"].to_dict(), "pooled": table.loc["pooled"].to_dict()}
+    return {
+        "n_folds": len(result.folds),
+        "mean": table.loc["mean"].to_dict(),
+        "pooled": table.loc["pooled"].to_dict(),
+    }
 
 
 def show_best(result: SearchResult) -> pd.DataFrame:
     """Parameters of the best trial and its score in each fold, as one column."""
-    scores = {f"score in fold {number}": score for number, score in enumerate(result.best.user_attrs["fold_scores"], start=1)}
+    scores = {
+        f"score in fold {number}": score for number, score in enumerate(result.best.user_attrs["fold_scores"], start=1)
+    }
     rows = {**result.best.params, **scores}
     shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rows.items()}
     return pd.DataFrame({f"trial {result.best.number}": shown})
@@ -378,9 +402,11 @@ def search_lines(result: SearchResult, outcome: Outcome, params: Params) -> list
 def training_lines(result: CrossValidation, params: Params) -> list[str]:
     """What a person wants to know when a cross-validation ends."""
     table = result.table()
-    shown = ("macro_f1", "pos_f1", "roc_auc", "pr_auc")
-    lines = [f"{name:<9} {table.loc['mean', name]:.4f} ± {table.loc['std', name]:.4f} (mean and std of {len(result.folds)} folds)" for name in shown]
+    shown = ["macro_f1", "pos_f1", "roc_auc", "pr_auc"]
+    lines = [
+        f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {len(result.folds)} folds)"
+        for name, mean, std in zip(shown, table.loc["mean", shown], table.loc["std", shown], strict=True)
+    ]
     if params.tracking.enabled:
         lines.append(f"MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
     return lines
-

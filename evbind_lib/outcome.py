@@ -68,7 +68,12 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     rows = []
     for trial in finished_trials(study):
         attributes = trial.user_attrs
-        row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name, "value": trial.value, **trial.params}
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "state": trial.state.name,
+            "value": trial.value,
+            **trial.params,
+        }
         for fold, score in enumerate(attributes.get("fold_scores", []), start=1):
             row[f"fold_{fold}"] = score
         row["seconds"] = attributes.get("seconds")
@@ -110,7 +115,9 @@ def summary_text(result: SearchResult, params: Params, importances: Mapping[str,
     if importances:
         lines += ["", "Importance (share of the score's variation, PED-ANOVA):"]
         lines += [f"  {name:<30} {share:.2f}" for name, share in importances.items()]
-    complete = sorted((t for t in study.trials if t.value is not None and t.state.name == "COMPLETE"), key=lambda t: t.value)
+    complete = sorted(
+        (t for t in study.trials if t.value is not None and t.state.name == "COMPLETE"), key=lambda t: t.value
+    )
     if study.direction == optuna.study.StudyDirection.MAXIMIZE:
         complete.reverse()
     lines += ["", "Best trials:"]

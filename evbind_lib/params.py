@@ -14,10 +14,28 @@ from typing import Any
 from pydantic import ValidationError
 
 from evbind_lib.errors import ParamsError, did_you_mean
-from evbind_lib.schema import DataParams, ModelParams, Params, TrackingParams, TrainingParams, validation_sentence
+from evbind_lib.schema import (
+    DataParams,
+    ModelParams,
+    Params,
+    TrackingParams,
+    TrainingParams,
+)
+from evbind_lib.sentences import validation_sentence
 
-__all__ = ["DataParams", "ModelParams", "Params", "TrackingParams", "TrainingParams", "compose", "project_folder",
-           "resolve_path", "resolve_sqlite", "split_arguments", "workspace"]
+__all__ = [
+    "DataParams",
+    "ModelParams",
+    "Params",
+    "TrackingParams",
+    "TrainingParams",
+    "compose",
+    "project_folder",
+    "resolve_path",
+    "resolve_sqlite",
+    "split_arguments",
+    "workspace",
+]
 
 GROUPS = ("data", "model", "trainer", "hpo", "tracking")
 # Below these keys a person may name things that the YAML files do not list.
@@ -103,7 +121,7 @@ def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] =
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        raise ParamsError(validation_sentence(error)) from None
+        raise ParamsError(validation_sentence(error, Params)) from None
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -75,8 +75,11 @@ def parameter_names(notebook: Path) -> list[str]:
     for cell in cells:
         if "parameters" in cell["metadata"].get("tags", []):
             body = ast.parse("".join(cell["source"])).body
-            targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-                       for node in body if isinstance(node, ast.AnnAssign | ast.Assign)]
+            targets = [
+                node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                for node in body
+                if isinstance(node, ast.AnnAssign | ast.Assign)
+            ]
             return [target.id for target in targets if isinstance(target, ast.Name)]
     return []
 
@@ -241,8 +244,12 @@ def export_html(notebook: Any, file: Path) -> Path:
     from plotly.offline import get_plotlyjs
 
     page = copy.deepcopy(notebook)
-    figures = [output["data"] for cell in page["cells"] for output in cell.get("outputs", [])
-               if "application/vnd.plotly.v1+json" in output.get("data", {})]
+    figures = [
+        output["data"]
+        for cell in page["cells"]
+        for output in cell.get("outputs", [])
+        if "application/vnd.plotly.v1+json" in output.get("data", {})
+    ]
     for number, data in enumerate(figures):
         content = data.pop("application/vnd.plotly.v1+json")
         data.pop("image/png", None)

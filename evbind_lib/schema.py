@@ -14,9 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from evbind_lib.errors import did_you_mean
+from evbind_lib.sentences import problem
 
 MetricName = Literal["accuracy", "macro_f1", "pos_f1", "precision", "recall", "roc_auc", "pr_auc"]
 Aggregation = Literal["mean", "median", "min", "max"]
@@ -72,7 +81,7 @@ def training_argument_types() -> dict[str, Any]:
             annotation = ast.unparse(field.annotation)
             words = set(re.findall(r"\w+", annotation))
             simple = words <= {*plain, "None"} and "[" not in annotation
-            types[field.target.id] = eval(annotation, dict(plain)) if simple else Any  # noqa: S307
+            types[field.target.id] = eval(annotation, dict(plain)) if simple else Any
     return {**types, **ARGUMENT_TYPES}
 
 
@@ -102,7 +111,9 @@ class DataParams(Section):
         needed = ("posts", "annotations") if self.format == "redsm5" else ("pairs",)
         for key in needed:
             if getattr(self, key) is None:
-                raise ValueError(f"data.{key} names no file, which data.format={self.format} needs; set data.{key}=FILE")
+                raise ValueError(
+                    f"data.{key} names no file, which data.format={self.format} needs; set data.{key}=FILE"
+                )
         return self
 
 
@@ -141,7 +152,7 @@ class TrainingParams(Section):
             try:
                 checked[name] = TypeAdapter(types[name]).validate_python(value)
             except ValidationError as error:
-                raise ValueError(f"{key}={value!r}: {_pydantic_sentence(error.errors()[0])}") from None
+                raise ValueError(f"{key}={value!r}: {problem(error.errors()[0])}") from None
         return checked
 
 
@@ -299,7 +310,7 @@ class Params(Section):
                     self._check_value(dotted, value)
                 except ValidationError as error:
                     first = error.errors()[0]
-                    raise ValueError(f"{key}: {value!r} cannot be tried: {_pydantic_sentence(first)}") from None
+                    raise ValueError(f"{key}: {value!r} cannot be tried: {problem(first)}") from None
             for other in entry.when:
                 if other not in self.hpo.search_space:
                     dotted_name(other)
@@ -380,7 +391,7 @@ def dotted_name(name: str) -> str:
     ValueError
         When no parameter of that name can be searched.
     """
-    sections = {"data": DataParams, "model": ModelParams, "training": TrainingParams}
+    sections: dict[str, type[BaseModel]] = {"data": DataParams, "model": ModelParams, "training": TrainingParams}
     if "." in name:
         section, _, rest = name.partition(".")
         if section == "training" and rest.startswith("args."):
@@ -388,76 +399,12 @@ def dotted_name(name: str) -> str:
         if section in sections and rest in sections[section].model_fields:
             return name
         known = [f"{part}.{field}" for part, model in sections.items() for field in model.model_fields]
-        raise ValueError(f"hpo.search_space.{name}: no parameter of that name can be searched{did_you_mean(name, known)}")
+        raise ValueError(
+            f"hpo.search_space.{name}: no parameter of that name can be searched{did_you_mean(name, known)}"
+        )
     if name in training_argument_types():
         return f"training.args.{name}"
     if name in TrainingParams.model_fields:
         return f"training.{name}"
     known = [*training_argument_types(), *TrainingParams.model_fields]
     raise ValueError(f"hpo.search_space.{name}: no parameter of that name can be searched{did_you_mean(name, known)}")
-
-
-def _pydantic_sentence(error: Any) -> str:
-    """One validation error in a person's words, without the key."""
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error":
-        options = re.findall(r"'([^']+)'", context["expected"])
-        return "must be one of " + ", ".join(options) + (_hint(str(error["input"]), options))
-    if kind == "union_tag_invalid":
-        options = re.findall(r"'([^']+)'", context["expected_tags"])
-        return "type must be one of " + ", ".join(options) + _hint(str(context["tag"]), options)
-    if kind == "union_tag_not_found":
-        return "type is missing; set it to uniform, log_uniform, int or categorical"
-    if kind == "too_short":
-        return "must not be empty"
-    if kind == "missing":
-        return "is missing"
-    return str(error["msg"]).replace("Input should be", "must be")
-
-
-def _hint(name: str, options: list[str]) -> str:
-    hint = did_you_mean(name, options)
-    return hint if "did you mean" in hint else ""
-
-
-def validation_sentence(error: ValidationError) -> str:
-    """The first problem of a validation as one sentence that names the key.
-
-    Parameters
-    ----------
-    error : ValidationError
-
-    Returns
-    -------
-    str
-    """
-    first, *others = error.errors()
-    tags = {"uniform", "log_uniform", "int", "categorical"}
-    parts = [str(part) for part in first["loc"]]
-    in_space = parts[:2] == ["hpo", "search_space"]
-    parts = [part for i, part in enumerate(parts) if not (in_space and i == 3 and part in tags)]
-    parts = [part for part in parts if not part.startswith(("constrained-", "function-", "literal["))]
-    if parts and parts[-1] in {"float", "int", "str", "bool"}:
-        parts = parts[:-1]
-    key, sentence = ".".join(parts), _pydantic_sentence(first)
-    for other in others:  # the other branches of a union, such as "a number or natural"
-        if other["loc"][: len(parts)] == tuple(parts) and not in_space:
-            sentence += ", or " + _pydantic_sentence(other)
-    if first["type"] == "extra_forbidden":
-        return f"{key} is not a parameter{_nearest_sibling(parts)}"
-    end = "" if sentence.endswith(("?", ".")) else "."
-    if first["type"] == "value_error" and re.match(r"[a-z_]+\.[\w.]+", sentence):
-        return sentence + end  # it names its key itself
-    shown = first.get("input")
-    value = f"={shown}" if isinstance(shown, str | int | float | bool) or shown is None else ""
-    return f"{key}{'' if first['type'] == 'missing' else value}: {sentence}" + ("" if sentence.endswith("?") else ".")
-
-
-def _nearest_sibling(parts: list[str]) -> str:
-    model: Any = Params
-    for part in parts[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    return did_you_mean(parts[-1], getattr(model, "model_fields", {}))

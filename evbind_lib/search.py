@@ -25,11 +25,24 @@ from evbind_lib.metrics import aggregate
 from evbind_lib.params import Params
 from evbind_lib.schema import Categorical, IntRange, LogUniform, SearchSpaceEntry, dotted_name
 from evbind_lib.strategies import build_pruner, build_sampler
-from evbind_lib.studies import finished_trials, keep_predictions, open_study, retry_interrupted, study_identity
+from evbind_lib.studies import (
+    finished_trials,
+    keep_predictions,
+    open_study,
+    retry_interrupted,
+    study_identity,
+)
 from evbind_lib.training import CrossValidator, FoldReport, Observer, training_arguments
 
 # A trial that changed one of these would be measured with another yardstick than its neighbours.
-YARDSTICK = ("training.n_folds", "training.seed", "data.eval_neg_ratio", "data.group_by", "data.format", "data.special_case")
+YARDSTICK = (
+    "training.n_folds",
+    "training.seed",
+    "data.eval_neg_ratio",
+    "data.group_by",
+    "data.format",
+    "data.special_case",
+)
 
 
 class SearchListener:
@@ -69,6 +82,7 @@ class SearchResult:
     n_earlier_trials: int
     seconds: float
 
+
 def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     """Draw a value for every searched parameter whose ``when`` holds.
 
@@ -105,7 +119,9 @@ def _parents_first(space: Mapping[str, SearchSpaceEntry]) -> list[str]:
     while waiting:
         ready = [name for name in waiting if all(o in ordered for o in space[name].when if o in space)]
         if not ready:
-            raise ParamsError(f"hpo.search_space: the `when` of {', '.join(waiting)} go in a circle; take one of them out.")
+            raise ParamsError(
+                f"hpo.search_space: the `when` of {', '.join(waiting)} go in a circle; take one of them out."
+            )
         ordered += ready
         waiting = [name for name in waiting if name not in ready]
     return ordered
@@ -237,7 +253,10 @@ class Objective:
 
 def _places(error: Exception) -> list[str]:
     """Files and lines of a traceback, without values: those could hold text of posts."""
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    return [
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
 
 
 def run_search(
@@ -279,7 +298,11 @@ def run_search(
     if remaining > 0:
         objective = Objective(params, CrossValidator(corpus, folds), listeners)
         study.optimize(
-            objective, n_trials=remaining, timeout=params.hpo.trials.timeout, catch=(Exception,), callbacks=[tell]
+            objective,
+            n_trials=remaining,
+            timeout=params.hpo.trials.timeout,
+            catch=(Exception,),
+            callbacks=[tell],
         )
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,17 @@ def open_study(params: Params, identity: Mapping[str, Any]) -> optuna.Study:
             )
         name = f"{DEFAULT_STUDY_NAME}-{number}"
     study = optuna.create_study(
-        storage=storage, study_name=name, direction=wanted.direction, load_if_exists=True, pruner=build_pruner(params.hpo.pruner)
+        storage=storage,
+        study_name=name,
+        direction=wanted.direction,
+        load_if_exists=True,
+        pruner=build_pruner(params.hpo.pruner),
     )
     study.sampler = build_sampler(params.hpo.sampler, n_earlier_trials=len(study.get_trials(deepcopy=False)))
     if "identity" not in study.user_attrs:
         study.set_user_attr("identity", dict(identity))
+        # Of this very study, so that one made anew under the same name does not go on with the runs of the old one.
+        study.set_user_attr("uid", uuid.uuid4().hex)
     study.set_user_attr("sampler", params.hpo.sampler.model_dump())
     study.set_user_attr("pruner", params.hpo.pruner.model_dump())
     study.set_user_attr("optuna_version", optuna.__version__)
@@ -197,12 +204,16 @@ def keep_predictions(study_name: str, number: int, reports: Sequence[FoldReport]
     folder = predictions_folder(study_name)
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.concat([report.predictions for report in reports], ignore_index=True)
-    arrays = {name: table[name].to_numpy() for name in ("fold", "label", "probability")}
-    ids = {name: table[name].to_numpy(dtype=np.str_) for name in ("post_id", "sentence_id", "criterion_id")}
+    arrays: dict[str, Any] = {name: table[name].to_numpy() for name in ("fold", "label", "probability")}
+    ids: dict[str, Any] = {
+        name: table[name].to_numpy(dtype=np.str_) for name in ("post_id", "sentence_id", "criterion_id")
+    }
     np.savez_compressed(folder / f"trial_{number:04d}.npz", **arrays, **ids)
 
 
 def load_predictions(study_name: str, number: int) -> pd.DataFrame:
     """Out-of-fold predictions of a trial; columns as `evbind_lib.training.PREDICTION_COLUMNS`."""
     with np.load(predictions_folder(study_name) / f"trial_{number:04d}.npz") as arrays:
-        return pd.DataFrame({name: arrays[name] for name in ("fold", "post_id", "sentence_id", "criterion_id", "label", "probability")})
+        return pd.DataFrame(
+            {name: arrays[name] for name in ("fold", "post_id", "sentence_id", "criterion_id", "label", "probability")}
+        )

@@ -41,7 +41,9 @@ def read_table(path: str, key: str, columns: Sequence[str]) -> pd.DataFrame:
     file = _existing(path, key)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if file.suffix.lower() not in readers:
-        raise DataError(f"{key}={path}: {file.suffix or 'no suffix'} is not a kind of table known here; use .csv, .tsv, .parquet or .jsonl.")
+        raise DataError(
+            f"{key}={path}: {file.suffix or 'no suffix'} is not a kind of table known here; use .csv, .tsv, .parquet or .jsonl."
+        )
     table = readers[file.suffix.lower()](file, f"{key}={path}")
     for column in columns:
         if column not in table.columns:
@@ -71,7 +73,9 @@ def _read_csv(file: Path, place: str) -> pd.DataFrame:
         raise DataError(f"{place}: the file has no columns; give a file with data.") from None
     except pd.errors.ParserError as error:
         reason = str(error).replace("Error tokenizing data. C error: ", "").strip().rstrip(".")
-        raise DataError(f"{place}: not a readable table ({reason}); quote texts that hold commas or line ends.") from None
+        raise DataError(
+            f"{place}: not a readable table ({reason}); quote texts that hold commas or line ends."
+        ) from None
     table.index = pd.RangeIndex(2, len(table) + 2)  # row 1 is the header
     return table
 
@@ -147,7 +151,9 @@ def read_criteria(path: str) -> dict[str, str]:
     except ValueError as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{place}: not valid JSON ({where}); mend the file.") from None
-    form = DataError(f'{place}: neither {{"criteria": [{{"id", "text"}}]}} nor a mapping of ids to texts; write one of the two.')
+    form = DataError(
+        f'{place}: neither {{"criteria": [{{"id", "text"}}]}} nor a mapping of ids to texts; write one of the two.'
+    )
     if not isinstance(content, list):
         raise form
     entries: list[tuple[str, str]] = []

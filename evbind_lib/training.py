@@ -24,59 +24,21 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 
+from evbind_lib.arguments import training_arguments
 from evbind_lib.data import Corpus
 from evbind_lib.encoding import EncodedPairs, PadToLongest, PairEncoder
-from evbind_lib.errors import ParamsError, TrainingError
+from evbind_lib.errors import TrainingError
 from evbind_lib.folds import Fold
 from evbind_lib.losses import choose_loss
-from evbind_lib.metrics import METRICS, aggregate, compute_metrics
+from evbind_lib.metrics import compute_metrics
 from evbind_lib.models import choose_precision, load_model, load_tokenizer
 from evbind_lib.negatives import training_pairs, validation_pairs
 from evbind_lib.params import Params
-
-PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "probability"]
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What an epoch gave: mean training loss, validation metrics by name, seconds of training and validating."""
-
-    fold: int
-    epoch: int
-    training_loss: float
-    metrics: dict[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class FoldReport:
-    """What a fold gave, its out-of-fold predictions included (ids, labels and probabilities; no text)."""
-
-    fold: int
-    metrics: dict[str, float]
-    epochs: tuple[EpochReport, ...]
-    predictions: pd.DataFrame
-    seconds: float
-    n_training: int
-    n_validation: int
-    peak_memory_mb: float
-
-
-class Observer:
-    """Told about each fold and epoch; does nothing by itself. An exception it raises ends the cross-validation."""
-
-    def on_fold_start(self, fold: int) -> None:
-        """A fold, counted from 0, begins."""
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """An epoch is trained and validated."""
-
-    def on_fold(self, report: FoldReport) -> None:
-        """A fold is done."""
+from evbind_lib.prediction import predict
+from evbind_lib.reports import CrossValidation, EpochReport, FoldReport, Observer
 
 
 @dataclass(frozen=True)
@@ -88,40 +50,6 @@ class FoldData:
     training: EncodedPairs
     validation: EncodedPairs
     validation_ids: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """Result of all folds."""
-
-    folds: tuple[FoldReport, ...]
-    precision: str
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent in folds."""
-        return sum(report.seconds for report in self.folds)
-
-    @property
-    def predictions(self) -> pd.DataFrame:
-        """Out-of-fold predictions of every validated pair; columns `PREDICTION_COLUMNS`."""
-        return pd.concat([report.predictions for report in self.folds], ignore_index=True)
-
-    def score(self, metric: str, aggregation: str) -> float:
-        """Per-fold values of one metric drawn together by mean, median, min or max."""
-        return aggregate([report.metrics[metric] for report in self.folds], aggregation)
-
-    def pooled(self) -> dict[str, float]:
-        """Metrics of all out-of-fold predictions taken as one."""
-        predictions = self.predictions
-        return compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
-
-    def table(self) -> pd.DataFrame:
-        """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value."""
-        folds = pd.DataFrame([report.metrics for report in self.folds], columns=list(METRICS))
-        folds.index = pd.Index([str(report.fold + 1) for report in self.folds], name="fold")
-        summary = pd.DataFrame([folds.mean(), folds.std(ddof=1), pd.Series(self.pooled())], index=["mean", "std", "pooled"])
-        return pd.concat([folds, summary]).rename_axis("fold")
 
 
 class CrossValidator:
@@ -264,97 +192,6 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
     return report
 
 
-def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
-    """``TrainingArguments`` from ``training.args`` over evbind's own defaults.
-
-    Parameters
-    ----------
-    params : Params
-    output_dir : str
-        A folder that Trainer may use; with the defaults nothing is written to it.
-
-    Returns
-    -------
-    TrainingArguments
-
-    Raises
-    ------
-    ParamsError
-        When transformers refuses a value or a combination.
-    """
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = choose_precision(params.model.precision)
-    args: dict[str, Any] = {
-        "output_dir": output_dir,
-        "save_strategy": "no",
-        "eval_strategy": "no",  # each epoch is validated by a callback, on pairs sorted by length
-        "logging_strategy": "no",
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": params.training.seed,
-        "optim": "adamw_torch_fused",
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "per_device_eval_batch_size": 64,
-        "dataloader_pin_memory": not on_cpu,
-        "use_cpu": on_cpu,
-        "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
-    }
-    chosen = dict(params.training.args)
-    ratio = chosen.pop("warmup_ratio", None)
-    if ratio is not None:
-        chosen.setdefault("warmup_steps", ratio)  # below 1 it is a share of the steps
-    try:
-        arguments = TrainingArguments(**{**args, **chosen})
-    except (TypeError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ParamsError(f"training.args: transformers refuses them: {reason}; change them or leave them out.") from None
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # DataParallel would change the effective batch; several GPUs serve several trials
-    return arguments
-
-
-def predict(
-    model: PreTrainedModel, pairs: EncodedPairs, *, pad_token_id: int, batch_size: int, precision: str
-) -> np.ndarray:
-    """Probability of evidence for each pair; batches hold pairs of like length, the order is that of the pairs.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        On the device to predict on.
-    pairs : EncodedPairs
-    pad_token_id : int
-    batch_size : int
-    precision : str
-        ``bf16``, ``fp16`` or ``fp32``.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        P(evidence), the softmax of the two logits.
-    """
-    collate = PadToLongest(pad_token_id)
-    order = np.argsort(pairs.lengths(), kind="stable")
-    probabilities = np.empty(len(pairs))
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = collate([pairs[int(row)] for row in rows])
-                del batch["labels"]
-                logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-                probabilities[rows] = logits.double().softmax(dim=-1)[:, 1].cpu().numpy()
-    finally:
-        model.train(was_training)
-    return probabilities
-
-
 class _WatchedLoss:
     """The loss, with its mean over an epoch kept and a number that is not finite refused at once."""
 
@@ -386,9 +223,7 @@ class _WatchedLoss:
 class _ValidateEachEpoch(TrainerCallback):
     """Predict the validation part at the end of each epoch and tell the observers."""
 
-    def __init__(
-        self, data: FoldData, precision: str, loss: _WatchedLoss, observers: Sequence[Observer]
-    ) -> None:
+    def __init__(self, data: FoldData, precision: str, loss: _WatchedLoss, observers: Sequence[Observer]) -> None:
         self.data = data
         self.precision = precision
         self.loss = loss

@@ -19,9 +19,7 @@ Row = tuple[str, str, str, int]  # post_id, sentence, criterion_id, status
 def write_redsm5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DataParams]:
     """Give a function that writes posts, annotations and criteria to files and returns their parameters."""
 
-    def write(
-        rows: Sequence[Row], posts: Mapping[str, str], texts: Mapping[str, str], **others: Any
-    ) -> DataParams:
+    def write(rows: Sequence[Row], posts: Mapping[str, str], texts: Mapping[str, str], **others: Any) -> DataParams:
         folder: Path = tmp_path_factory.mktemp("data")
         names = ["post_id", "sentence_text", "DSM5_symptom", "status"]
         pd.DataFrame(rows, columns=names).to_csv(folder / "annotations.csv", index=False)

@@ -227,9 +227,7 @@ def test_ids_of_criteria_take_their_texts_from_the_json(tmp_path: Path) -> None:
     data = write_pairs(tmp_path, table)
     assert "set data.criteria" in refusal(lambda: load_corpus(data))
     criteria = tmp_path / "criteria.json"
-    criteria.write_text(
-        json.dumps({"criteria": [{"id": "S", "text": "Sleep."}, {"id": "M", "text": "Mood."}]})
-    )
+    criteria.write_text(json.dumps({"criteria": [{"id": "S", "text": "Sleep."}, {"id": "M", "text": "Mood."}]}))
     corpus = load_corpus(data.model_copy(update={"criteria": str(criteria)}))
     assert corpus.criteria == {"S": "Sleep.", "M": "Mood."}
     assert corpus.report.unknown_symptoms == 1
@@ -473,9 +471,7 @@ def test_data_is_light_to_import() -> None:
 @pytest.mark.skipif(not (SHARED / "redsm5-sample").is_dir(), reason="the public ReDSM5 sample is not here")
 def test_public_sample_of_redsm5() -> None:
     folder = SHARED / "redsm5-sample"
-    data = DataParams(
-        posts=str(folder / "posts.csv"), annotations=str(folder / "annotations.csv"), group_by="author"
-    )
+    data = DataParams(posts=str(folder / "posts.csv"), annotations=str(folder / "annotations.csv"), group_by="author")
     corpus = load_corpus(data)
     assert (len(corpus.pairs), corpus.report.posts, corpus.report.groups) == (25, 17, 14)
     assert (corpus.report.evidence, corpus.report.explicit_negatives) == (21, 4)

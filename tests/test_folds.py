@@ -150,9 +150,7 @@ def refusal(corpus: Corpus, n_folds: int) -> str:
     with pytest.raises(FoldError) as caught:
         make_folds(corpus, n_folds=n_folds, seed=42)
     message = str(caught.value)
-    assert (
-        message.startswith(f"training.n_folds={n_folds}: ") and message.endswith(".") and "\n" not in message
-    )
+    assert message.startswith(f"training.n_folds={n_folds}: ") and message.endswith(".") and "\n" not in message
     return message
 
 

@@ -37,13 +37,9 @@ def test_every_metric_is_scikit_learns(rows: list[tuple[int, float]]) -> None:
     labels, probabilities = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     called = [int(probability >= 0.5) for probability in probabilities]
     found = compute_metrics(labels, probabilities)
-    precision, recall, f1, _ = scores.precision_recall_fscore_support(
-        labels, called, labels=[0, 1], zero_division=0
-    )
+    precision, recall, f1, _ = scores.precision_recall_fscore_support(labels, called, labels=[0, 1], zero_division=0)
     assert found["accuracy"] == pytest.approx(np.mean(labels == called))
-    assert (found["precision"], found["recall"], found["pos_f1"]) == pytest.approx(
-        (precision[1], recall[1], f1[1])
-    )
+    assert (found["precision"], found["recall"], found["pos_f1"]) == pytest.approx((precision[1], recall[1], f1[1]))
     assert found["macro_f1"] == pytest.approx((f1[0] + f1[1]) / 2)
     if len(set(labels)) == 2:
         assert found["roc_auc"] == pytest.approx(scores.roc_auc_score(labels, probabilities))

@@ -49,9 +49,7 @@ def inside(table: pd.DataFrame, groups: frozenset[str]) -> pd.DataFrame:
 def unannotated(corpus: Corpus, groups: frozenset[str]) -> set[tuple[str, str]]:
     """Every combination that may be sampled, listed one by one."""
     pool = inside(corpus.sentences, groups)["sentence"]
-    return {(text, sentence) for text in corpus.criteria.values() for sentence in pool} - set(
-        keys(corpus.pairs)
-    )
+    return {(text, sentence) for text in corpus.criteria.values() for sentence in pool} - set(keys(corpus.pairs))
 
 
 def some_groups(corpus: Corpus) -> frozenset[str]:
@@ -62,12 +60,8 @@ def some_groups(corpus: Corpus) -> frozenset[str]:
 
 @given(ROWS, STRATEGIES, RATIOS, st.integers(0, 3))
 @EXAMPLES
-def test_what_is_drawn_is_lawful(
-    write_redsm5: Write, rows: list, strategy: str, ratio: float, seed: int
-) -> None:
-    data = write_redsm5(
-        rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio
-    )
+def test_what_is_drawn_is_lawful(write_redsm5: Write, rows: list, strategy: str, ratio: float, seed: int) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
     corpus = load_corpus(data)
     groups = some_groups(corpus)
     pairs = training_pairs(corpus, groups, data=data, seed=seed)
@@ -110,12 +104,8 @@ def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
 
 @given(ROWS, RATIOS)
 @EXAMPLES
-def test_random_has_the_ratio_over_all_criteria_together(
-    write_redsm5: Write, rows: list, ratio: float
-) -> None:
-    data = write_redsm5(
-        rows, POSTS, CRITERIA, group_by="author", negative_strategy="random", pos_neg_ratio=ratio
-    )
+def test_random_has_the_ratio_over_all_criteria_together(write_redsm5: Write, rows: list, ratio: float) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="random", pos_neg_ratio=ratio)
     corpus = load_corpus(data)
     groups = some_groups(corpus)
     known = inside(corpus.pairs, groups)
@@ -141,9 +131,7 @@ def test_random_draws_over_all_criteria_alike(write_redsm5: Write) -> None:
 @given(ROWS)
 @EXAMPLES
 def test_all_and_natural_take_everything(write_redsm5: Write, rows: list) -> None:
-    data = write_redsm5(
-        rows, POSTS, CRITERIA, group_by="author", negative_strategy="all", eval_neg_ratio="natural"
-    )
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="all", eval_neg_ratio="natural")
     corpus = load_corpus(data)
     groups = some_groups(corpus)
     everything = set(keys(inside(corpus.pairs, groups))) | unannotated(corpus, groups)
@@ -237,9 +225,7 @@ def test_seeds_and_roles_draw_differently(write_redsm5: Write) -> None:
 
 def test_more_than_five_million_pairs_are_refused(tmp_path: Path) -> None:
     number = pd.Series(range(2_300)).astype(str)
-    table = pd.DataFrame(
-        {"post_id": "p" + number, "criterion": "Claim " + number, "sentence": "Said " + number}
-    )
+    table = pd.DataFrame({"post_id": "p" + number, "criterion": "Claim " + number, "sentence": "Said " + number})
     table["label"] = table.index % 2
     table.to_csv(tmp_path / "pairs.csv", index=False)
     data = DataParams(format="pairs", pairs=str(tmp_path / "pairs.csv"), negative_strategy="all")

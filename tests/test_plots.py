@@ -95,8 +95,7 @@ def result(predictions: pd.DataFrame) -> CrossValidation:
         part = predictions[predictions["fold"] == fold]
         metrics = compute_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
         epochs = tuple(
-            EpochReport(fold, epoch, 0.7 / epoch, {**metrics, "macro_f1": 0.3 * epoch}, seconds=1.0)
-            for epoch in (1, 2)
+            EpochReport(fold, epoch, 0.7 / epoch, {**metrics, "macro_f1": 0.3 * epoch}, seconds=1.0) for epoch in (1, 2)
         )
         reports.append(FoldReport(fold, metrics, epochs, part, 2.0, 200, 100, 500.0))
     return CrossValidation(tuple(reports), "fp32")
@@ -124,9 +123,7 @@ def test_no_figure_gives_away_what_machine_a_trial_ran_on(study: optuna.Study) -
     assert all("some-machine" not in plot(study).to_json() for plot in STUDY_PLOTS.values())
 
 
-def test_figures_leave_the_log_and_its_level_alone(
-    study: optuna.Study, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_figures_leave_the_log_and_its_level_alone(study: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.INFO)
     try:
@@ -268,7 +265,7 @@ def test_where_less_is_better_the_lowest_trial_is_the_best() -> None:
 
 def test_dotted_names_are_cut_only_where_that_stays_clear() -> None:
     names = ["data.pos_neg_ratio", "training.args.learning_rate", "model.name", "data.name"]
-    assert [plots._short(name, names) for name in names] == [
+    assert [plots.axes.short_name(name, names) for name in names] == [
         "pos_neg_ratio",
         "learning_rate",
         "model.name",
@@ -328,7 +325,7 @@ def test_curves_of_many_predictions_stay_light_and_keep_their_ends() -> None:
     label = random.integers(0, 2, 20_000)
     many = pd.DataFrame({"fold": 0, "label": label, "probability": random.random(20_000)})
     curve = plots.precision_recall(many).data[-2]
-    assert len(curve.x) <= plots.MOST_POINTS
+    assert len(curve.x) <= plots.validation.MOST_POINTS
     assert (curve.x[0], curve.x[-1], curve.y[-1]) == (1.0, 0.0, 1.0)
 
 
@@ -350,14 +347,9 @@ def test_plots_run_without_torch_transformers_and_mlflow() -> None:
     import subprocess
     import sys
 
-    code = (
-        "import sys, evbind_lib.plots; "
-        "print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
-    )
-    folder = Path(plots.__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120
-    )
+    code = "import sys, evbind_lib.plots; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
+    folder = Path(plots.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
 
 

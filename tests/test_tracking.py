@@ -33,7 +33,7 @@ SENTENCE = "I have not slept for weeks and nothing tastes of anything"
 STORAGE = "sqlite:////somewhere/optuna.db"
 PARAMETERS = {"training.n_folds": 2, "hpo.trials.n_trials": 10, "data.posts": "/home/ada/study/posts.csv"}
 TAGS = {"evbind.data_fingerprint": "d1", "evbind.folds_fingerprint": "f1", "evbind.seed": "42"}
-PROJECT = Path(tracking.__file__).parent.parent
+PROJECT = Path(tracking.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,7 @@ def the_run(tracker: MlflowTracker, name: str, **tags: str) -> Run:
     return only
 
 
-def test_a_study_is_a_tree_of_trials_and_folds(
-    tracker: MlflowTracker, study: StudyRun, tmp_path: Path
-) -> None:
+def test_a_study_is_a_tree_of_trials_and_folds(tracker: MlflowTracker, study: StudyRun, tmp_path: Path) -> None:
     name = "test_a_study_is_a_tree_of_trials_and_folds"
     run_trial(study, 0, (0.6, 0.8))
     run_trial(study, 1, (0.4,), state="PRUNED")
@@ -109,9 +107,7 @@ def test_a_study_is_a_tree_of_trials_and_folds(
     folds = runs_of(tracker, name, level="fold")
     summary = the_run(tracker, name, level="summary")
     assert {run.data.tags["mlflow.parentRunId"] for run in [*trials, summary]} == {parent.info.run_id}
-    assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [
-        trials[i].info.run_id for i in (0, 0, 1)
-    ]
+    assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [trials[i].info.run_id for i in (0, 0, 1)]
     assert {run.info.status for run in [parent, *trials, *folds, summary]} == {"FINISHED"}
     assert [run.info.run_name for run in trials] == ["trial 000", "trial 001 (pruned)"]
     assert [run.info.run_name for run in folds] == [
@@ -129,9 +125,7 @@ def test_a_study_is_a_tree_of_trials_and_folds(
     assert parent.data.tags["evbind.git_commit"] == git_commit()
 
 
-def test_a_trial_holds_fold_values_their_mean_and_its_objective(
-    tracker: MlflowTracker, study: StudyRun
-) -> None:
+def test_a_trial_holds_fold_values_their_mean_and_its_objective(tracker: MlflowTracker, study: StudyRun) -> None:
     name = "test_a_trial_holds_fold_values_their_mean_and_its_objective"
     run_trial(study, 7, (0.6, 0.8))
     run_trial(study, 8, (0.4,), state="PRUNED")
@@ -149,9 +143,7 @@ def test_a_trial_holds_fold_values_their_mean_and_its_objective(
     assert "objective" not in pruned.data.metrics, "a score of fewer folds must not sort among the others"
 
 
-def test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric(
-    tracker: MlflowTracker, study: StudyRun
-) -> None:
+def test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric(tracker: MlflowTracker, study: StudyRun) -> None:
     name = "test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric"
     run_trial(study, 0, (0.6,))
     fold = the_run(tracker, name, level="fold")
@@ -159,9 +151,7 @@ def test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric(
     assert [(point.step, point.value) for point in losses] == [(1, 1.0), (2, 0.5)]
     assert fold.data.metrics["macro_f1"] == 0.6
     assert "roc_auc" not in fold.data.metrics
-    sizes = {
-        key: fold.data.metrics[key] for key in ("n_training", "n_validation", "peak_memory_mb", "seconds")
-    }
+    sizes = {key: fold.data.metrics[key] for key in ("n_training", "n_validation", "peak_memory_mb", "seconds")}
     assert sizes == {"n_training": 300, "n_validation": 80, "peak_memory_mb": 512, "seconds": 1.5}
 
 
@@ -176,7 +166,7 @@ def test_more_epochs_than_one_request_holds(tracker: MlflowTracker, study: Study
 def test_slow_epochs_are_written_while_the_fold_goes_on(
     tracker: MlflowTracker, study: StudyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "SHOW_AFTER", 0.0)
+    monkeypatch.setattr(tracking.runs, "SHOW_AFTER", 0.0)
     trial = study.trial(0, {})
     trial.on_fold_start(0)
     trial.on_epoch(EpochReport(0, 1, 0.9, {"macro_f1": 0.4}, seconds=60.0))
@@ -184,9 +174,7 @@ def test_slow_epochs_are_written_while_the_fold_goes_on(
     assert fold.data.metrics["macro_f1"] == 0.4 and fold.info.status == "RUNNING"
 
 
-def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(
-    store: TrackingParams, tmp_path: Path
-) -> None:
+def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(store: TrackingParams, tmp_path: Path) -> None:
     name, file = "resumed", tmp_path / "optuna_trials.csv"
     for session, n_trials in enumerate((10, 30, 10)):
         tracker = open_tracker(store)
@@ -224,9 +212,7 @@ def test_a_changed_parameter_is_shown_as_it_is_now(tracker: MlflowTracker, study
     assert json.loads(stored.read_text())["hpo.trials.n_trials"] == 30
 
 
-def test_a_study_of_the_same_name_in_another_storage_is_another(
-    tracker: MlflowTracker, study: StudyRun
-) -> None:
+def test_a_study_of_the_same_name_in_another_storage_is_another(tracker: MlflowTracker, study: StudyRun) -> None:
     name = "test_a_study_of_the_same_name_in_another_storage_is_another"
     other = tracker.study(name, "sqlite:////elsewhere/optuna.db", parameters=PARAMETERS, tags=TAGS)
     run_trial(study, 0, (0.5,))
@@ -326,17 +312,12 @@ def test_a_training_holds_folds_and_tables_without_text(tracker: MlflowTracker, 
     parent = tracker.find(experiment, {"evbind.level": "training"})[-1]
     folds = tracker.find(experiment, {"mlflow.parentRunId": parent.info.run_id})
     assert [run.info.run_name for run in folds] == ["fold 1 of train tiny", "fold 2 of train tiny"]
-    assert (
-        parent.data.metrics["macro_f1"] == pytest.approx(0.7)
-        and parent.data.metrics["pooled/macro_f1"] == 0.72
-    )
+    assert parent.data.metrics["macro_f1"] == pytest.approx(0.7) and parent.data.metrics["pooled/macro_f1"] == 0.72
     stored = Path(tracker.client.download_artifacts(parent.info.run_id, "mistakes.csv"))
     assert stored.read_text() == "post_id,probability\np1,0.25\n"
 
 
-def test_neither_post_text_nor_folders_nor_passwords_are_stored(
-    tmp_path: Path, store: TrackingParams
-) -> None:
+def test_neither_post_text_nor_folders_nor_passwords_are_stored(tmp_path: Path, store: TrackingParams) -> None:
     tracker = open_tracker(store)
     secrets = {
         "data.posts": "/home/ada/secret-clinic/posts.csv",
@@ -393,9 +374,7 @@ def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -
     elsewhere.mkdir()
     environment = {**os.environ, "EVBIND_WORKSPACE": str(tmp_path / "workspace"), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(
-        command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=180
-    )
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "workspace" / "state" / "mlflow.db").is_file()
     assert not list(elsewhere.iterdir())
@@ -441,9 +420,7 @@ def test_an_unusable_database_is_refused_at_once(tmp_path: Path) -> None:
     ]
     for uri in uris:
         started = time.monotonic()
-        with pytest.raises(
-            TrackingError, match=r"the MLflow store cannot be used \(.+\); set another"
-        ) as caught:
+        with pytest.raises(TrackingError, match=r"the MLflow store cannot be used \(.+\); set another") as caught:
             open_tracker(TrackingParams(uri=uri, artifacts=str(tmp_path / "files")))
         assert "\n" not in str(caught.value) and "pass-word-1" not in str(caught.value)
         assert time.monotonic() - started < 20, uri
@@ -472,7 +449,7 @@ def test_a_store_that_is_lost_costs_a_warning_and_no_training(
     study.mark_best(0)
     assert study.close_stale() == 0
     assert tracker.problem is not None and "could not be written" in tracker.problem
-    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == [tracking.__name__]
+    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["evbind_lib.tracking.store"]
     tracker.client = known
     run_trial(study, 1, (0.5,))
     assert [run.data.tags["evbind.trial"] for run in runs_of(tracker, "lost", level="trial")] == ["1"]
@@ -488,15 +465,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--artifacts-destination", str(folder / "files")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes less
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
         while True:
-            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()[
-                -2000:
-            ]
+            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()[-2000:]
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=2).close()
                 break
@@ -509,9 +482,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_records_the_same_tree(
-    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_records_the_same_tree(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = open_tracker(TrackingParams(uri=server, artifacts=str(tmp_path / "unused")))
     assert isinstance(tracker, MlflowTracker)
     file = tmp_path / "optuna_study_summary.txt"
@@ -535,10 +506,8 @@ def test_a_server_records_the_same_tree(
     assert capfd.readouterr().out == "", "no address of a run may spoil a notebook"
 
 
-def test_git_commit_tells_a_changed_checkout_and_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tracking, "project_folder", lambda: tmp_path)
+def test_git_commit_tells_a_changed_checkout_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.store, "project_folder", lambda: tmp_path)
     assert git_commit() == "unknown"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("one")

@@ -6,10 +6,10 @@ Only the standard library is used, so that the bytes do not hang on a version of
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import random
-import sys
 from pathlib import Path
 
 from evbind_lib.sample_data.phrases import CRITERIA, DISTRACTORS, ENDINGS, OPENINGS, PHRASES, WHEN, WHY
@@ -74,7 +74,9 @@ def make_corpus(seed: int = SEED) -> tuple[list[list[str]], list[list[str]]]:
             if isinstance(part, str):
                 sentences.append(part)
                 if chooser.random() < 0.02:
-                    annotations.append([post, f"{post}_{place}", part, "SPECIAL_CASE", "0", "No symptom is meant here."])
+                    annotations.append(
+                        [post, f"{post}_{place}", part, "SPECIAL_CASE", "0", "No symptom is meant here."]
+                    )
                 continue
             text, symptom, status, why = part
             sentences.append(text)
@@ -94,4 +96,10 @@ def write(folder: Path, seed: int = SEED) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    parser = argparse.ArgumentParser(
+        description="Write posts.csv, annotations.csv and redsm5_criteria.json of the sample."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(__file__).parent, help="default: the package itself"
+    )
+    write(parser.parse_args().folder)

@@ -1,0 +1,358 @@
+"""Figures of a search: Optuna's own plots with the titles, names and units a reader needs.
+
+Imports only its neighbour `style`; `plots` gives its functions on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from plotly.colors import sample_colorscale
+
+from evbind_lib.plots.axes import arrange, complete_trials, name_axis, parameter_names, readable, short_name, trials_in
+from evbind_lib.plots.style import BLUE, GREEN, GREY, HEIGHT, ORANGE, SKY, VERMILION, sentence, styled
+
+SCALE = "Cividis"  # even in lightness, and made for colour-blind readers
+
+_STATE_COLOURS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": VERMILION, "RUNNING": GREEN, "WAITING": GREY}
+
+
+def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.Figure:
+    """Score of each trial and the best so far, in the order of the trials.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    metric : str, optional
+        Name on the axis; by default the study's own metric.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A pruned trial is drawn, open, where it stood when it was stopped: a score of fewer folds.
+    """
+    title = "Score of each trial"
+    if not complete_trials(study):
+        return sentence(title, "No trial is complete yet.")
+    figure = _quietly(lambda: optuna.visualization.plot_optimization_history(study, target_name="score"))
+    figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
+    for trace in figure.data:
+        if trace.mode == "lines":
+            trace.update(name="best so far", line={"color": ORANGE, "width": 2, "shape": "hv"})
+        else:
+            trace.update(name="complete", marker={"color": BLUE, "size": 8})
+    pruned = [trial for trial in trials_in(study, TrialState.PRUNED) if trial.intermediate_values]
+    if pruned:
+        values = [trial.intermediate_values[max(trial.intermediate_values)] for trial in pruned]
+        marker = {"color": GREY, "size": 8, "symbol": "x-thin-open", "line": {"width": 2, "color": GREY}}
+        numbers = [trial.number for trial in pruned]
+        figure.add_scatter(x=numbers, y=values, mode="markers", name="pruned (fewer folds)", marker=marker)
+    figure.update_xaxes(tickformat="d")
+    return styled(figure, title, x="trial", y=_score(study, metric))
+
+
+def importances(study: optuna.Study) -> go.Figure:
+    """Share of the score's variation that each searched parameter explains.
+
+    Parameters
+    ----------
+    study : optuna.Study
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        By Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), as in a search's summary; the same study gives
+        the same bars.
+    """
+    title = "Importance of the parameters"
+    if not _ranking(study):
+        return sentence(title, "Importances need two complete trials with different parameters and scores.")
+    figure = _quietly(lambda: optuna.visualization.plot_param_importances(study, target_name="score"))
+    figure.update_traces(marker={"color": BLUE}, showlegend=False)
+    for bar in figure.data:
+        bar.y = [short_name(name, bar.y) for name in bar.y]
+        bar.text = [f"{share:.0%}" if share >= 0.01 else "<1%" for share in bar.x]
+        bar.hovertemplate = "%{y}: %{x:.1%}<extra></extra>"
+    figure.update_xaxes(range=[0, 1.1 * max(max(bar.x) for bar in figure.data)], tickformat=".0%")
+    figure.update_yaxes(automargin=True, ticksuffix="  ")
+    rows = max(len(bar.y) for bar in figure.data)
+    return styled(figure, title, x="share of the score's variation", y="", height=150 + 34 * rows)
+
+
+def parallel_coordinates(study: optuna.Study, metric: str | None = None) -> go.Figure:
+    """Each complete trial as a line through its score and its parameters; the best one stands out.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    metric : str, optional
+        Name of the score; by default the study's own metric.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Parameters searched on a log scale are drawn on one; ``None`` marks one that a trial did not have.
+    """
+    title = "Parameters and score of each trial"
+    names = parameter_names(study)
+    if len(complete_trials(study)) < 2 or not names:
+        return sentence(title, "Parallel coordinates need two complete trials.")
+    figure = _quietly(lambda: optuna.visualization.plot_parallel_coordinate(study, target_name="score"))
+    labels = [metric or _metric_name(study), *(short_name(name, names) for name in names)]
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    minimised = study.direction == StudyDirection.MINIMIZE
+    best = (min if minimised else max)(lines, key=lambda line: line.y[0])
+    for line in lines:
+        colour = sample_colorscale(SCALE, 1 - line.y[0] if minimised else line.y[0])[0]
+        line.update(line={"color": colour, "width": 1.8}, opacity=0.75)
+        line.customdata = [[label, cell[1]] for label, cell in zip(labels, line.customdata, strict=True)]
+    best.update(line={"color": VERMILION, "width": 4}, opacity=1.0)
+    others = [trace for trace in figure.data if trace is not best]
+    figure.data = others  # plotly draws in this order, so the best goes last
+    figure.add_trace(best)
+    for trace in figure.data:
+        if trace.mode == "markers":
+            bar = {"title": {"text": "", "side": "right"}, "thickness": 12, "x": 1.01}
+            trace.marker.update(colorscale=SCALE, reversescale=minimised, colorbar=bar)
+    figure.update_xaxes(ticktext=[label.replace("_", "_<br>") for label in labels], side="bottom", automargin=True)
+    figure.update_layout(annotations=[readable(annotation) for annotation in figure.layout.annotations])
+    page = styled(figure, f"{title} (best in red)", x=None, y=None, height=460)
+    return page.update_yaxes(visible=False).update_layout(margin={"l": 70, "b": 70})
+
+
+def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) -> go.Figure:
+    """Score against each parameter by itself; the colour is the trial's number, later ones lighter.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    metric : str, optional
+        Name on the axis; by default the study's own metric.
+    columns : int
+        Panels side by side.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    title = "Score against each parameter"
+    names = parameter_names(study)
+    if not complete_trials(study) or not names:
+        return sentence(title, "No trial with a searched parameter is complete yet.")
+    figure = _quietly(lambda: optuna.visualization.plot_slice(study, target_name="score"))
+    numbers = [trial.number for trial in complete_trials(study)]  # one scale for all panels
+    # Optuna names a choice by its repr, which puts quotes around words.
+    for trace in figure.data:
+        if trace.x is not None and len(trace.x) and isinstance(trace.x[0], str):
+            trace.x = [label.strip("'") for label in trace.x]
+        trace.marker.update(colorscale=SCALE, cmin=numbers[0], cmax=numbers[-1], size=8)
+        if trace.marker.colorbar:
+            trace.marker.colorbar.update(
+                title={"text": "trial", "side": "right"}, x=1.0, xpad=10, thickness=12, tickformat="d"
+            )
+    columns = min(columns, len(names))
+    rows = math.ceil(len(names) / columns)
+    arrange(figure, names, rows, columns)
+    for position, name in enumerate(names):
+        suffix = "" if position == 0 else str(position + 1)
+        name_axis(figure.layout[f"xaxis{suffix}"], study, name, names)
+        if position % columns == 0:
+            figure.layout[f"yaxis{suffix}"].update(title_text=metric or _metric_name(study), showticklabels=True)
+    return styled(figure, title, x=None, y=None, height=130 + 240 * rows).update_layout(width=None)
+
+
+def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
+    """Score over the two most important parameters that trials have together.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    metric : str, optional
+        Name of the score; by default the study's own metric.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Dots are trials; between them the colours are only interpolated.
+    """
+    pair = _contour_pair(study)
+    if pair is None:
+        return sentence("Score over two parameters", "A contour needs trials that differ in two parameters.")
+    plain = _metric_name(study) if metric is None else metric
+    figure = _quietly(lambda: optuna.visualization.plot_contour(study, params=list(pair), target_name=plain))
+    figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
+    minimised = study.direction == StudyDirection.MINIMIZE
+    for trace in figure.data:
+        if trace.type == "contour":
+            bar = {"title": {"text": _score(study, metric), "side": "right"}, "thickness": 14}
+            trace.update(colorscale=SCALE, reversescale=minimised, line={"width": 0.5}, colorbar=bar)
+        else:
+            trace.update(marker={"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}})
+    x, y = sorted(pair)
+    title = f"Score over {short_name(x, pair)} and {short_name(y, pair)}"
+    name_axis(figure.layout.xaxis, study, x, pair)
+    name_axis(figure.layout.yaxis, study, y, pair)
+    return styled(figure, title, x=None, y=None)
+
+
+def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Figure:
+    """How each trial's score stood after each fold, which is what a pruner sees.
+
+    Parameters
+    ----------
+    study : optuna.Study
+        Its trials report the folds so far drawn together, at step 0 after the first fold.
+    metric : str, optional
+        Name on the axis; by default the study's own metric.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    title = "Score after each fold"
+    if not any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
+        return sentence(title, "No trial has finished a fold yet.")
+    figure = _quietly(lambda: optuna.visualization.plot_intermediate_values(study))
+    states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
+    best = study.best_trial.number if complete_trials(study) else None
+    looks: dict[str, dict[str, Any]] = {
+        "complete": {"line": {"color": SKY, "width": 1.5}, "marker": {"size": 5}},
+        "pruned": {
+            "line": {"color": ORANGE, "width": 1.5, "dash": "dot"},
+            "marker": {"size": 7, "symbol": "x"},
+        },
+        "running": {"line": {"color": GREEN, "width": 1.5}, "marker": {"size": 5}},
+        "best": {"line": {"color": BLUE, "width": 4}, "marker": {"size": 8}},
+    }
+    shown: set[str] = set()
+    for trace in figure.data:
+        number = int(trace.name.removeprefix("Trial"))
+        kind = "best" if number == best else states[number].name.lower()
+        trace.update(x=[step + 1 for step in trace.x], mode="lines+markers", **looks[kind])
+        trace.update(name=f"best (trial {number})" if kind == "best" else kind, legendgroup=kind)
+        trace.update(
+            showlegend=kind not in shown,
+            hovertemplate=f"trial {number}, fold %{{x}}: %{{y:.4f}}<extra></extra>",
+        )
+        shown.add(kind)
+    figure.data = sorted(figure.data, key=lambda trace: trace.legendgroup == "best")
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(dtick=1)
+    return styled(figure, title, x="folds done", y=_score(study, metric, "folds done"))
+
+
+def timeline(study: optuna.Study) -> go.Figure:
+    """When each trial ran and how it ended.
+
+    Parameters
+    ----------
+    study : optuna.Study
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Time counts from the start of the first trial.
+    """
+    title = "When each trial ran"
+    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
+    if not starts:
+        return sentence(title, "No trial has been started yet.")
+    figure = _quietly(lambda: optuna.visualization.plot_timeline(study))
+    ends = [
+        (datetime.fromisoformat(base) - min(starts)).total_seconds() + length / 1000
+        for bar in figure.data
+        for base, length in zip(bar.base, bar.x, strict=True)
+    ]
+    unit, seconds = next(
+        item for item in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if max(ends) > item[1] * 2 or item[1] == 1
+    )
+    for bar in figure.data:
+        begin = [(datetime.fromisoformat(base) - min(starts)).total_seconds() / seconds for base in bar.base]
+        lengths = [length / 1000 / seconds for length in bar.x]
+        # Optuna's own text lists every attribute of a trial, names of machines and folders among them.
+        text = [f"trial {number}: {length:.1f} {unit}" for number, length in zip(bar.y, lengths, strict=True)]
+        bar.update(base=begin, x=lengths, text=text, marker={"color": _STATE_COLOURS.get(bar.name, GREY)})
+        bar.update(name="failed" if bar.name == "FAIL" else bar.name.lower())
+    rows = len(study.get_trials(deepcopy=False))
+    figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
+    figure.update_xaxes(type="linear")
+    figure.update_layout(barmode="overlay")
+    height = min(900, max(HEIGHT - 80, 140 + 16 * rows))
+    return styled(figure, title, x=f"{unit} since the first trial began", y="trial", height=height)
+
+
+def distribution(study: optuna.Study, metric: str | None = None) -> go.Figure:
+    """Share of complete trials with at most a given score.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    metric : str, optional
+        Name on the axis; by default the study's own metric.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The further right the curve rises, the more of the searched space is good.
+    """
+    title = "Distribution of the scores"
+    if len(complete_trials(study)) < 2:
+        return sentence(title, "A distribution needs two complete trials.")
+    figure = _quietly(lambda: optuna.visualization.plot_edf(study, target_name="score"))
+    figure.update_traces(line={"color": BLUE, "width": 2.5, "shape": "hv"}, showlegend=False)
+    figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
+    return styled(figure, title, x=_score(study, metric), y="share of trials at or below")
+
+
+def _quietly(plot: Callable[[], go.Figure]) -> go.Figure:
+    """Draw with Optuna without its remarks on trials it leaves out."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return plot()
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _ranking(study: optuna.Study) -> list[str]:
+    """Parameters, the most important first; empty where importances cannot be told."""
+    if len(complete_trials(study)) < 2 or not parameter_names(study):
+        return []
+    try:
+        return list(_quietly(lambda: optuna.importance.get_param_importances(study)))
+    except (ValueError, RuntimeError):
+        return []
+
+
+def _contour_pair(study: optuna.Study) -> tuple[str, str] | None:
+    """Choose the two most important parameters that three trials or more have together and differ in."""
+    trials = complete_trials(study)
+    ranked = _ranking(study) or parameter_names(study)
+    for x, y in itertools.combinations(ranked, 2):
+        both = [(trial.params[x], trial.params[y]) for trial in trials if x in trial.params and y in trial.params]
+        if len(both) > 2 and all(len(set(values)) > 1 for values in zip(*both, strict=True)):
+            return x, y
+    return None
+
+
+def _metric_name(study: optuna.Study) -> str:
+    names = study.metric_names
+    return names[0] if names else "score"
+
+
+def _score(study: optuna.Study, metric: str | None, of: str = "folds") -> str:
+    """Name of the objective for an axis: ``macro_f1, mean of folds``."""
+    aggregation = study.user_attrs.get("identity", {}).get("fold_aggregation")
+    name = metric or _metric_name(study)
+    return f"{name}, {aggregation} of {of}" if aggregation else name
