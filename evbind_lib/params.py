@@ -112,6 +112,7 @@ def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] =
     try:
         with initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
             config = hydra_compose(config_name="config", overrides=wanted)
+        _drop_left_over(config, wanted)
         tree = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         first_line = str(error).splitlines()[0]
@@ -163,6 +164,30 @@ def _prepare(overrides: Sequence[str]) -> list[str]:
         opens = key.startswith(OPEN_BRANCHES) and not override.startswith(("+", "~"))
         kept[key] = f"++{override}" if opens else override
     return list(kept.values())
+
+
+def _drop_left_over(config: Any, overrides: Sequence[str]) -> None:
+    """Where an override gives a searched parameter another type, take out the file's range or choices of the old one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf, open_dict
+
+    named: dict[str, set[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        if not key.startswith("hpo.search_space.") or override.is_delete():
+            continue
+        if isinstance(value, dict):
+            named.setdefault(key, set()).update(str(name) for name in value)
+        else:
+            entry, _, name = key.rpartition(".")
+            named.setdefault(entry, set()).add(name)
+    for entry, names in named.items():
+        node = OmegaConf.select(config, entry)
+        if "type" in names and OmegaConf.is_dict(node):
+            old = {"low", "high"} if node.type == "categorical" else {"choices"}
+            with open_dict(node):
+                for name in old - names:
+                    node.pop(name, None)
 
 
 def _composition_error(error: Exception, overrides: list[str]) -> ParamsError:

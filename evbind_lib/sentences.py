@@ -37,7 +37,9 @@ def validation_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     key, sentence = ".".join(parts), problem(first)
     for other in others:  # the other branches of a union, such as "a number or natural"
         if other["loc"][: len(parts)] == tuple(parts) and not in_space:
-            sentence += ", or " + problem(other)
+            sentence += " or " + problem(other).removeprefix("must be ")
+    if first["type"] == "extra_forbidden" and in_space and parts[-1] in {"low", "high", "choices"}:
+        return f"{key} does not go with the type of this parameter; set {'.'.join(parts[:-1])}.type as well."
     if first["type"] == "extra_forbidden":
         return f"{key} is not a parameter{_nearest_sibling(parts, model)}"
     end = "" if sentence.endswith(("?", ".")) else "."
@@ -55,12 +57,20 @@ def problem(error: Any) -> str:
         return str(context["error"])
     if kind == "literal_error":
         options = re.findall(r"'([^']+)'", context["expected"])
-        return "must be one of " + ", ".join(options) + (_hint(str(error["input"]), options))
+        if len(options) == 1:
+            return f"must be {options[0]}"
+        return "must be one of " + ", ".join(options) + _hint(str(error["input"]), options)
     if kind == "union_tag_invalid":
         options = re.findall(r"'([^']+)'", context["expected_tags"])
         return "type must be one of " + ", ".join(options) + _hint(str(context["tag"]), options)
     if kind == "union_tag_not_found":
         return "type is missing; set it to uniform, log_uniform, int or categorical"
+    if kind.startswith("int_"):
+        return "must be a whole number"
+    if kind.startswith("float_"):
+        return "must be a number"
+    if kind.startswith("bool_"):
+        return "must be true or false"
     if kind == "too_short":
         return "must not be empty"
     if kind == "missing":

@@ -10,8 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evbind_lib.params import DataParams
+from evbind_lib.params import DataParams, Params, compose
 
+# Everything real, but two folds and three steps each: for tests of what is around the training.
+BRIEF = (
+    *("training.n_folds=2", "training.args.max_steps=3", "data.pos_neg_ratio=1", "data.eval_neg_ratio=1"),
+    *("hpo.trials.n_trials=3", "hpo.sampler.n_startup_trials=2"),
+)
 Row = tuple[str, str, str, int]  # post_id, sentence, criterion_id, status
 
 
@@ -30,3 +35,19 @@ def write_redsm5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Data
         return DataParams(**{**files, **others})
 
     return write
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace, which is also the current folder."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    monkeypatch.setenv("EVBIND_WORKSPACE", str(folder))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def brief(workspace: Path) -> Callable[..., Params]:
+    """Parameters of a run that takes seconds, with further overrides."""
+    return lambda *overrides: compose({"hpo": "quick"}, [*BRIEF, *overrides])

@@ -1,0 +1,263 @@
+"""The grammar of parameters: groups, overrides, defaults, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from transformers import TrainingArguments
+
+from evbind_lib.errors import ParamsError
+from evbind_lib.params import compose, resolve_path, resolve_sqlite, split_arguments
+from evbind_lib.schema import Params, dotted_name, training_argument_types
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    params = compose({"model": "deberta_v3_base"})
+    study, trials = params.hpo.study, params.hpo.trials
+    assert (study.study_name, study.storage) == ("deberta-v3-hpo", "sqlite:///optuna.db")
+    assert (study.direction, study.load_if_exists) == ("maximize", True)
+    assert (trials.n_trials, trials.n_jobs, trials.timeout) == (50, 1, None)
+    assert (params.hpo.sampler.type, params.hpo.sampler.n_startup_trials) == ("tpe", 10)
+    pruner = params.hpo.pruner
+    assert (pruner.type, pruner.n_startup_trials, pruner.n_warmup_steps, pruner.interval_steps) == ("median", 5, 0, 1)
+    assert (params.hpo.metric.name, params.hpo.metric.fold_aggregation) == ("macro_f1", "mean")
+    assert (params.training.n_folds, params.data.pos_neg_ratio) == (5, 3.0)
+    assert params.training.args == {
+        "num_train_epochs": 3.0,
+        "learning_rate": 2e-5,
+        "warmup_ratio": 0.06,
+        "weight_decay": 0.01,
+        "per_device_train_batch_size": 16,
+    }
+    assert (params.model.name, params.model.max_length) == ("microsoft/deberta-v3-base", 512)
+    space = {name: entry.model_dump(exclude={"when"}) for name, entry in params.hpo.search_space.items()}
+    assert space == {
+        "learning_rate": {"type": "log_uniform", "low": 1e-6, "high": 1e-4},
+        "per_device_train_batch_size": {"type": "categorical", "choices": [8, 16, 32]},
+        "num_train_epochs": {"type": "int", "low": 2, "high": 5},
+        "warmup_ratio": {"type": "uniform", "low": 0.0, "high": 0.1},
+        "weight_decay": {"type": "uniform", "low": 0.0, "high": 0.05},
+        "loss_function": {"type": "categorical", "choices": ["weighted_ce", "focal"]},
+        "focal_gamma": {"type": "uniform", "low": 1.0, "high": 3.0},
+        "focal_alpha": {"type": "uniform", "low": 0.1, "high": 0.5},
+    }
+    tied = {name: entry.when for name, entry in params.hpo.search_space.items() if entry.when}
+    assert tied == {"focal_gamma": {"loss_function": "focal"}, "focal_alpha": {"loss_function": "focal"}}
+
+
+def test_quick_is_ten_trials_and_the_tiny_model_brings_its_own_rate() -> None:
+    params = compose({"hpo": "quick"})
+    assert params.hpo.trials.n_trials == 10
+    assert params.training.args["learning_rate"] == 1e-3
+    assert (params.hpo.search_space["learning_rate"].low, params.hpo.search_space["learning_rate"].high) == (1e-4, 1e-2)
+
+
+def test_only_invented_posts_are_not_sensitive() -> None:
+    assert not compose().data.sensitive
+    assert compose({"data": "redsm5"}).data.sensitive and compose({"data": "pairs"}).data.sensitive
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dotted", "value"),
+    [
+        (["hpo.trials.n_trials=30"], "hpo.trials.n_trials", 30),
+        (["hpo=quick", "hpo.trials.n_trials=30"], "hpo.trials.n_trials", 30),
+        (["hpo.trials.n_trials=30", "hpo=quick"], "hpo.trials.n_trials", 30),  # a file never undoes a value
+        (["hpo.trials.n_trials=3", "hpo.trials.n_trials=4"], "hpo.trials.n_trials", 4),
+        (["hpo.metric.name=pos_f1", "training.n_folds=3"], "training.n_folds", 3),
+        (["training.args.adam_beta2=0.98"], "training.args.adam_beta2", 0.98),
+        (["training.args.learning_rate=3e-4"], "training.args.learning_rate", 3e-4),
+        (["training.args.warmup_ratio=0.2"], "training.args.warmup_ratio", 0.2),
+        (["training.loss_function=focal"], "training.loss_function", "focal"),
+        (["data.eval_neg_ratio=natural"], "data.eval_neg_ratio", "natural"),
+        (["hpo.pruner.type=percentile", "hpo.pruner.percentile=30"], "hpo.pruner.percentile", 30),
+        (["tracking=none"], "tracking.enabled", False),
+        (["model.name=/some/folder"], "model.name", "/some/folder"),
+    ],
+)
+def test_overrides(overrides: list[str], dotted: str, value: object) -> None:
+    assert compose({}, overrides).value_of(dotted) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "expected"),
+    [
+        ("hpo.search_space.loss_function.choices=[focal]", "loss_function", {"choices": ["focal"]}),
+        ("hpo.search_space.learning_rate.high=0.5", "learning_rate", {"high": 0.5}),
+        (
+            "hpo.search_space.learning_rate={type:categorical,choices:[0.001,0.002]}",
+            "learning_rate",
+            {"choices": [0.001, 0.002]},
+        ),
+        (
+            "hpo.search_space.per_device_train_batch_size={type:int,low:4,high:9}",
+            "per_device_train_batch_size",
+            {"high": 9},
+        ),
+        ("hpo.search_space.data.pos_neg_ratio={type:uniform,low:1,high:4}", "data.pos_neg_ratio", {"low": 1.0}),
+        ("hpo.search_space.adam_beta2={type:uniform,low:0.9,high:0.999}", "adam_beta2", {"high": 0.999}),
+        ("hpo.search_space.model.max_length={type:int,low:64,high:128}", "model.max_length", {"low": 64}),
+    ],
+)
+def test_anything_can_be_searched_without_code(override: str, name: str, expected: dict) -> None:
+    entry = compose({}, [override]).hpo.search_space[name].model_dump()
+    assert {key: entry[key] for key in expected} == expected
+
+
+def test_a_searched_parameter_can_be_taken_out() -> None:
+    assert "focal_alpha" not in compose({}, ["~hpo.search_space.focal_alpha"]).hpo.search_space
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["hpo=quik"], "hpo=quik: there is no file params/hpo/quik.yaml; did you mean 'quick'?"),
+        (["hpoo=quick"], "hpoo: there is no group or parameter of that name; did you mean 'hpo'?"),
+        (["hpo.trials.n_trial=3"], "hpo.trials.n_trial is not a parameter; did you mean 'hpo.trials.n_trials'?"),
+        (["hpo.trials.n_trials=0"], "hpo.trials.n_trials=0: must be greater than or equal to 1."),
+        (["hpo.trials.n_trials=many"], "hpo.trials.n_trials=many: must be a whole number."),
+        (["training.n_folds=1"], "training.n_folds=1: must be greater than or equal to 2."),
+        (["model.max_length=3.5"], "model.max_length=3.5: must be a whole number."),
+        (
+            ["hpo.metric.name=f1"],
+            "hpo.metric.name=f1: must be one of accuracy, macro_f1, pos_f1, precision, recall, roc_auc, pr_auc.",
+        ),
+        (
+            ["hpo.metric.fold_aggregation=meen"],
+            "hpo.metric.fold_aggregation=meen: must be one of mean, median, min, max; did you mean 'mean'?",
+        ),
+        (
+            ["hpo.search_space.learning_rate.low=1"],
+            "hpo.search_space.learning_rate: low=1 lies above high=0.01; exchange them.",
+        ),
+        (
+            ["hpo.search_space.learning_rate.low=0"],
+            "hpo.search_space.learning_rate: low=0 has no logarithm; use a low above 0 or type=uniform.",
+        ),
+        (["hpo.search_space.loss_function.choices=[]"], "hpo.search_space.loss_function.choices: must not be empty."),
+        (
+            ["hpo.search_space.loss_function.choices=[foca]"],
+            "hpo.search_space.loss_function: 'foca' cannot be tried: must be one of weighted_ce, focal; "
+            "did you mean 'focal'?",
+        ),
+        (
+            ["hpo.search_space.learning_rate.choices=[1]"],
+            "hpo.search_space.learning_rate.choices does not go with the type of this parameter; set "
+            "hpo.search_space.learning_rate.type as well.",
+        ),
+        (
+            ["hpo.search_space.lerning_rate={type:int,low:1,high:2}"],
+            "hpo.search_space.lerning_rate: no parameter of that name can be searched; did you mean 'learning_rate'?",
+        ),
+        (
+            ["hpo.search_space.focal_gamma.when={loss_functio:focal}"],
+            "hpo.search_space.loss_functio: no parameter of that name can be searched; did you mean 'loss_function'?",
+        ),
+        (["hpo.search_space.num_train_epochs.type=integer"], "did you mean 'int'?"),
+        (
+            ["training.args.lerning_rate=3"],
+            "training.args.lerning_rate is not a field of transformers.TrainingArguments; did you mean 'learning_rate'?",
+        ),
+        (["training.args.learning_rate=abc"], "training.args.learning_rate='abc': must be a number."),
+        (
+            ["training.args.evaluation_strategy=no"],
+            "training.args.evaluation_strategy is gone from transformers; use training.args.eval_strategy.",
+        ),
+        (["data.eval_neg_ratio=0"], "data.eval_neg_ratio=0: must be greater than 0 or natural."),
+        (
+            ["data=pairs", "data.pairs=null"],
+            "data.pairs names no file, which data.format=pairs needs; set data.pairs=FILE.",
+        ),
+        (["n_trials"], "Override 'n_trials' is not of the form KEY=VALUE; write for example hpo.trials.n_trials=30."),
+        (["a=[1"], "Override 'a=[1' cannot be read"),
+    ],
+)
+def test_mistakes_are_answered_with_place_cause_and_remedy(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        compose({}, overrides)
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+
+
+def test_hpo_best_before_any_search_says_which_command_makes_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evbind_lib.params
+
+    # A checkout in which nobody has searched yet.
+    monkeypatch.setattr(evbind_lib.params, "project_folder", lambda: workspace)
+    import shutil
+
+    shutil.copytree(Path(__file__).parent.parent / "params", workspace / "params")
+    (workspace / "params" / "trainer" / "hpo_best.yaml").unlink(missing_ok=True)
+    with pytest.raises(ParamsError, match=r"a search writes it, so run `evbind hpo_search hpo=quick` first"):
+        compose({"trainer": "hpo_best"})
+
+
+def test_a_broken_file_is_named_with_its_line(workspace: Path) -> None:
+    own = workspace / "params" / "hpo"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("trials:\n  n_trials: [3\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"mine\.yaml, line \d+: not valid YAML"):
+        compose({"hpo": "mine"})
+
+
+def test_a_persons_own_files_lie_in_the_workspace(workspace: Path) -> None:
+    own = workspace / "params" / "hpo"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [default]\ntrials: {n_trials: 7}\n", encoding="utf-8")
+    assert compose({"hpo": "mine"}).hpo.trials.n_trials == 7
+
+
+def test_params_are_frozen_and_copies_are_validated() -> None:
+    params = compose()
+    with pytest.raises(ValidationError):
+        params.training.n_folds = 3  # type: ignore[misc]
+    changed = params.with_values({"training.args.learning_rate": 0.5, "data.pos_neg_ratio": 2})
+    assert changed.training.args["learning_rate"] == 0.5 and changed.data.pos_neg_ratio == 2.0
+    assert params.training.args["learning_rate"] == 1e-3
+    with pytest.raises(ValidationError):
+        params.with_values({"training.args.learning_rate": -1})
+    assert Params.model_validate(params.model_dump()) == params
+
+
+def test_names_of_training_arguments_are_those_of_the_library() -> None:
+    read = training_argument_types()
+    fields = set(TrainingArguments.__dataclass_fields__)
+    known = {name for name in fields if not name.startswith("_")}
+    assert known - set(read) == set()
+    assert set(read) - fields == {"warmup_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dotted"),
+    [
+        ("learning_rate", "training.args.learning_rate"),
+        ("loss_function", "training.loss_function"),
+        ("data.pos_neg_ratio", "data.pos_neg_ratio"),
+        ("model.max_length", "model.max_length"),
+        ("training.args.adam_beta2", "training.args.adam_beta2"),
+    ],
+)
+def test_short_names_stand_for_dotted_ones(name: str, dotted: str) -> None:
+    assert dotted_name(name) == dotted
+
+
+def test_words_of_the_command_line() -> None:
+    assert split_arguments(["hpo=quick", "training.n_folds=3", "trainer=hpo_best", "odd"]) == (
+        {"hpo": "quick", "trainer": "hpo_best"},
+        ["training.n_folds=3", "odd"],
+    )
+
+
+def test_state_lies_in_the_workspace(workspace: Path) -> None:
+    assert resolve_sqlite("sqlite:///optuna.db") == f"sqlite:///{workspace / 'optuna.db'}"
+    assert resolve_sqlite("sqlite:////abs/optuna.db") == "sqlite:////abs/optuna.db"
+    assert resolve_sqlite("postgresql://host/db") == "postgresql://host/db"
+    (workspace / "posts.csv").write_text("x", encoding="utf-8")
+    assert resolve_path("posts.csv") == workspace / "posts.csv"
+    assert resolve_path("evbind_lib/sample_data/posts.csv").is_file()  # from the checkout, wherever one stands
