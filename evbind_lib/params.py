@@ -5,6 +5,7 @@ Imports `errors` and `schema`; every room above may import it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -105,9 +106,7 @@ def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] =
 
     chosen = [f"{group}={name}" for group, name in (choices or {}).items()]
     wanted = _prepare([*chosen, *overrides])
-    own = workspace() / "params"
-    if own.is_dir() and own != project_folder() / "params":
-        wanted.append(f"hydra.searchpath=['file://{own}']")
+    _look_into_the_workspace_first()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
@@ -164,6 +163,22 @@ def _prepare(overrides: Sequence[str]) -> list[str]:
         opens = key.startswith(OPEN_BRANCHES) and not override.startswith(("+", "~"))
         kept[key] = f"++{override}" if opens else override
     return list(kept.values())
+
+
+@functools.cache
+def _look_into_the_workspace_first() -> None:
+    """Let files of the workspace's ``params/`` go before those of the checkout, by a plugin of Hydra's search path."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class WorkspaceFirst(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            own = workspace() / "params"
+            if own.is_dir() and own != project_folder() / "params":
+                search_path.prepend("evbind-workspace", f"file://{own}", anchor="main")
+
+    Plugins.instance().register(WorkspaceFirst)
 
 
 def _drop_left_over(config: Any, overrides: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Imports `errors`, `params` and, for the checks, the light rooms `data` and `fold
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -164,11 +165,18 @@ def run_notebook(
     check(notebook, choices, overrides)
     if output is None:
         output = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
+    made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParamsError(f"{output.parent}: the folder cannot be made ({error.strerror}); choose another.") from None
-    return _execute(notebook, output, parameters)
+    try:
+        return _execute(notebook, output, parameters)
+    except EvbindError:
+        for folder in made:
+            with contextlib.suppress(OSError):  # another execution may have put something there
+                folder.rmdir()
+        raise
 
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execution:

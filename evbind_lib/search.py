@@ -26,6 +26,7 @@ from evbind_lib.params import Params
 from evbind_lib.schema import Categorical, IntRange, LogUniform, SearchSpaceEntry, dotted_name
 from evbind_lib.strategies import build_pruner, build_sampler
 from evbind_lib.studies import (
+    check_storage,
     finished_trials,
     keep_predictions,
     open_study,
@@ -148,6 +149,8 @@ def check_search(params: Params) -> None:
     ParamsError
         For an unknown sampler, pruner or option, a circle of ``when``, more workers than there can be, a searched
         parameter that would change the yardstick, or training arguments that transformers refuses.
+    SearchError
+        For a storage that cannot be reached or written.
     """
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner)
@@ -163,6 +166,7 @@ def check_search(params: Params) -> None:
             f"hpo.trials.n_jobs={params.hpo.trials.n_jobs}: this version runs one worker; set hpo.trials.n_jobs=1."
         )
     training_arguments(params, output_dir="unused")
+    check_storage(params.hpo.study.storage)
 
 
 class ReportFolds(Observer):

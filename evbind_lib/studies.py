@@ -132,9 +132,9 @@ def open_study(params: Params, identity: Mapping[str, Any]) -> optuna.Study:
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:
     resolved = resolve_sqlite(url)
-    if resolved.startswith("sqlite:///"):
-        Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
+        if resolved.startswith("sqlite:///"):
+            Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # SQLite's own five seconds are short for a busy disk.
         connect = {"connect_args": {"timeout": 60}} if resolved.startswith("sqlite") else {}
         if "://" in resolved:
@@ -146,6 +146,30 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
             f"hpo.study.storage={url}: the storage cannot be opened ({reason}); give one that can, for example "
             "sqlite:///optuna.db."
         ) from None
+
+
+def check_storage(url: str) -> None:
+    """Find out whether studies can be kept there, without making anything.
+
+    Parameters
+    ----------
+    url : str
+        ``hpo.study.storage``.
+
+    Raises
+    ------
+    SearchError
+        When they cannot.
+    """
+    resolved = resolve_sqlite(url)
+    if not resolved.startswith("sqlite:///"):
+        _open_storage(url)
+        return
+    file = Path(resolved.removeprefix("sqlite:///").partition("?")[0])
+    place = next(place for place in (file, *file.parents) if place.exists())
+    if place.is_dir() == (place == file) or not os.access(place, os.W_OK):
+        what = "is a folder" if place == file else "cannot be written"
+        raise SearchError(f"hpo.study.storage={url}: {place.name or place} {what}; name a file that can be written.")
 
 
 def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> list[str]:
