@@ -18,13 +18,18 @@ PROGRESS = "application/vnd.evbind.progress+json"
 
 
 class ProgressClient(PapermillNotebookClient):
-    """Notebook client that writes progress lines to standard error as they come."""
+    """Notebook client that writes progress to standard error: every change to a terminal, finished steps to a file."""
+
+    steps_told: tuple[int, int] | None = None
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         """Handle one message of the kernel."""
         data = msg["content"].get("data", {})
         if msg["msg_type"] in {"display_data", "update_display_data"} and PROGRESS in data:
-            write_progress(data["text/plain"])
+            steps = (data[PROGRESS]["done"], data[PROGRESS]["total"])
+            if sys.stderr.isatty() or steps != self.steps_told:
+                write_progress(data["text/plain"])
+            self.steps_told = steps
         return super().process_message(msg, cell, cell_index)
 
 

@@ -1,0 +1,82 @@
+"""Run all notebooks in an empty workspace and store them with their outputs, without what differs from run to run.
+
+``make notebooks`` runs ``python -m tests.store_notebooks [NAME ...]``; it needs Chrome or Chromium for the static
+pictures, of which some are kept for the README.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.engines import papermill_engines
+
+from evbind_lib.engine import PROGRESS, EvbindEngine
+from evbind_lib.runner import notebooks
+
+PROJECT = Path(__file__).resolve().parent.parent
+PICTURES = PROJECT / "notebooks" / "pictures"
+# Figures that the README shows, by notebook and the beginning of their title.
+FOR_THE_README = {
+    ("hpo_search", "Score of each trial"): "history.png",
+    ("hpo_search", "Parameters and score"): "parallel.png",
+    ("train", "Precision and recall"): "precision_recall.png",
+}
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def store(names: Sequence[str]) -> None:
+    """Execute notebooks in their order and write them back."""
+    papermill_engines.register("evbind", EvbindEngine)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(EVBIND_WORKSPACE=folder, EVBIND_STATIC_FIGURES="1")
+        for name in names:
+            file = notebooks()[name]
+            executed = papermill.execute_notebook(
+                file, Path(folder) / file.name, engine_name="evbind", progress_bar=False, cwd=folder
+            )
+            keep_pictures(name, executed)
+            nbformat.write(normalised(executed), file)
+            print(f"stored {file.relative_to(PROJECT)}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take out what differs from run to run or has no place in a stored notebook."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if PROGRESS not in output.get("data", {})]
+            for output in cell.outputs:
+                output.pop("metadata", None)
+                if output.output_type in {"display_data", "execute_result"}:
+                    output.metadata = {}
+    return notebook
+
+
+def keep_pictures(name: str, notebook: nbformat.NotebookNode) -> None:
+    """Write the figures that the README shows."""
+    PICTURES.mkdir(exist_ok=True)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if PLOTLY in data:
+                title = data[PLOTLY]["layout"]["title"]["text"]
+                for (wanted, beginning), file in FOR_THE_README.items():
+                    if wanted == name and title.startswith(beginning):
+                        (PICTURES / file).write_bytes(base64.b64decode(data["image/png"]))
+
+
+if __name__ == "__main__":
+    store(sys.argv[1:] or list(notebooks()))
