@@ -1,4 +1,4 @@
-# make search   set up, then the first search on the bundled sample (about three minutes on two cores)
+# make search   set up, then the first search on the bundled sample (about two minutes on two cores)
 # make test     set up, then the whole test suite
 # make lab      JupyterLab on the notebooks
 # make lint     ruff, format check, mypy

@@ -160,7 +160,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
         vocab_size=len(tokenizer),
         hidden_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,
         intermediate_size=128,
         max_position_embeddings=512,
         relative_attention=True,
