@@ -6,7 +6,9 @@ Imports the rooms below it; `search` and everything above may import it.
 from __future__ import annotations
 
 import os
+import random
 import socket
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.data import Corpus
@@ -137,9 +140,16 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
             Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # SQLite's own five seconds are short for a busy disk.
         connect = {"connect_args": {"timeout": 60}} if resolved.startswith("sqlite") else {}
-        if "://" in resolved:
-            return optuna.storages.RDBStorage(resolved, engine_kwargs=connect)
-        raise ValueError("it is not an address such as sqlite:///optuna.db")
+        if "://" not in resolved:
+            raise ValueError("it is not an address such as sqlite:///optuna.db")
+        for _ in range(5):
+            try:
+                return optuna.storages.RDBStorage(resolved, engine_kwargs=connect)
+            except sqlalchemy.exc.DBAPIError as error:
+                if "UNIQUE" not in str(error) and "exists" not in str(error):
+                    raise
+                time.sleep(0.2 + 0.3 * random.random())  # another process was making the same tables at this moment
+        return optuna.storages.RDBStorage(resolved, engine_kwargs=connect)
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SearchError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -263,17 +265,28 @@ run_search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
 
 def _wait_for_running(workspace: Path) -> dict[str, Any]:
     deadline = time.monotonic() + 90
+    uri = f"file:{workspace / 'optuna.db'}?mode=ro"
     while time.monotonic() < deadline:
-        if (workspace / "optuna.db").exists():
-            try:
+        # Looked at from outside: opening it with Optuna while it is being made would make it a second time.
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(uri, uri=True)) as base:
+            if base.execute("SELECT 1 FROM trial_user_attributes WHERE key = 'resolved'").fetchone():
                 study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
-            except (KeyError, Exception):
-                study = None
-            for trial in study.trials if study else []:
-                if "resolved" in trial.user_attrs:
-                    return trial.params
+                return study.trials[0].params
         time.sleep(0.2)
     raise AssertionError("the search did not start")
+
+
+def test_processes_that_start_at_once_make_one_storage(workspace: Path) -> None:
+    code = """
+import sys, time
+from evbind_lib.studies import _open_storage
+time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
+_open_storage("sqlite:///optuna.db")
+"""
+    command = [sys.executable, "-c", code, str(time.time() + 9)]
+    environment = {**os.environ, "EVBIND_WORKSPACE": str(workspace)}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
 
 
 def test_the_same_seed_searches_the_same_trials(brief: Callable[..., Params], corpus: Corpus) -> None:
