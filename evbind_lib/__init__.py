@@ -11,9 +11,11 @@ The rooms of this package, lowest first; each may import only rooms above it in 
 ``metrics`` ``reports``                   scores; what training tells its observers
 ``arguments`` ``prediction`` ``training`` one fold, and cross-validation (Hugging Face Trainer underneath)
 ``strategies`` ``studies`` ``search``     samplers and pruners; Optuna studies; the search itself
-``tracking`` ``plots`` ``outcome``        MLflow; figures; the files a search leaves behind
+``pages`` ``tracking``                    executed notebooks as pages; MLflow
+``plots`` ``outcome``                     figures; the files a search leaves behind
 ``engine`` ``runner``                     papermill in batch
-``notebook`` ``cli``                      what notebooks call; the command line
+``execution`` ``display`` ``notebook``    a kernel's own run; what notebooks show; what they call
+``cli``                                   the command line
 ========================================  ==========================================================================
 
 Importing the package itself loads none of them: torch, transformers and mlflow take seconds.

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from evbind_lib.params import split_arguments
-    from evbind_lib.runner import NotebookError, find_notebook, run_notebook
+    from evbind_lib.runner import NotebookError, find_notebook, near, run_notebook
 
     notebook = find_notebook(options.notebook)
     choices, overrides = split_arguments(options.parameters)
@@ -61,8 +61,8 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     for line in execution.result.get("lines", []):
         print(line)
-    print(f"Notebook: {_near(execution.notebook)}")
-    print(f"Page:     {_near(execution.html)}")
+    print(f"Notebook: {near(execution.notebook)}")
+    print(f"Page:     {near(execution.html)}")
     return 0
 
 
@@ -98,14 +98,6 @@ def _title(notebook: Path) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     first = "".join(cells[0]["source"]).splitlines()
     return first[0].lstrip("# ") if first else ""
-
-
-def _near(file: Path) -> str:
-    """A path as one would type it from here."""
-    try:
-        return str(file.relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ class TrackingError(EvbindError):
     """The MLflow store cannot be reached or written."""
 
 
+class ExecutionError(EvbindError):
+    """A notebook cannot be executed, or not kept where it should be."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Say which known name is nearest, as the end of an error sentence.
 

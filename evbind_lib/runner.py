@@ -1,6 +1,6 @@
 """Run a notebook in batch with papermill: check the parameters first, execute, keep the notebook and its HTML.
 
-Imports `errors`, `params` and, for the checks, the light rooms `data` and `folds`; `cli` imports it.
+Imports `errors`, `params`, `pages` and, for the checks, the light rooms `data` and `folds`; `cli` imports it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from evbind_lib import errors
-from evbind_lib.errors import EvbindError, ParamsError, did_you_mean
+from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
+from evbind_lib.pages import export_html, recorded_result
 from evbind_lib.params import GROUPS, compose, project_folder, workspace
-
-RESULT = "application/vnd.evbind.result+json"
 
 
 class NotebookError(Exception):
@@ -168,8 +168,12 @@ def run_notebook(
     made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=output.parent):
+            pass
     except OSError as error:
-        raise ParamsError(f"{output.parent}: the folder cannot be made ({error.strerror}); choose another.") from None
+        raise ExecutionError(
+            f"{output.parent}: the folder cannot be written ({error.strerror}); choose another --output."
+        ) from None
     try:
         return _execute(notebook, output, parameters)
     except EvbindError:
@@ -181,91 +185,47 @@ def run_notebook(
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execution:
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
-    from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    from evbind_lib.engine import EvbindEngine
-
-    papermill_engines.register("evbind", EvbindEngine)
+    kept = f"the notebook up to there is {near(output)}."
     try:
         executed = papermill.execute_notebook(
-            notebook, output, parameters=parameters, engine_name="evbind", progress_bar=False
+            notebook, None, parameters=parameters, engine_name="evbind", progress_bar=False, save_to=str(output)
         )
+        return Execution(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)
         if isinstance(kind, type) and issubclass(kind, EvbindError):
             output.unlink(missing_ok=True)
             raise kind(error.evalue) from None
-        raise NotebookError(
-            f"{notebook.stem}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; the notebook up to there "
-            f"is {output}."
-        ) from None
+        reason = f"{error.ename}: {error.evalue}"
+        raise NotebookError(f"{notebook.stem}: cell {error.exec_count} failed with {reason}; {kept}") from None
+    except EvbindError:  # of the tracking, before the first cell
+        output.unlink(missing_ok=True)
+        raise
     except DeadKernelError:
         raise NotebookError(
             f"{notebook.stem}: the kernel died, most often for lack of memory; try a smaller "
-            f"training.args.per_device_train_batch_size. The notebook up to there is {output}."
+            f"training.args.per_device_train_batch_size; {kept}"
+        ) from None
+    except NoSuchKernel as error:
+        output.unlink(missing_ok=True)
+        raise ExecutionError(
+            f"{notebook.name}: its kernel '{error.name}' is not installed here; choose one of `jupyter kernelspec list` "
+            "in JupyterLab, or install it."
+        ) from None
+    except OSError as error:
+        raise ExecutionError(
+            f"{near(output)}: the notebook cannot be written ({error.strerror or error}); make room there or choose another "
+            "--output. What was last saved of it is kept."
         ) from None
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\n")
-    return Execution(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
 
 
-def recorded_result(notebook: Any) -> dict[str, Any]:
-    """What a notebook recorded with `evbind_lib.notebook.record`; empty when nothing.
-
-    Parameters
-    ----------
-    notebook : NotebookNode
-
-    Returns
-    -------
-    dict
-    """
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            if RESULT in output.get("data", {}):
-                return dict(output["data"][RESULT])
-    return {}
-
-
-def export_html(notebook: Any, file: Path) -> Path:
-    """Write an executed notebook as one HTML page whose figures work without a network.
-
-    nbconvert knows no plotly figure, so each becomes a division of its own and plotly.js is put in once.
-
-    Parameters
-    ----------
-    notebook : NotebookNode
-    file : pathlib.Path
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
-    """
-    import copy
-
-    import plotly.graph_objects as go
-    from nbconvert import HTMLExporter
-    from plotly.offline import get_plotlyjs
-
-    page = copy.deepcopy(notebook)
-    figures = [
-        output["data"]
-        for cell in page["cells"]
-        for output in cell.get("outputs", [])
-        if "application/vnd.plotly.v1+json" in output.get("data", {})
-    ]
-    for number, data in enumerate(figures):
-        content = data.pop("application/vnd.plotly.v1+json")
-        data.pop("image/png", None)
-        figure = go.Figure(data=content["data"], layout=content["layout"])
-        script = f"<script>{get_plotlyjs()}</script>" if number == 0 else ""
-        data["text/html"] = script + figure.to_html(full_html=False, include_plotlyjs=False)
-    exporter = HTMLExporter(embed_images=True)
-    exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
-    body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": file.stem}})
-    file.write_text(body, encoding="utf-8")
-    return file
+def near(file: Path) -> str:
+    """A path as one would type it from here."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)

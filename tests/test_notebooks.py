@@ -13,8 +13,9 @@ import pandas as pd
 import papermill
 import pytest
 
+from evbind_lib.pages import recorded_result
 from evbind_lib.params import compose, resolve_sqlite
-from evbind_lib.runner import find_notebook, notebooks, parameter_names, recorded_result, run_notebook
+from evbind_lib.runner import find_notebook, notebooks, parameter_names, run_notebook
 from tests.conftest import BRIEF
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -30,8 +30,8 @@ ROOMS = [
         "models",
         "losses",
     ),
-    *("metrics", "reports", "arguments", "prediction", "training", "strategies", "studies", "search", "tracking"),
-    *("plots", "outcome", "engine", "runner", "notebook", "cli"),
+    *("metrics", "reports", "arguments", "prediction", "training", "strategies", "studies", "search", "pages"),
+    *("tracking", "plots", "outcome", "engine", "runner", "execution", "display", "notebook", "cli"),
 ]
 # What papermill or a person may load for any notebook stands alone.
 MODULES = sorted(file for file in (PROJECT / "evbind_lib").rglob("*.py") if file.stem != "__init__" or file.parent.name)

@@ -1,10 +1,10 @@
-"""MLflow: Study run > Trial runs > Fold runs, and Training run > Fold runs.
+"""MLflow: executions of notebooks; Study run > Trial runs > Fold runs; Training run > Fold runs.
 
 Only `MlflowClient` with explicit run and parent ids is used: the fluent interface keeps a global active
 run, which makes orphans as soon as two things run at once. Ids and numbers are logged, never text of posts.
 Once a study or a training has its run, a write that fails is told once as a warning and the training goes
-on: hours of training are worth more than their record. Imports `errors` and `params`; `notebook` imports
-it.
+on: hours of training are worth more than their record. Imports `errors`, `params` and `pages`;
+`engine`, `execution` and `notebook` import it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.exceptions import MlflowException
 
-from evbind_lib.tracking.runs import Nothing, StudyRun, TrainingRun, TrialRun
+from evbind_lib.tracking.executions import RUN_VARIABLE, NotebookRun
+from evbind_lib.tracking.runs import Nothing, Run, StudyRun, TrainingRun, TrialRun
 from evbind_lib.tracking.store import (
+    NOTEBOOK_EXPERIMENT,
     SEARCH_EXPERIMENT,
     TRAINING_EXPERIMENT,
     Store,
@@ -33,7 +35,10 @@ from evbind_lib.tracking.store import (
 )
 
 __all__ = [
+    "RUN_VARIABLE",
     "MlflowTracker",
+    "NotebookRun",
+    "Run",
     "StudyRun",
     "Tracker",
     "TrainingRun",
@@ -48,6 +53,12 @@ class Tracker(Protocol):
     """Where runs are recorded: MLflow, or nowhere."""
 
     problem: str | None  # why a write failed in the course of things; None while all went well
+
+    def notebook(self, name: str, *, parameters: Mapping[str, Any], way: str) -> NotebookRun:
+        """Open the run of a notebook's execution."""
+
+    def running_notebook(self, run_id: str) -> NotebookRun | None:
+        """Find the run of an execution that another process opened."""
 
     def study(self, name: str, identity: str, *, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> StudyRun:
         """Open the run of a study, a new one or the one it has already."""
@@ -77,6 +88,35 @@ def open_tracker(tracking: TrackingParams) -> Tracker:
 
 class MlflowTracker(Store):
     """Opens runs in an MLflow store."""
+
+    def notebook(self, name: str, *, parameters: Mapping[str, Any], way: str) -> NotebookRun:
+        """Open the run of a notebook's execution, after closing runs that killed processes left open.
+
+        Parameters
+        ----------
+        name : str
+            Of the notebook, without ``.ipynb``.
+        parameters : mapping of str to plain value
+        way : str
+            How it was started: ``jupyter`` or ``papermill``.
+        """
+        own = {**circumstances(), "evbind.level": "notebook", "evbind.notebook": name, "evbind.way": way}
+        experiment = self.experiments[NOTEBOOK_EXPERIMENT]
+        try:
+            self.close_dead()
+            run = NotebookRun(self, self.start(experiment, name, None, own), experiment, {"evbind.notebook": name})
+            run.describe(parameters, own)
+        except (MlflowException, OSError) as error:
+            raise self.unusable(error) from None
+        return run
+
+    def running_notebook(self, run_id: str) -> NotebookRun | None:
+        """The run of an execution that another process opened and will close; None where this store has no such run."""
+        try:
+            name = self.client.get_run(run_id).data.tags.get("evbind.notebook", "notebook")
+        except MlflowException:
+            return None
+        return NotebookRun(self, run_id, self.experiments[NOTEBOOK_EXPERIMENT], {"evbind.notebook": name})
 
     def study(self, name: str, identity: str, *, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> StudyRun:
         """Open the run of a study: the one that the study of this identity has already, or a new one."""
@@ -114,6 +154,13 @@ class MemorylessTracker:
     """Records nothing, with ``tracking=none``."""
 
     problem: str | None = None
+
+    def notebook(self, name: str, *, parameters: Mapping[str, Any], way: str) -> Any:
+        """Give something that takes every call of a `NotebookRun`."""
+        return Nothing()
+
+    def running_notebook(self, run_id: str) -> None:
+        """Find nothing."""
 
     def study(self, name: str, identity: str, *, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Any:
         """Give something that takes every call of a `StudyRun`."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric
+from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 
 from evbind_lib.reports import EpochReport, FoldReport, Observer
@@ -24,14 +25,14 @@ TEXT_COLUMNS = ("sentence", "text", "post", "criterion")
 SHOW_AFTER = 5.0  # seconds; epochs that take longer are to be seen while they come, quick ones are written per fold
 
 
-def _keeps_going(
+def keeps_going(
     instead: Callable[[], Any] = lambda: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Turn a write that fails into a warning and what the method gives instead."""
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
-        def careful(self: _Run, *args: Any, **kwargs: Any) -> Any:
+        def careful(self: Run, *args: Any, **kwargs: Any) -> Any:
             try:
                 return method(self, *args, **kwargs)
             except (MlflowException, OSError) as error:
@@ -43,7 +44,7 @@ def _keeps_going(
     return decorate
 
 
-class _Run:
+class Run:
     """A run in MLflow, with what its children inherit."""
 
     def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
@@ -74,7 +75,7 @@ class _Run:
         self.tracker.client.set_terminated(self.run_id, status)
 
 
-class FoldRuns(_Run, Observer):
+class FoldRuns(Run, Observer):
     """A run whose folds are child runs; an observer of the training."""
 
     def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
@@ -85,7 +86,7 @@ class FoldRuns(_Run, Observer):
         self._written_at = time.monotonic()
         self._values: dict[str, list[float]] = {}
 
-    @_keeps_going()
+    @keeps_going()
     def on_fold_start(self, fold: int) -> None:
         """Open the fold's run."""
         self.fold_run = None  # where it cannot be opened, nothing may go to the fold before
@@ -95,7 +96,7 @@ class FoldRuns(_Run, Observer):
         # The number comes first: MLflow's page cuts long names at this depth of the tree.
         self.fold_run = self.tracker.start(self.experiment, f"fold {fold + 1} of {self.name()}", self.run_id, tags)
 
-    @_keeps_going()
+    @keeps_going()
     def on_epoch(self, report: EpochReport) -> None:
         """Log the epoch's loss and validation metrics, by epoch; those of quick epochs go together."""
         numbers = {"training_loss": report.training_loss, **report.metrics, "epoch_seconds": report.seconds}
@@ -109,7 +110,7 @@ class FoldRuns(_Run, Observer):
         self._unwritten = []
         self._written_at = time.monotonic()
 
-    @_keeps_going()
+    @keeps_going()
     def on_fold(self, report: FoldReport) -> None:
         """Log sizes and durations, close the fold's run, and log its metrics and their mean so far here."""
         facts = {
@@ -151,7 +152,7 @@ class TrialRun(FoldRuns):
         """Give the trial's own name."""
         return _trial_name(self.inherited["evbind.trial"])
 
-    @_keeps_going()
+    @keeps_going()
     def finish(
         self,
         state: str,
@@ -182,7 +183,7 @@ class TrialRun(FoldRuns):
         status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED"}.get(state, state)
         self.end(
             status,
-            tags={"evbind.state": state, **_error_tags(error)},
+            tags={"evbind.state": state, **error_tags(error)},
             metrics={**numbers, "seconds": seconds},
         )
         if state == "PRUNED":
@@ -196,7 +197,7 @@ class TrainingRun(FoldRuns):
         """Say what the folds' names end with."""
         return self.inherited["evbind.training"]
 
-    @_keeps_going()
+    @keeps_going()
     def finish(
         self,
         status: str,
@@ -207,9 +208,9 @@ class TrainingRun(FoldRuns):
     ) -> None:
         """End the run as FINISHED, FAILED or KILLED, with metrics of the pooled out-of-fold predictions."""
         numbers = {f"pooled/{name}": number for name, number in (metrics or {}).items()}
-        self.end(status, tags=_error_tags(error), metrics={**numbers, "seconds": seconds})
+        self.end(status, tags=error_tags(error), metrics={**numbers, "seconds": seconds})
 
-    @_keeps_going()
+    @keeps_going()
     def log_table(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table as ``<name>.csv`` with the run; columns that hold text are left out."""
         kept = table.drop(columns=[column for column in TEXT_COLUMNS if column in table.columns])
@@ -217,7 +218,7 @@ class TrainingRun(FoldRuns):
         self.tracker.client.log_text(self.run_id, kept.to_csv(index=named), f"{legal(name)}.csv")
 
 
-class StudyRun(_Run):
+class StudyRun(Run):
     """Run of a study; its trials and its summary are child runs."""
 
     def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
@@ -225,12 +226,12 @@ class StudyRun(_Run):
         self._trials: list[TrialRun] = []
         self._best: int | None = None
 
-    def _find(self, level: str, **tags: str) -> list[Run]:
+    def _find(self, level: str, **tags: str) -> list[StoredRun]:
         wanted = {f"evbind.{name}": value for name, value in tags.items()}
         key = self.inherited["evbind.study_key"]
         return self.tracker.find(self.experiment, {"evbind.study_key": key, "evbind.level": level, **wanted})
 
-    @_keeps_going(lambda: Nothing())
+    @keeps_going(lambda: Nothing())
     def trial(self, number: int, parameters: Mapping[str, Any]) -> TrialRun:
         """Open the run of a trial.
 
@@ -253,7 +254,7 @@ class StudyRun(_Run):
         self._trials.append(run)
         return run
 
-    @_keeps_going(lambda: 0)
+    @keeps_going(lambda: 0)
     def close_stale(self) -> int:
         """Mark runs below this one that a killed process left RUNNING as KILLED, and return how many.
 
@@ -266,13 +267,10 @@ class StudyRun(_Run):
         running = self.tracker.find(self.experiment, key, status="RUNNING")
         stale = [run for run in running if run.info.run_id not in alive]
         for run in stale:
-            signs = self.tracker.client.get_metric_history(run.info.run_id, "folds")
-            end = max([run.info.start_time, *(sign.timestamp for sign in signs)])
-            self.tracker.write(run.info.run_id, tags={"evbind.state": "KILLED"})
-            self.tracker.client.set_terminated(run.info.run_id, "KILLED", end_time=end)
+            self.tracker.close_as_killed(run)
         return len(stale)
 
-    @_keeps_going()
+    @keeps_going()
     def mark_best(self, number: int) -> None:
         """Mark one trial's run as the best, by tag and in its name, and take the mark from the one before."""
         for run in self._find("trial", best="true"):
@@ -287,7 +285,7 @@ class StudyRun(_Run):
             self.tracker.write(self.run_id, metrics=best, step=number, tags={"evbind.best_trial": number})
         self._best = number
 
-    @_keeps_going()
+    @keeps_going()
     def summary(
         self,
         *,
@@ -346,7 +344,7 @@ class StudyRun(_Run):
             lines.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} | {share} |")
         return "\n".join(lines)
 
-    @_keeps_going()
+    @keeps_going()
     def finish(self, status: str) -> None:
         """End the study's run as FINISHED, FAILED or KILLED, and trials that were cut off as KILLED."""
         for trial in self._trials:
@@ -362,7 +360,13 @@ class Nothing:
         return lambda *args, **kwargs: Nothing()
 
 
-def _error_tags(error: str | None) -> dict[str, str]:
+def run_link(name: str, experiment: str, run_id: str) -> str:
+    """A run as a link in MLflow's notes, which are Markdown."""
+    return f"[{name}](#/experiments/{experiment}/runs/{run_id})"
+
+
+def error_tags(error: str | None) -> dict[str, str]:
+    """First line of an error as the tags that show it."""
     line = error.strip().splitlines()[0][:300] if error and error.strip() else ""
     return {"evbind.error": line, "mlflow.note.content": line} if line else {}
 

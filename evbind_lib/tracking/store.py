@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import hashlib
 import logging
 import math
 import os
 import platform
 import re
+import socket
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import mlflow
+import psutil
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -29,10 +34,14 @@ from evbind_lib.params import TrackingParams, project_folder, resolve_sqlite, wo
 
 SEARCH_EXPERIMENT = "search"
 TRAINING_EXPERIMENT = "training"
+NOTEBOOK_EXPERIMENT = "notebooks"
+EXPERIMENTS = (NOTEBOOK_EXPERIMENT, SEARCH_EXPERIMENT, TRAINING_EXPERIMENT)
 PARENT = "mlflow.parentRunId"
+PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
+SIGNS_OF_LIFE = ("folds", "cell_seconds")
 LONGEST_VALUE = 500  # MLflow's own limit is 6000; the table of runs is unreadable long before
 DATA_FILES = ("data.posts", "data.annotations", "data.criteria", "data.pairs")
 
@@ -68,8 +77,11 @@ class Store:
         try:
             if self.uri.startswith("sqlite:///"):
                 _check_sqlite(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
-            self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-            self.experiments = {name: self._experiment(name) for name in (SEARCH_EXPERIMENT, TRAINING_EXPERIMENT)}
+            # Of processes that make one database at the same time, MLflow lets all but one fail.
+            lock = Path(tempfile.gettempdir()) / f"evbind_{hashlib.sha256(self.uri.encode()).hexdigest()[:16]}.lock"
+            with filelock.FileLock(lock, timeout=120, mode=0o666):
+                self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+                self.experiments = {name: self._experiment(name) for name in EXPERIMENTS}
         except TrackingError:
             raise
         except Exception as error:
@@ -112,6 +124,7 @@ class Store:
             "mlflow.user": _user(),
             "mlflow.source.name": "evbind",
             "mlflow.source.type": "LOCAL",
+            PROCESS: this_process(),
             **tags,
         }
         if parent:
@@ -143,6 +156,24 @@ class Store:
             )
             numbers, texts = numbers[900:], texts[100:]
 
+    def close_dead(self) -> int:
+        """Mark runs that a killed process on this machine left RUNNING as KILLED, and return how many."""
+        dead = []
+        for experiment in self.experiments.values():
+            for run in self.find(experiment, {}, status="RUNNING"):
+                if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
+                    dead.append(run)
+        for run in dead:
+            self.close_as_killed(run)
+        return len(dead)
+
+    def close_as_killed(self, run: Run) -> None:
+        """End a run whose process is gone, at its last sign of life, so that it does not seem to have taken days."""
+        signs = [sign for metric in SIGNS_OF_LIFE for sign in self.client.get_metric_history(run.info.run_id, metric)]
+        end = max([run.info.start_time, *(sign.timestamp for sign in signs)])
+        self.write(run.info.run_id, tags={"evbind.state": "KILLED"})
+        self.client.set_terminated(run.info.run_id, "KILLED", end_time=end)
+
     def find(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> list[Run]:
         """Find the runs with all of these tags, oldest first."""
         clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
@@ -157,6 +188,22 @@ class Store:
             token = page.token
             if not token:
                 return found
+
+
+def this_process() -> str:
+    """Host, number and start of this process; numbers alone are given again after a while."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
+
+
+def is_dead(process: str) -> bool:
+    """Whether a process of this host, as `this_process` names it, is gone; of another host nobody can tell from here."""
+    host, number, started = process.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(number)).create_time():.1f}" != started
+    except psutil.NoSuchProcess:
+        return True
 
 
 def git_commit() -> str:
@@ -185,6 +232,7 @@ def circumstances() -> dict[str, str]:
     """Tags that say with what a run was made: commit, Python, platform, versions."""
     commit = git_commit()
     return {
+        PROCESS: this_process(),
         "evbind.git_commit": commit,
         "mlflow.source.git.commit": commit.removesuffix("-dirty"),
         "evbind.python": platform.python_version(),
