@@ -10,10 +10,12 @@ The rooms of this package, lowest first; each may import only rooms above it in 
 ``encoding`` ``models`` ``losses``        word pieces of pairs; tokenizer and classifier; weighted and focal loss
 ``metrics`` ``reports``                   scores; what training tells its observers
 ``arguments`` ``prediction`` ``training`` one fold, and cross-validation (Hugging Face Trainer underneath)
+``baselines`` ``estimate``                what a model must beat; intervals and comparisons of predictions
+``overview`` ``scoring``                  a look at the data; new sentences
 ``strategies`` ``studies`` ``search``     samplers and pruners; Optuna studies; the search itself
 ``pages`` ``tracking``                    executed notebooks as pages; MLflow
-``plots`` ``outcome``                     figures; the files a search leaves behind
-``engine`` ``runner``                     papermill in batch
+``plots`` ``widgets`` ``outcome``         figures; views to explore with; the files a search leaves behind
+``runner``                                papermill in batch (``engine`` is what papermill loads for it)
 ``execution`` ``display`` ``notebook``    a kernel's own run; what notebooks show; what they call
 ``cli``                                   the command line
 ========================================  ==========================================================================

@@ -5,8 +5,6 @@ Imports the rooms below it; `notebook` imports it and gives its names to noteboo
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,18 +13,34 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display
 
+from evbind_lib.data import Corpus
+from evbind_lib.estimate import at_threshold, difference, interval
 from evbind_lib.outcome import Outcome
-from evbind_lib.pages import PLOTLY, PROGRESS, RESULT
+from evbind_lib.pages import PROGRESS, RESULT
 from evbind_lib.params import Params, describe, workspace
 from evbind_lib.search import SearchResult
 from evbind_lib.studies import count_trials
 from evbind_lib.training import CrossValidation
+from evbind_lib.widgets import front_end, show_trials
 
 
-def show_parameters(params: Params) -> pd.DataFrame:
-    """Resolved parameters as a table, the search space apart (`show_search_space`)."""
-    table = pd.DataFrame(describe(params).items(), columns=["parameter", "value"]).set_index("parameter")
-    return table.astype(str)
+def show_parameters(params: Params, *sections: str) -> pd.DataFrame:
+    """Resolved parameters as a table, the search space apart (`show_search_space`).
+
+    Parameters
+    ----------
+    params : Params
+    *sections : str
+        ``data``, ``model``, ``training``, ``hpo``, ``tracking``: those to show; all when none is named.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    shown = {
+        name: value for name, value in describe(params).items() if not sections or name.partition(".")[0] in sections
+    }
+    return pd.DataFrame(shown.items(), columns=["parameter", "value"]).set_index("parameter").astype(str)
 
 
 def show_search_space(params: Params) -> pd.DataFrame:
@@ -47,15 +61,19 @@ def show_search_space(params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("name")
 
 
-def show(figure: go.Figure) -> None:
-    """Display a figure; with ``EVBIND_STATIC_FIGURES=1`` a static picture goes with it, for pages without JavaScript.
+def show(figure: go.Figure, result: SearchResult | None = None) -> None:
+    """Display a figure; in a front end, clicking a point of a search's figure shows its trial.
 
-    The picture needs kaleido and Chrome or Chromium, and a second of time: stored notebooks have it, searches do not.
+    Parameters
+    ----------
+    figure : plotly.graph_objects.Figure
+    result : SearchResult, optional
+        The search that the figure is of.
     """
-    bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("EVBIND_STATIC_FIGURES") == "1":
-        bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
-    display(bundle, raw=True)
+    if result is None:
+        front_end.show(figure)
+    else:
+        show_trials(figure, result.study, result.best_params)
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -164,3 +182,113 @@ def training_lines(result: CrossValidation, params: Params) -> list[str]:
     if params.tracking.enabled:
         lines.append(f"MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
     return lines
+
+
+def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of a look at the data.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    lengths : pandas.DataFrame
+        As `evbind_lib.overview.pair_lengths` gives it.
+    audit : pandas.DataFrame
+        As `evbind_lib.folds.leakage` gives it.
+
+    Returns
+    -------
+    dict
+    list of str
+    """
+    report = corpus.report
+    leaks = int(audit.drop(columns="sentences with other criteria").to_numpy().sum())
+    result = {
+        "pairs": report.pairs,
+        "evidence": report.evidence,
+        "criteria": report.criteria,
+        "groups": report.groups,
+        "grouped_by": corpus.grouped_by,
+        "truncated": round(float(lengths["truncated"].mean()), 4),
+        "leaks": leaks,
+        "fingerprint": corpus.fingerprint[:12],
+    }
+    lines = [
+        f"{report.pairs} labelled pairs, {report.evidence} of them evidence, for {report.criteria} criteria",
+        f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {result['truncated']:.1%} of pairs cut",
+        f"fingerprint {result['fingerprint']}",
+    ]
+    return result, lines
+
+
+def show_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
+    """Parameters in which several sets differ, one column each."""
+    flat = {name: params.flat() for name, params in sets.items()}
+    names = list(dict.fromkeys(name for values in flat.values() for name in values))
+    hidden = ("training.provenance", "hpo.", "tracking.")
+    rows = {
+        name: {label: values.get(name) for label, values in flat.items()}
+        for name in names
+        if not name.startswith(hidden) and len({str(values.get(name)) for values in flat.values()}) > 1
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(flat)).rename_axis("parameter")
+    return table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def compare_means(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
+    """Mean of the folds of every metric, one row per candidate, to three decimals."""
+    rows = {name: result.table().loc["mean"] for name, result in results.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").round(3)
+
+
+def compare_intervals(predictions: Mapping[str, pd.DataFrame], metric: str) -> pd.DataFrame:
+    """A metric of several sets of out-of-fold predictions with intervals, and each one's gain over the one above it."""
+    rows, above = {}, None
+    for name, table in predictions.items():
+        gain = "" if above is None else str(difference(above, table, metric))
+        rows[name] = {f"{metric} (95 % interval)": str(interval(table, metric)), "gain over the row above": gain}
+        above = table
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of a comparison, the best candidate last.
+
+    Parameters
+    ----------
+    results : mapping of str to CrossValidation
+    metric : str
+
+    Returns
+    -------
+    dict
+    list of str
+    """
+    means = {name: result.score(metric, "mean") for name, result in results.items()}
+    ranking = sorted(means, key=lambda name: means[name])
+    best, second = ranking[-1], ranking[-2]
+    gain = difference(results[second].predictions, results[best].predictions, metric)
+    told = "more than chance" if gain.low > 0 else "not told apart from chance"
+    lines = [f"{name:<15} {metric} {means[name]:.3f}" for name in ranking]
+    lines.append(f"{best} over {second}: {gain}, {told}")
+    return {"means": means, "best": best, "gain": [gain.value, gain.low, gain.high]}, lines
+
+
+def scoring_summary(result: CrossValidation, threshold: float) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of a look at thresholds.
+
+    Parameters
+    ----------
+    result : CrossValidation
+    threshold : float
+
+    Returns
+    -------
+    dict
+    list of str
+    """
+    usual, chosen = (at_threshold(result.predictions, value) for value in (0.5, threshold))
+    lines = [
+        f"threshold {value:.2f}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, F1 {row['pos_f1']:.2f}"
+        for value, row in ((0.5, usual), (threshold, chosen))
+    ]
+    return {"threshold": threshold, "at_half": usual, "at_threshold": chosen}, lines

@@ -20,12 +20,18 @@ from optuna.trial import FrozenTrial
 from evbind_lib.data import Corpus
 from evbind_lib.display import (
     Progress,
+    compare_intervals,
+    compare_means,
+    comparison_summary,
+    data_summary,
     near,
     record,
+    scoring_summary,
     search_lines,
     search_result,
     show,
     show_best,
+    show_differences,
     show_parameters,
     show_search_space,
     training_lines,
@@ -48,16 +54,23 @@ from evbind_lib.training import (
     Observer,
     training_arguments,
 )
+from evbind_lib.widgets import SearchMonitor, has_front_end
 
 __all__ = [
+    "compare_intervals",
+    "compare_means",
+    "comparison_summary",
     "cross_validate",
+    "data_summary",
     "near",
     "record",
+    "scoring_summary",
     "search",
     "search_lines",
     "search_result",
     "show",
     "show_best",
+    "show_differences",
     "show_parameters",
     "show_search_space",
     "start",
@@ -185,6 +198,11 @@ class TrackedSearch(SearchListener):
         assert self.study_run is not None
         state = {"COMPLETE": "COMPLETE", "PRUNED": "PRUNED"}.get(trial.state.name, "FAILED")
         attributes = trial.user_attrs
+        if attributes.get("interrupted"):
+            state = "KILLED"
+        if self.params.tracking.enabled:
+            run = {"experiment": self.trial_run.experiment, "run": self.trial_run.run_id}
+            study._storage.set_trial_user_attr(trial._trial_id, "mlflow_run", run)
         self.trial_run.finish(
             state,
             value=trial.value,
@@ -220,8 +238,11 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     check_search(params)
     tracked = TrackedSearch(open_tracker(params.tracking), params, run_tags(params, corpus, folds))
     status = "FAILED"
+    monitor = SearchMonitor(params) if has_front_end() else None
     try:
-        result = run_search(params, corpus, folds, [SearchProgress(params), tracked])
+        if monitor is not None:
+            monitor.show()
+        result = run_search(params, corpus, folds, [tracked, monitor or SearchProgress(params)])
         outcome = write_outcome(result, params)
         assert tracked.study_run is not None
         tracked.study_run.mark_best(result.best.number)
@@ -239,6 +260,8 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     finally:
         if tracked.study_run is not None:
             tracked.study_run.finish(status)
+        if monitor is not None:
+            monitor.finish()
     return result, outcome
 
 

@@ -46,6 +46,10 @@ YARDSTICK = (
 )
 
 
+class SearchStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """Raised by an observer to end the search after this fold; the trial is queued again with its parameters."""
+
+
 class SearchListener:
     """Told about the course of a search; does nothing by itself."""
 
@@ -243,6 +247,11 @@ class Objective:
             trial.set_user_attr("pooled", result.pooled())
             return result.score(metric.name, metric.fold_aggregation)
         except optuna.TrialPruned:
+            raise
+        except SearchStopped:
+            trial.set_user_attr("interrupted", True)
+            trial.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+            trial.study.stop()
             raise
         except Exception as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")

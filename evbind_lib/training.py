@@ -150,32 +150,15 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
         observer.on_fold_start(fold)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    precision = choose_precision(params.model.precision)
-    set_seed(params.training.seed)
-    model = load_model(params.model, data.encoder.tokenizer)
-    watched = _WatchedLoss(choose_loss(params.training, data.training.labels), fold)
-    validator = _ValidateEachEpoch(data, precision, watched, observers)
-    pad = PadToLongest(int(data.encoder.tokenizer.pad_token_id or 0))
-    with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
-        trainer = Trainer(
-            model=model,
-            args=training_arguments(params, output_dir=unused),
-            train_dataset=data.training,
-            data_collator=pad,
-            compute_loss_func=watched,
-            callbacks=[validator],
-        )
-        # Without a progress bar Trainer would print its logs, which spoils notebooks.
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        try:
-            trainer.train()
-        finally:
-            # Trainer and model refer to each other; without this, memory is held until some later fold.
-            del trainer, model
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+    watched = WatchedLoss(choose_loss(params.training, data.training.labels), f"fold {fold + 1}")
+    validator = _ValidateEachEpoch(data, choose_precision(params.model.precision), watched, observers)
+    try:
+        fit(params, data.encoder, data.training, loss=watched, callbacks=[validator])
+    finally:
+        # Trainer and model refer to each other; without this, memory is held until some later fold.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     last = validator.epochs[-1]
     report = FoldReport(
         fold=fold,
@@ -192,22 +175,74 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
     return report
 
 
-class _WatchedLoss:
+def fit(
+    params: Params,
+    encoder: PairEncoder,
+    pairs: EncodedPairs,
+    *,
+    place: str = "",
+    loss: WatchedLoss | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PreTrainedModel:
+    """Fine-tune a fresh model on encoded pairs; no checkpoint is written.
+
+    Parameters
+    ----------
+    params : Params
+    encoder : PairEncoder
+        Its tokenizer made the pairs.
+    pairs : EncodedPairs
+    place : str
+        What an error says is being trained, where no loss is given.
+    loss : WatchedLoss, optional
+        By default the one that the parameters choose.
+    callbacks : sequence of TrainerCallback
+
+    Returns
+    -------
+    PreTrainedModel
+        On the device it was trained on, in training mode.
+
+    Raises
+    ------
+    TrainingError
+        When a loss is not a finite number.
+    """
+    set_seed(params.training.seed)
+    model = load_model(params.model, encoder.tokenizer)
+    with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
+        trainer = Trainer(
+            model=model,
+            args=training_arguments(params, output_dir=unused),
+            train_dataset=pairs,
+            data_collator=PadToLongest(int(encoder.tokenizer.pad_token_id or 0)),
+            compute_loss_func=loss or WatchedLoss(choose_loss(params.training, pairs.labels), place),
+            callbacks=list(callbacks),
+        )
+        # Without a progress bar Trainer would print its logs, which spoils notebooks.
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        trainer.train()
+    return model
+
+
+class WatchedLoss:
     """The loss, with its mean over an epoch kept and a number that is not finite refused at once."""
 
-    def __init__(self, loss: Any, fold: int) -> None:
+    def __init__(self, loss: Any, place: str) -> None:
         self.loss = loss
-        self.fold = fold
+        self.place = place
         self.steps = 0
         self.values: list[float] = []
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Compute, keep and check the loss of one step."""
         value = self.loss(outputs, labels, num_items_in_batch=num_items_in_batch)
         self.steps += 1
         number = float(value.detach())
         if not np.isfinite(number):
             raise TrainingError(
-                f"fold {self.fold + 1}, step {self.steps}: the loss is {number}; lower training.args.learning_rate, or set "
+                f"{self.place}, step {self.steps}: the loss is {number}; lower training.args.learning_rate, or set "
                 "model.precision=fp32."
             )
         self.values.append(number)
@@ -223,7 +258,7 @@ class _WatchedLoss:
 class _ValidateEachEpoch(TrainerCallback):
     """Predict the validation part at the end of each epoch and tell the observers."""
 
-    def __init__(self, data: FoldData, precision: str, loss: _WatchedLoss, observers: Sequence[Observer]) -> None:
+    def __init__(self, data: FoldData, precision: str, loss: WatchedLoss, observers: Sequence[Observer]) -> None:
         self.data = data
         self.precision = precision
         self.loss = loss

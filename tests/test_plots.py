@@ -357,3 +357,18 @@ def test_slices_colour_trials_alike_in_every_panel(study: optuna.Study) -> None:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     scales = {(trace.marker.cmin, trace.marker.cmax) for trace in plots.slices(study).data}
     assert scales == {(complete[0].number, complete[-1].number)}
+
+
+def test_a_point_of_any_plot_names_its_trial(study: optuna.Study) -> None:
+    complete = {trial.number: trial for trial in study.trials if trial.state.name == "COMPLETE"}
+    for figure in (plots.optimisation_history(study), plots.intermediate_values(study), plots.timeline(study)):
+        assert all(trace.meta for trace in figure.data if getattr(trace, "mode", None) != "lines")
+    for trace in plots.slices(study).data:
+        for number, value in zip(trace.meta, trace.y, strict=True):
+            assert complete[number].value == value
+    lines = [trace for trace in plots.parallel_coordinates(study).data if trace.mode == "lines"]
+    assert len(lines) == len(complete)
+    for line in lines:
+        assert float(line.customdata[0][1]) == pytest.approx(complete[line.meta[0]].value, rel=1e-3)
+    (points,) = [trace for trace in plots.contour(study).data if trace.type == "scatter"]
+    assert set(points.meta) <= set(complete)

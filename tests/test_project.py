@@ -30,8 +30,9 @@ ROOMS = [
         "models",
         "losses",
     ),
-    *("metrics", "reports", "arguments", "prediction", "training", "strategies", "studies", "search", "pages"),
-    *("tracking", "plots", "outcome", "engine", "runner", "execution", "display", "notebook", "cli"),
+    *("metrics", "reports", "arguments", "prediction", "training", "baselines", "estimate", "overview", "scoring"),
+    *("strategies", "studies", "search", "pages", "tracking", "plots", "widgets", "outcome", "runner", "engine"),
+    *("execution", "display", "notebook", "cli"),
 ]
 # What papermill or a person may load for any notebook stands alone.
 MODULES = sorted(file for file in (PROJECT / "evbind_lib").rglob("*.py") if file.stem != "__init__" or file.parent.name)

@@ -1,9 +1,16 @@
-"""Figures of a search and of a cross-validation by plotly, for notebooks, widgets and pages.
+"""Figures of the data, of a search, of a cross-validation and of several models by plotly, for notebooks, widgets and pages.
 
 Every function returns a figure and shows nothing; where there is too little to plot, the figure says so in a
-sentence. Imports `metrics` and `reports`; `notebook` and `widgets` import it.
+sentence. Imports `estimate`, `metrics` and `reports`; `notebook` and `widgets` import it.
 """
 
+from evbind_lib.plots.comparison import (
+    criteria_side_by_side,
+    folds_side_by_side,
+    precision_recall_side_by_side,
+    thresholds,
+)
+from evbind_lib.plots.data import class_balance, fold_balance, lengths
 from evbind_lib.plots.search import (
     contour,
     distribution,
@@ -17,17 +24,24 @@ from evbind_lib.plots.search import (
 from evbind_lib.plots.validation import confusion_matrix, fold_scores, learning_curves, precision_recall, roc
 
 __all__ = [
+    "class_balance",
     "confusion_matrix",
     "contour",
+    "criteria_side_by_side",
     "distribution",
+    "fold_balance",
     "fold_scores",
+    "folds_side_by_side",
     "importances",
     "intermediate_values",
     "learning_curves",
+    "lengths",
     "optimisation_history",
     "parallel_coordinates",
     "precision_recall",
+    "precision_recall_side_by_side",
     "roc",
     "slices",
+    "thresholds",
     "timeline",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -56,6 +56,9 @@ def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.F
         marker = {"color": GREY, "size": 8, "symbol": "x-thin-open", "line": {"width": 2, "color": GREY}}
         numbers = [trial.number for trial in pruned]
         figure.add_scatter(x=numbers, y=values, mode="markers", name="pruned (fewer folds)", marker=marker)
+    for trace in figure.data:
+        if trace.mode == "markers":
+            trace.meta = list(trace.x)
     figure.update_xaxes(tickformat="d")
     return styled(figure, title, x="trial", y=_score(study, metric))
 
@@ -116,6 +119,10 @@ def parallel_coordinates(study: optuna.Study, metric: str | None = None) -> go.F
         line.update(line={"color": colour, "width": 1.8}, opacity=0.75)
         line.customdata = [[label, cell[1]] for label, cell in zip(labels, line.customdata, strict=True)]
     best.update(line={"color": VERMILION, "width": 4}, opacity=1.0)
+    # Optuna draws trials in an order of its own; by score both can be put in one.
+    scored = sorted(complete_trials(study), key=lambda trial: float(trial.value or 0))
+    for line, trial in zip(sorted(lines, key=lambda line: float(line.y[0])), scored, strict=True):
+        line.meta = [trial.number] * len(line.x)
     others = [trace for trace in figure.data if trace is not best]
     figure.data = others  # plotly draws in this order, so the best goes last
     figure.add_trace(best)
@@ -154,6 +161,7 @@ def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) 
     for trace in figure.data:
         if trace.x is not None and len(trace.x) and isinstance(trace.x[0], str):
             trace.x = [label.strip("'") for label in trace.x]
+        trace.meta = list(trace.marker.color)  # Optuna colours by the trial's number
         trace.marker.update(colorscale=SCALE, cmin=numbers[0], cmax=numbers[-1], size=8)
         if trace.marker.colorbar:
             trace.marker.colorbar.update(
@@ -196,6 +204,7 @@ def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
             bar = {"title": {"text": _score(study, metric), "side": "right"}, "thickness": 14}
             trace.update(colorscale=SCALE, reversescale=minimised, line={"width": 0.5}, colorbar=bar)
         else:
+            trace.meta = [_trial_with(study, pair, *point) for point in zip(trace.x, trace.y, strict=True)]
             trace.update(marker={"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}})
     x, y = sorted(pair)
     title = f"Score over {short_name(x, pair)} and {short_name(y, pair)}"
@@ -237,6 +246,7 @@ def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Fi
     for trace in figure.data:
         number = int(trace.name.removeprefix("Trial"))
         kind = "best" if number == best else states[number].name.lower()
+        trace.meta = [number] * len(trace.x)
         trace.update(x=[step + 1 for step in trace.x], mode="lines+markers", **looks[kind])
         trace.update(name=f"best (trial {number})" if kind == "best" else kind, legendgroup=kind)
         trace.update(
@@ -281,6 +291,7 @@ def timeline(study: optuna.Study) -> go.Figure:
         # Optuna's own text lists every attribute of a trial, names of machines and folders among them.
         text = [f"trial {number}: {length:.1f} {unit}" for number, length in zip(bar.y, lengths, strict=True)]
         bar.update(base=begin, x=lengths, text=text, marker={"color": _STATE_COLOURS.get(bar.name, GREY)})
+        bar.meta = list(bar.y)
         bar.update(name="failed" if bar.name == "FAIL" else bar.name.lower())
     rows = len(study.get_trials(deepcopy=False))
     figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
@@ -323,6 +334,15 @@ def _quietly(plot: Callable[[], go.Figure]) -> go.Figure:
             return plot()
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def _trial_with(study: optuna.Study, names: Sequence[str], x: Any, y: Any) -> int:
+    """Number of the trial at a point of a contour, whose axes are the parameters in the order of their names."""
+    wanted = [str(x), str(y)]
+    for trial in complete_trials(study):
+        if [str(trial.params.get(name)) for name in sorted(names)] == wanted:
+            return trial.number
+    return -1
 
 
 def _ranking(study: optuna.Study) -> list[str]:
