@@ -15,7 +15,7 @@ The rooms of this package, lowest first; each may import only rooms above it in 
 ``strategies`` ``studies`` ``search``     samplers and pruners; Optuna studies; the search itself
 ``pages`` ``tracking``                    executed notebooks as pages; MLflow
 ``plots`` ``widgets`` ``outcome``         figures; views to explore with; the files a search leaves behind
-``runner``                                papermill in batch (``engine`` is what papermill loads for it)
+``runner`` ``sweep``                      papermill in batch (``engine`` is what papermill loads for it)
 ``execution`` ``display`` ``notebook``    a kernel's own run; what notebooks show; what they call
 ``cli``                                   the command line
 ========================================  ==========================================================================

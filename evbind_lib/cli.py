@@ -20,6 +20,8 @@ examples:
   evbind train trainer=hpo_best                    cross-validate what a search found
   evbind hpo_search hpo.trials.n_trials=30 hpo.metric.name=pos_f1 training.n_folds=3
   evbind hpo_search "hpo.search_space.loss_function.choices=[focal]"
+  evbind score trainer=hpo_best --sentence "I lie awake until four."
+  evbind sweep params/sweeps/seeds.yaml
   evbind hpo_search data=redsm5 data.posts=posts.csv data.annotations=annotations.csv model=deberta_v3_base
 """
 
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.notebook == "sweep":
+        return _sweep(options)
+    if options.sentence or options.input:
+        return _score(options)
     from evbind_lib.params import split_arguments
     from evbind_lib.runner import NotebookError, find_notebook, near, run_notebook
 
@@ -66,11 +72,65 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _score(options: argparse.Namespace) -> int:
+    """Score sentences from the shell, with the model that notebook 05 trains and keeps."""
+    from evbind_lib.errors import ParamsError
+    from evbind_lib.params import compose, split_arguments
+    from evbind_lib.runner import default_choices, find_notebook
+
+    if options.notebook != "score":
+        raise ParamsError(
+            f"--sentence and --input go with `evbind score`, not with {options.notebook}; leave them out."
+        )
+    choices, overrides = split_arguments(options.parameters)
+    params = compose({**default_choices(find_notebook("score")), **choices}, overrides)
+    from evbind_lib.data import load_corpus
+    from evbind_lib.scoring import open_scorer, score_file, scorer_folder
+
+    corpus = load_corpus(params.data)
+    if not scorer_folder(params, corpus).is_dir():
+        print("Training the model on all posts; the next time it is there.", file=sys.stderr)
+    scorer = open_scorer(params, corpus)
+    if options.input:
+        table = score_file(scorer, options.input, options.criterion)
+        table.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
+        return 0
+    scores = scorer.score(options.sentence, options.criterion)
+    for number, row in scores.iterrows():
+        if len(scores) > 1:
+            print(f"sentence {number}")
+        for name, probability in row.sort_values(ascending=False).items():
+            print(f"  {probability:.3f}  {name}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    """Run a notebook over several parameter sets and print a table of how each ended."""
+    from evbind_lib.errors import ParamsError
+    from evbind_lib.sweep import SetOutcome, read_sweep, run_sweep
+
+    if len(options.parameters) != 1:
+        raise ParamsError("evbind sweep takes one file; write for example evbind sweep params/sweeps/seeds.yaml.")
+    sweep = read_sweep(options.parameters[0])
+
+    def tell(outcome: SetOutcome, number: int) -> None:
+        row = outcome.row()
+        print(f"{number}/{len(sweep.sets)}  {row['status']}: {row['parameters']}", file=sys.stderr)
+
+    rows = [outcome.row() for outcome in run_sweep(sweep, tell)]
+    widths = {name: max(len(str(row[name])) for row in [*rows, dict.fromkeys(rows[0], name)]) for name in rows[0]}
+    for row in [{name: name for name in widths}, *rows]:
+        print("  ".join(str(row[name]).ljust(width) for name, width in widths.items()).rstrip())
+    return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evbind",
         usage="evbind NOTEBOOK [GROUP=FILE ...] [KEY=VALUE ...]",
-        description="Run a notebook of the kit with other parameters.\n\nnotebooks:\n" + _notebook_list(),
+        description="Run a notebook of the kit with other parameters.\n\nnotebooks:\n"
+        + _notebook_list()
+        + "\n\nevbind sweep FILE runs one over several parameter sets.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,7 +142,24 @@ def _parser() -> argparse.ArgumentParser:
         help="a file of params/ for a group (hpo=quick), or any parameter",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the executed notebook (default: runs/DATE_NAME.ipynb)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores",
+    )
+    scoring = parser.add_argument_group("evbind score, from the shell")
+    scoring.add_argument(
+        "--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated"
+    )
+    scoring.add_argument(
+        "--input", metavar="FILE", help="a table with a column sentence; scores go to --output, or here"
+    )
+    scoring.add_argument(
+        "--criterion",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a criterion's id, or a text of one's own; default: all",
     )
     parser.add_argument("--version", action="version", version=f"evbind {__version__}")
     return parser

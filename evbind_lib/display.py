@@ -20,6 +20,7 @@ from evbind_lib.pages import PROGRESS, RESULT
 from evbind_lib.params import Params, describe, workspace
 from evbind_lib.search import SearchResult
 from evbind_lib.studies import count_trials
+from evbind_lib.tracking import RUN_VARIABLE
 from evbind_lib.training import CrossValidation
 from evbind_lib.widgets import front_end, show_trials
 
@@ -89,7 +90,9 @@ def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
 
 
 class Progress:
-    """One line that is updated in place: a notebook keeps only its last state, a terminal shows each.
+    """One line that is updated in place, for whoever waits: a front end, or a terminal behind papermill's engine ``evbind``.
+
+    Where nobody watches nothing is shown, and when it is closed nothing stays in the notebook.
 
     Parameters
     ----------
@@ -101,12 +104,18 @@ class Progress:
     def __init__(self, title: str, total: int) -> None:
         self.title = title
         self.total = total
-        self.handle = display(self._bundle(0, "starting"), raw=True, display_id=True)
+        watched = front_end.has_front_end() or RUN_VARIABLE in os.environ
+        self.handle = display(self._bundle(0, "starting"), raw=True, display_id=True) if watched else None
 
     def update(self, done: int, text: str) -> None:
         """Show how many steps are done, and what is going on."""
-        if self.handle is not None:  # None outside of IPython
+        if self.handle is not None:
             self.handle.update(self._bundle(done, text), raw=True)
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.handle is not None:
+            self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
 
     def _bundle(self, done: int, text: str) -> dict[str, Any]:
         filled = round(20 * min(done / self.total, 1.0)) if self.total else 20
@@ -235,9 +244,9 @@ def show_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
 
 
 def compare_means(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
-    """Mean of the folds of every metric, one row per candidate, to three decimals."""
+    """Mean of the folds of every metric, one row per candidate, to two decimals: folds differ by far more."""
     rows = {name: result.table().loc["mean"] for name, result in results.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").round(3)
+    return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
 def compare_intervals(predictions: Mapping[str, pd.DataFrame], metric: str) -> pd.DataFrame:

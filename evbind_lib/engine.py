@@ -39,6 +39,9 @@ class EvbindClient(PapermillNotebookClient):
             if sys.stderr.isatty() or steps != self.steps_told:
                 write_progress(data["text/plain"])
             self.steps_told = steps
+            return None  # for who waits, not for the notebook
+        if msg["msg_type"] == "update_display_data" and not data.get("text/plain", "-"):
+            return None  # the line that is taken away
         return super().process_message(msg, cell, cell_index)
 
     def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +98,7 @@ class EvbindEngine(NBClientEngine):
             client = EvbindClient(nb_man, **options)
             client.run = run
             environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-            executed = client.execute(env={**environment, RUN_VARIABLE: str(run.run_id)})
+            executed = client.execute(env={**environment, RUN_VARIABLE: getattr(run, "run_id", "")})
             error = first_error(nb_man.nb)
             status = "FAILED" if error else "FINISHED"
             if error and error.startswith("KeyboardInterrupt"):

@@ -6,10 +6,11 @@ whole optimiser step, so that gradient accumulation gives the gradient of one la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional
 
@@ -130,3 +131,39 @@ def choose_loss(training: TrainingParams, labels: np.ndarray) -> Callable[..., t
         return weighted_cross_entropy(outputs.logits, labels, weights=weights, n_pairs=num_items_in_batch)
 
     return loss
+
+
+def loss_table(
+    probabilities: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
+    *,
+    share_of_evidence: float = 0.25,
+    gammas: Sequence[float] = (1.0, 2.0, 3.0),
+    alpha: float = 0.5,
+) -> pd.DataFrame:
+    """What each loss charges for one piece of evidence, by the probability that the model gives it.
+
+    Parameters
+    ----------
+    probabilities : sequence of float
+        Given to evidence; high is right.
+    share_of_evidence : float
+        Among the training pairs, for the class weights.
+    gammas : sequence of float
+    alpha : float
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per probability.
+    """
+    labels = torch.ones(1, dtype=torch.int64)
+    weights = inverse_frequency_weights(
+        np.repeat([0, 1], [round(1000 * (1 - share_of_evidence)), round(1000 * share_of_evidence)])
+    )
+    rows = {}
+    for probability in probabilities:
+        logits = torch.tensor([[1 - probability, probability]], dtype=torch.float64).log()
+        row = {"weighted_ce": float(weighted_cross_entropy(logits, labels, weights=weights))}
+        row |= {f"focal, gamma {gamma:g}": float(focal(logits, labels, gamma=gamma, alpha=alpha)) for gamma in gammas}
+        rows[probability] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("probability of evidence")

@@ -159,6 +159,10 @@ class SearchProgress(SearchListener):
         self._count(study)
         self.bar.update(self.done, self.best)
 
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
     def _count(self, study: optuna.Study) -> None:
         self.done = count_trials(study)["total"]
         complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -174,12 +178,14 @@ class TrackedSearch(SearchListener):
         self.tracker = tracker
         self.params = params
         self.tags = tags
+        self.study: optuna.Study | None = None
         self.study_run: StudyRun | None = None
         self.trial_run: Any = None
         self.best: int | None = None
 
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Open the Study run, or the one that the study has already."""
+        self.study = study
         self.study_run = self.tracker.study(
             study.study_name, study.user_attrs["uid"], parameters=self.params.flat(), tags=self.tags
         )
@@ -190,6 +196,11 @@ class TrackedSearch(SearchListener):
         """Open the Trial run; it follows the folds."""
         assert self.study_run is not None
         self.trial_run = self.study_run.trial(number, suggested)
+        if self.study is not None and hasattr(self.trial_run, "run_id"):
+            # So that a view of the study can lead to the run.
+            trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
+            run = {"experiment": self.trial_run.experiment, "run": self.trial_run.run_id}
+            self.study._storage.set_trial_user_attr(trial_id, "mlflow_run", run)
         observer: Observer | None = self.trial_run
         return observer
 
@@ -200,9 +211,6 @@ class TrackedSearch(SearchListener):
         attributes = trial.user_attrs
         if attributes.get("interrupted"):
             state = "KILLED"
-        if self.params.tracking.enabled:
-            run = {"experiment": self.trial_run.experiment, "run": self.trial_run.run_id}
-            study._storage.set_trial_user_attr(trial._trial_id, "mlflow_run", run)
         self.trial_run.finish(
             state,
             value=trial.value,
@@ -238,11 +246,9 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     check_search(params)
     tracked = TrackedSearch(open_tracker(params.tracking), params, run_tags(params, corpus, folds))
     status = "FAILED"
-    monitor = SearchMonitor(params) if has_front_end() else None
+    watcher = SearchMonitor(params) if has_front_end() else SearchProgress(params)
     try:
-        if monitor is not None:
-            monitor.show()
-        result = run_search(params, corpus, folds, [tracked, monitor or SearchProgress(params)])
+        result = run_search(params, corpus, folds, [tracked, watcher])
         outcome = write_outcome(result, params)
         assert tracked.study_run is not None
         tracked.study_run.mark_best(result.best.number)
@@ -260,8 +266,7 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     finally:
         if tracked.study_run is not None:
             tracked.study_run.finish(status)
-        if monitor is not None:
-            monitor.finish()
+        watcher.close()
     return result, outcome
 
 
@@ -303,6 +308,7 @@ def cross_validate(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> Cro
         raise
     finally:
         metrics = result.pooled() if result is not None else {}
+        bar.close()
         run.finish(status, metrics=metrics, error=error, seconds=result.seconds if result is not None else 0.0)
     return result
 

@@ -110,16 +110,19 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
     from evbind_lib.folds import make_folds
     from evbind_lib.strategies import build_pruner, build_sampler
 
-    defaults = {group: value for group, value in _defaults(notebook).items() if group in GROUPS}
-    params = compose({**defaults, **choices}, overrides)
+    params = compose({**default_choices(notebook), **choices}, overrides)
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner)
     corpus = load_corpus(params.data)
     make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
 
 
+def default_choices(notebook: Path) -> dict[str, str]:
+    """Group choices that the parameters cell makes as stored."""
+    return {group: value for group, value in _defaults(notebook).items() if group in GROUPS}
+
+
 def _defaults(notebook: Path) -> dict[str, Any]:
-    """Values of the parameters cell as stored."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             values = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +16,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from papermill.engines import papermill_engines
 
-from evbind_lib.engine import PROGRESS, EvbindEngine
+from evbind_lib.pages import PLOTLY
 from evbind_lib.runner import notebooks
 
 PROJECT = Path(__file__).resolve().parent.parent
+BEST = PROJECT / "tests" / "stored" / "hpo_best.yaml"  # what the stored 04 and 05 are made with
 PICTURES = PROJECT / "notebooks" / "pictures"
 # Figures that the README shows, by notebook and the beginning of their title.
 FOR_THE_README = {
@@ -28,19 +29,22 @@ FOR_THE_README = {
     ("hpo_search", "Parameters and score"): "parallel.png",
     ("train", "Precision and recall"): "precision_recall.png",
 }
-PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def store(names: Sequence[str]) -> None:
-    """Execute notebooks in their order and write them back."""
-    papermill_engines.register("evbind", EvbindEngine)
+    """Execute notebooks and write them back; the search first, since 04 and 05 use what it finds."""
     with tempfile.TemporaryDirectory() as folder:
+        trainer = Path(folder) / "params" / "trainer" / BEST.name
+        trainer.parent.mkdir(parents=True)
+        shutil.copy(BEST, trainer)  # a search among the notebooks writes it anew
         os.environ.update(EVBIND_WORKSPACE=folder, EVBIND_STATIC_FIGURES="1")
-        for name in names:
+        for name in sorted(names, key=lambda name: name != "hpo_search"):
             file = notebooks()[name]
             executed = papermill.execute_notebook(
                 file, Path(folder) / file.name, engine_name="evbind", progress_bar=False, cwd=folder
             )
+            if name == "hpo_search":
+                shutil.copy(trainer, BEST)
             keep_pictures(name, executed)
             nbformat.write(normalised(executed), file)
             print(f"stored {file.relative_to(PROJECT)}: {file.stat().st_size / 1000:.0f} kB")
@@ -55,9 +59,9 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
-        cell.metadata = {"tags": tags} if tags else {}
+        reason = cell.metadata.get("reason")
+        cell.metadata = {"tags": tags, **({"reason": reason} if reason else {})} if tags else {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if PROGRESS not in output.get("data", {})]
             for output in cell.outputs:
                 output.pop("metadata", None)
                 if output.output_type in {"display_data", "execute_result"}:

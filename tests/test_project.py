@@ -31,7 +31,19 @@ ROOMS = [
         "losses",
     ),
     *("metrics", "reports", "arguments", "prediction", "training", "baselines", "estimate", "overview", "scoring"),
-    *("strategies", "studies", "search", "pages", "tracking", "plots", "widgets", "outcome", "runner", "engine"),
+    *(
+        "strategies",
+        "studies",
+        "search",
+        "pages",
+        "tracking",
+        "plots",
+        "widgets",
+        "outcome",
+        "runner",
+        "sweep",
+        "engine",
+    ),
     *("execution", "display", "notebook", "cli"),
 ]
 # What papermill or a person may load for any notebook stands alone.

@@ -357,6 +357,8 @@ class Nothing:
     """Takes every call of a run and does nothing."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "run_id":  # it is no run
+            raise AttributeError(name)
         return lambda *args, **kwargs: Nothing()
 
 

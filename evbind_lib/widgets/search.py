@@ -61,10 +61,6 @@ class SearchMonitor(SearchListener):
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
         self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
 
-    def show(self) -> None:
-        """Display the monitor in the current cell."""
-        display(self.view)
-
     def _press(self, _: Any) -> None:
         self.stop.set()
         self.button.description = "Stopping"
@@ -90,7 +86,7 @@ class SearchMonitor(SearchListener):
         if self.stop.is_set():
             study.stop()
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Show that nothing runs any more, and let a click on a point show its trial."""
         self.button.disabled = True
         self.button.description = "Stopped" if self.stop.is_set() else "Done"
