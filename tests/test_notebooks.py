@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+import yaml
 
 from evbind_lib.pages import recorded_result
 from evbind_lib.params import compose, resolve_sqlite
@@ -105,6 +106,60 @@ def test_plain_papermill_runs_the_search_as_well(workspace: Path) -> None:
     figures = [output for output in outputs(executed) if "application/vnd.plotly.v1+json" in output.get("data", {})]
     titles = [output["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"] for output in figures]
     assert len(titles) == 8 and all(titles)
+
+
+def executed(name: str, workspace: Path, **parameters: object) -> nbformat.NotebookNode:
+    return papermill.execute_notebook(
+        find_notebook(name), workspace / f"{name}.ipynb", parameters=parameters, progress_bar=False
+    )
+
+
+@pytest.mark.slow
+def test_exploring_with_other_folds_and_sensitive_data(workspace: Path) -> None:
+    overrides = ["training.n_folds=3", "data.sensitive=true", "model.max_length=30"]
+    made = executed("explore_data", workspace, overrides=overrides)
+    result = recorded_result(made)
+    assert (result["leaks"], result["criteria"], result["grouped_by"]) == (0, 9, "author")
+    assert 0.1 < result["truncated"] < 0.9
+    tables = [output.data["text/html"] for output in outputs(made) if output.output_type == "execute_result"]
+    audit = next(table for table in tables if "identical pairs" in table)
+    assert audit.partition("<tbody>")[2].count("<tr>") == 3  # folds
+    sentences = pd.read_csv(PROJECT / "evbind_lib" / "sample_data" / "annotations.csv")["sentence_text"]
+    told = json.dumps(outputs(made), ensure_ascii=False)
+    assert [text for text in sentences.unique() if len(text) > 25 and text in told] == []
+
+
+@pytest.mark.slow
+def test_comparing_and_scoring_with_another_trainer_set(workspace: Path) -> None:
+    trainer = workspace / "params" / "trainer"
+    trainer.mkdir(parents=True)
+    (trainer / "mine.yaml").write_text("# @package training\nargs: {learning_rate: 0.002}\nloss_function: focal\n")
+    made = executed("compare", workspace, trainer="mine", overrides=list(BRIEF[:4]))
+    result = recorded_result(made)
+    assert set(result["means"]) == {"majority class", "words", "default", "mine"}
+    assert result["means"]["words"] > result["means"]["majority class"]
+    assert result["gain"][1] <= result["gain"][0] <= result["gain"][2]
+    runs = read_runs("training")
+    assert (runs["tags.evbind.level"] == "training").sum() == 2
+
+    made = executed("score", workspace, trainer="mine", overrides=list(BRIEF[:4]))
+    result = recorded_result(made)
+    assert 0 < result["threshold"] < 1
+    assert result["at_threshold"]["pos_f1"] >= result["at_half"]["pos_f1"]
+    counts = [sum(result[key][name] for name in ("tp", "fp", "fn", "tn")) for key in ("at_half", "at_threshold")]
+    assert counts[0] == counts[1] > 100
+    assert len(list((workspace / "runs" / "models").iterdir())) == 1
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "params" / "papermill").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_papermill_files_name_parameters_of_their_notebook(file: Path, workspace: Path) -> None:
+    command = file.read_text().splitlines()[0].removeprefix("# ").split()
+    assert command[0] == "papermill" and command[-2:] == ["-f", f"params/papermill/{file.name}"]
+    notebook = PROJECT / command[1]
+    values = yaml.safe_load(file.read_text())
+    assert set(values) <= set(parameter_names(notebook))
+    choices = {name: value for name, value in values.items() if name != "overrides" and value != "hpo_best"}
+    compose(choices, values.get("overrides", []))
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+"""Stored notebooks are clean, and a changed result in the library is found when they are run against what is stored."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from evbind_lib.pages import PLOTLY, WIDGET
+from evbind_lib.runner import notebooks
+
+PROJECT = Path(__file__).resolve().parent.parent
+MACHINE = re.compile(r"(/(home|root|tmp|work|Users|opt|usr)/|[A-Z]:\\)")
+TIME = re.compile(r"\b20\d\d-\d\d-\d\d\b|\b\d\d:\d\d:\d\d\b")
+DEBRIS = re.compile(r"(\d+%\|)|(\[[#.]{5,}\])|it/s|WARNING|Warning:|INFO ")
+
+
+@pytest.fixture(params=notebooks().values(), ids=lambda file: file.stem)
+def stored(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_outputs_hold_nothing_of_a_machine_or_a_moment(stored: nbformat.NotebookNode) -> None:
+    assert all(not cell.get("outputs") or cell.cell_type == "code" for cell in stored.cells)
+    outputs = [output for cell in stored.cells for output in cell.get("outputs", [])]
+    assert outputs
+    for output in outputs:
+        assert output.output_type in {"execute_result", "display_data", "stream"}
+        assert output.get("name") != "stderr"
+        data = output.get("data", {})
+        assert WIDGET not in data
+        if PLOTLY in data:
+            assert "image/png" in data  # for pages without JavaScript
+        text = "\n".join([output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")])
+        for pattern in (MACHINE, TIME, DEBRIS):
+            assert not pattern.search(text), pattern.search(text)
+
+
+def test_cells_are_short_and_each_has_been_run_in_order(stored: nbformat.NotebookNode) -> None:
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == sorted(cell.execution_count for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 12
+    assert len({cell.id for cell in stored.cells}) == len(stored.cells)
+
+
+def test_what_is_not_compared_says_why_and_is_the_lesser_part(stored: nbformat.NotebookNode) -> None:
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    exempt = [cell for cell in code if "nbval-ignore-output" in cell.metadata.get("tags", [])]
+    assert all(len(cell.metadata.get("reason", "")) > 30 for cell in exempt)
+    compared = [cell for cell in code if cell not in exempt and cell.outputs]
+    assert len(compared) >= 4
+    assert all(cell.source.startswith(("notebook.show(plots", "widgets.", "threshold =")) for cell in exempt)
+
+
+MUTATIONS = {
+    # file, what is there, what is put there, notebook that must notice
+    "focal loss": ("losses.py", "** gamma * log_p", "** (gamma + 0.2) * log_p", "03_hpo_search"),
+    "fold seed": ("folds.py", "random_state=seed)", "random_state=seed + 1)", "01_explore_data"),
+    "metric": ("metrics.py", 'average="macro", labels', 'average="weighted", labels', "04_compare"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_changed_result_in_the_library_is_caught(name: str, tmp_path: Path) -> None:
+    file, before, after, notebook = MUTATIONS[name]
+    copy = tmp_path / "checkout"
+    for part in ("evbind_lib", "params", "notebooks", "tests"):
+        shutil.copytree(PROJECT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "hpo_best.yaml.*"))
+    shutil.copy(PROJECT / "pyproject.toml", copy)
+    source = copy / "evbind_lib" / file
+    text = source.read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    source.write_text(text.replace(before, after), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", f"notebooks/{notebook}.ipynb"],
+        capture_output=True,
+        text=True,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "Notebook cell execution failed" in done.stdout
+    assert "reference output" in done.stdout and "disagrees with test" in done.stdout
