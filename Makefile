@@ -23,7 +23,7 @@ search: $(STAMP)
 	$(BIN)/evbind hpo_search hpo=quick
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir notebooks

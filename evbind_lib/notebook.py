@@ -248,7 +248,7 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     status = "FAILED"
     watcher = SearchMonitor(params) if has_front_end() else SearchProgress(params)
     try:
-        result = run_search(params, corpus, folds, [tracked, watcher])
+        result = run_search(params, corpus, folds, [watcher, tracked])
         outcome = write_outcome(result, params)
         assert tracked.study_run is not None
         tracked.study_run.mark_best(result.best.number)

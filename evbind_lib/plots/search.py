@@ -59,7 +59,8 @@ def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.F
     for trace in figure.data:
         if trace.mode == "markers":
             trace.meta = list(trace.x)
-    figure.update_xaxes(tickformat="d")
+    n_trials = len(study.get_trials(deepcopy=False))
+    figure.update_xaxes(tickformat="d", dtick=1 if n_trials <= 15 else None)
     return styled(figure, title, x="trial", y=_score(study, metric))
 
 

@@ -5,6 +5,7 @@ Imports its neighbour `front_end`, `search`, `studies` and `plots`; `widgets` gi
 
 from __future__ import annotations
 
+import contextlib
 import html
 import threading
 import time
@@ -60,6 +61,11 @@ class SearchMonitor(SearchListener):
         self.table = ipywidgets.HTML()
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
         self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
+        display(self.view)
+        # ipykernel 7.4 hands a widget's message to the thread that last wrote to it, which here is busy with the search;
+        # without that note it goes to the thread that the front end asked for.
+        with contextlib.suppress(AttributeError):
+            del self.button.comm._reply_subshell_id
 
     def _press(self, _: Any) -> None:
         self.stop.set()
@@ -92,13 +98,12 @@ class SearchMonitor(SearchListener):
         self.button.description = "Stopped" if self.stop.is_set() else "Done"
         self.button.button_style = ""
         self.now.value = ""
+        if self.study is not None:
+            self._refresh()
         if self.study is not None and count_trials(self.study)["complete"]:
             details = ipywidgets.HTML(CLICK)
-            self.figure.data = []
-            fresh = plots.optimisation_history(self.study)
-            self.figure.add_traces(fresh.data)
             _on_click(self.figure, self.study, details, self.params)
-            self.view.children = (*self.view.children, details)
+            self.view.children = (*self.view.children[:-1], details, self.figure)
 
     def _refresh(self) -> None:
         assert self.study is not None
@@ -112,10 +117,12 @@ class SearchMonitor(SearchListener):
             with self.figure.batch_update():
                 self.figure.data = []
                 self.figure.update_layout(fresh.layout, overwrite=True)
+                self.figure.layout.annotations = fresh.layout.annotations  # the sentence that no trial is there yet
                 self.figure.add_traces(fresh.data)
         states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
         name = html.escape(self.study.study_name)
-        left = f" · {self._time_left(counts['total'])}" if counts["total"] < self.trials.max else ""
+        goes_on = counts["total"] < self.trials.max and not self.stop.is_set()
+        left = f" · {self._time_left(counts['total'])}" if goes_on else ""
         self.head.value = f"Study <b>{name}</b>: {counts['total']} of {self.trials.max} trials ({states}){best}{left}"
         self.table.value = _last_trials(self.study)
 
@@ -132,13 +139,15 @@ class _WatchedFolds(Observer):
         self.monitor = monitor
         self.number = number
 
+    def on_fold_start(self, fold: int) -> None:
+        if self.monitor.stop.is_set():  # by now everybody has been told about the fold before
+            raise SearchStopped
+
     def on_epoch(self, report: EpochReport) -> None:
         self.monitor.folds.description = f"fold {report.fold + 1}"
 
     def on_fold(self, report: FoldReport) -> None:
         self.monitor.folds.value = report.fold + 1
-        if self.monitor.stop.is_set() and report.fold + 1 < self.monitor.n_folds:
-            raise SearchStopped
 
 
 CLICK = "<i>Click a point to see its trial.</i>"
@@ -160,7 +169,7 @@ def show_trials(figure: go.Figure, study: optuna.Study, params: Params) -> None:
     details = ipywidgets.HTML(CLICK)
     shown = go.FigureWidget(figure)
     _on_click(shown, study, details, params)
-    display(ipywidgets.VBox([shown, details]))
+    display(ipywidgets.VBox([details, shown]))
 
 
 def _on_click(figure: go.FigureWidget, study: optuna.Study, details: ipywidgets.HTML, params: Params) -> None:
