@@ -128,6 +128,8 @@ def test_a_clicked_point_tells_its_trial(brief: Callable[..., Params], corpus: C
     class Points:
         point_inds = (index,)
 
+    # The line of the best so far lies over the points of trials, and is what a click may meet.
+    assert all(one.meta and one._click_callbacks for one in figure.data)
     for callback in trace._click_callbacks:
         callback(trace, Points(), None)
     assert details.value == trial_details(result.study, number, params)
@@ -141,7 +143,7 @@ def test_a_clicked_point_tells_its_trial(brief: Callable[..., Params], corpus: C
 def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], workspace: Path) -> None:
     browse_pairs(corpus, sensitive=True)
     criterion, label, _, text, _ = shown[-1].children
-    criterion.value, label.value, text.value = "SLEEP_ISSUES", 1, "sleep"
+    criterion.value, label.value, text.value = "SLEEP_ISSUES", "evidence", "sleep"
     table = shown[-1]
     assert set(table["criterion_id"]) == {"SLEEP_ISSUES"} and set(table["label"]) == {1}
     assert "sentence" not in table  # sensitive

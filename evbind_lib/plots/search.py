@@ -57,8 +57,7 @@ def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.F
         numbers = [trial.number for trial in pruned]
         figure.add_scatter(x=numbers, y=values, mode="markers", name="pruned (fewer folds)", marker=marker)
     for trace in figure.data:
-        if trace.mode == "markers":
-            trace.meta = list(trace.x)
+        trace.meta = list(trace.x)  # points of the line lie over those of trials
     n_trials = len(study.get_trials(deepcopy=False))
     figure.update_xaxes(tickformat="d", dtick=1 if n_trials <= 15 else None)
     return styled(figure, title, x="trial", y=_score(study, metric))

@@ -40,17 +40,16 @@ def browse_pairs(corpus: Corpus, *, sensitive: bool) -> None:
         return
     longest = int(browse(corpus, sensitive=True)["words"].max())
     criterion = ipywidgets.Dropdown(options=[EVERY, *corpus.criteria], description="criterion", style=WIDE)
-    label = ipywidgets.ToggleButtons(
-        options=[("both", None), ("evidence", 1), ("no evidence", 0)], description="label", style=WIDE
-    )
+    label = ipywidgets.ToggleButtons(options=["both", "evidence", "no evidence"], description="label", style=WIDE)
     words = ipywidgets.IntRangeSlider(
         value=(0, longest), min=0, max=longest, description="words", style=WIDE, continuous_update=False
     )
     text = ipywidgets.Text(description="contains", placeholder="a word or part of one", style=WIDE)
 
-    def view(criterion: str, label: int | None, words: tuple[int, int], text: str) -> None:
+    def view(criterion: str, label: str, words: tuple[int, int], text: str) -> None:
         chosen = None if criterion == EVERY else criterion
-        found = browse(corpus, criterion=chosen, label=label, words=words, text=text, sensitive=sensitive)
+        wanted = {"evidence": 1, "no evidence": 0}.get(label)
+        found = browse(corpus, criterion=chosen, label=wanted, words=words, text=text, sensitive=sensitive)
         shown = f", the first {MOST_ROWS} below" if len(found) > MOST_ROWS else ""
         display(ipywidgets.HTML(f"<b>{len(found)} pairs</b>, {int(found['label'].sum())} of them evidence{shown}"))
         display(_table(found.head(MOST_ROWS)))
