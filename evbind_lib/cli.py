@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         print(line)
     print(f"Notebook: {near(execution.notebook)}")
     print(f"Page:     {near(execution.html)}")
-    return 0
+    return 130 if execution.result.get("stopped") else 0
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -85,17 +85,28 @@ def _score(options: argparse.Namespace) -> int:
     choices, overrides = split_arguments(options.parameters)
     params = compose({**default_choices(find_notebook("score")), **choices}, overrides)
     from evbind_lib.data import load_corpus
-    from evbind_lib.scoring import open_scorer, score_file, scorer_folder
+    from evbind_lib.scoring import (
+        clean_sentences,
+        criterion_texts,
+        open_scorer,
+        read_sentences,
+        score_table,
+        scorer_folder,
+    )
 
     corpus = load_corpus(params.data)
+    # What cannot be scored is told before a model is trained for it.
+    criterion_texts(options.criterion, corpus.criteria)
+    table = read_sentences(options.input) if options.input else None
+    sentences = clean_sentences(options.sentence)
     if not scorer_folder(params, corpus).is_dir():
         print("Training the model on all posts; the next time it is there.", file=sys.stderr)
     scorer = open_scorer(params, corpus)
-    if options.input:
-        table = score_file(scorer, options.input, options.criterion)
-        table.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
+    if table is not None:
+        scored = score_table(scorer, table, options.criterion)
+        scored.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
         return 0
-    scores = scorer.score(options.sentence, options.criterion)
+    scores = scorer.score(sentences, options.criterion)
     for number, row in scores.iterrows():
         if len(scores) > 1:
             print(f"sentence {number}")

@@ -15,7 +15,8 @@ from IPython.display import display
 
 from evbind_lib.data import Corpus
 from evbind_lib.estimate import at_threshold, difference, interval
-from evbind_lib.outcome import Outcome
+from evbind_lib.objectives import metric_names, names_of, pareto_front, several
+from evbind_lib.outcome import Outcome, folds_spent
 from evbind_lib.pages import PROGRESS, RESULT
 from evbind_lib.params import Params, describe, workspace
 from evbind_lib.search import SearchResult
@@ -32,7 +33,7 @@ def show_parameters(params: Params, *sections: str) -> pd.DataFrame:
     ----------
     params : Params
     *sections : str
-        ``data``, ``model``, ``training``, ``hpo``, ``tracking``: those to show; all when none is named.
+        ``data``, ``model``, ``training``, ``hpo``, ``tracking``, ``cluster``: those to show; all when none is named.
 
     Returns
     -------
@@ -50,12 +51,13 @@ def show_search_space(params: Params) -> pd.DataFrame:
     for name, entry in params.hpo.search_space.items():
         values = entry.model_dump()
         span = values["choices"] if "choices" in values else [values["low"], values["high"]]
+        step = f", in steps of {values['step']:g}" if values.get("step") else ""
         when = ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items())
         rows.append(
             {
                 "name": name,
                 "type": values["type"],
-                "range": ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in span),
+                "range": ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in span) + step,
                 "only when": when,
             }
         )
@@ -127,14 +129,21 @@ class Progress:
 
 def search_result(result: SearchResult) -> dict[str, Any]:
     """Plain values of a search that tests and the command line read back."""
-    return {
-        "study": result.study.study_name,
-        "best_trial": result.best.number,
-        "best_value": result.best.value,
-        "best_params": result.best.params,
-        "counts": count_trials(result.study),
+    study, best = result.study, result.best
+    found = {
+        "study": study.study_name,
+        "best_trial": best.number,
+        "best_value": best.values[0],
+        "best_params": best.params,
+        "counts": count_trials(study),
+        "folds": dict(zip(("trained", "whole"), folds_spent(study, result.best_params.training.n_folds), strict=True)),
         "went_on_from": result.n_earlier_trials,
+        "stopped": result.stopped,
     }
+    if len(study.directions) > 1:
+        found["best_values"] = dict(zip(names_of(study), best.values, strict=True))
+        found["pareto_front"] = [trial.number for trial in pareto_front(study, result.best_params)]
+    return found
 
 
 def training_result(result: CrossValidation) -> dict[str, Any]:
@@ -164,13 +173,17 @@ def near(path: Any) -> str:
 
 def search_lines(result: SearchResult, outcome: Outcome, params: Params) -> list[str]:
     """What a person wants to know when a search ends."""
-    counts, metric = count_trials(result.study), params.hpo.metric
+    counts, metric, best = count_trials(result.study), params.hpo.metric, result.best
     states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
+    trained, whole = folds_spent(result.study, params.training.n_folds)
     resumed = f", resumed: {result.n_earlier_trials} of them are from earlier runs" if result.n_earlier_trials else ""
     lines = [
         f"Study {result.study.study_name}: {counts['total']} trials ({states}){resumed}",
-        f"Best: trial {result.best.number}, {metric.name} {result.best.value:.4f} "
+        *result.notes,
+        f"{trained} of {whole} folds trained ({trained / whole:.0%})" if whole else "No fold trained",
+        f"Best: trial {best.number}, {metric.first} {best.values[0]:.4f} "
         f"({metric.fold_aggregation} of {params.training.n_folds} folds)",
+        *_front_lines(result, params),
         f"  {near(outcome.best_trainer)}   use it: evbind train trainer=hpo_best",
         f"  {near(outcome.summary)}",
         f"  {near(outcome.trials)}",
@@ -178,6 +191,16 @@ def search_lines(result: SearchResult, outcome: Outcome, params: Params) -> list
     if params.tracking.enabled:
         lines.append(f"  MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
     return lines
+
+
+def _front_lines(result: SearchResult, params: Params) -> list[str]:
+    """What is to be said of several objectives."""
+    if not several(params):
+        return []
+    front = ", ".join(str(trial.number) for trial in pareto_front(result.study, params))
+    unpruned = [] if params.hpo.pruner.type == "none" else [f"hpo.pruner={params.hpo.pruner.type} was not used"]
+    wish = "no trial is stopped early with several objectives"
+    return [f"Pareto front of {' and '.join(metric_names(params))}: trials {front}", "; ".join([wish, *unpruned])]
 
 
 def training_lines(result: CrossValidation, params: Params) -> list[str]:
@@ -233,7 +256,7 @@ def show_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
     """Parameters in which several sets differ, one column each."""
     flat = {name: params.flat() for name, params in sets.items()}
     names = list(dict.fromkeys(name for values in flat.values() for name in values))
-    hidden = ("training.provenance", "hpo.", "tracking.")
+    hidden = ("training.provenance", "hpo.", "tracking.", "cluster.")
     rows = {
         name: {label: values.get(name) for label, values in flat.items()}
         for name in names

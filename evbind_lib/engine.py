@@ -8,7 +8,9 @@ is never imported by another (papermill would meet it half made).
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,24 @@ class EvbindClient(PapermillNotebookClient):
 
     run: Any = None
     steps_told: tuple[int, int] | None = None
+    interrupts = 0
+
+    def execute(self, **kwargs: Any) -> Any:
+        """Execute the notebook; Ctrl-C is for the cell that runs, which may have something to finish."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().execute(**kwargs)
+        before = signal.signal(signal.SIGINT, self._pass_on)
+        try:
+            return super().execute(**kwargs)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        self.interrupts += 1
+        kernel = getattr(getattr(self.km, "provisioner", None), "process", None)
+        if kernel is None or self.interrupts > 2:
+            raise KeyboardInterrupt
+        kernel.send_signal(signal.SIGINT)
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         """Handle one message of the kernel."""
@@ -92,8 +112,9 @@ class EvbindEngine(NBClientEngine):
                 log_output=log_output,
                 stdout_file=stdout_file,
                 stderr_file=stderr_file,
-                # The kernel would warn on the terminal that its sockets on this machine are not encrypted.
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                # The kernel would warn on the terminal that its sockets on this machine are not encrypted, and tell how a
+                # cell was interrupted that the engine ended.
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
             client = EvbindClient(nb_man, **options)
             client.run = run

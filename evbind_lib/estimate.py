@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics as scores
 
-from evbind_lib.metrics import METRICS, THRESHOLD, THRESHOLD_FREE, compute_metrics
+from evbind_lib.metrics import METRICS, THRESHOLD, compute_metrics, log_losses
 
 KEYS = ["fold", "post_id", "sentence_id", "criterion_id"]
+MOST_CELLS = 4_000_000  # of an array of resamples by pairs
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def interval(
     Interval
     """
     value = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())[metric]
-    draws = _draws(predictions, metric, _weights(predictions, n_resamples, seed))
+    draws = resampled(predictions, metric, post_weights(predictions, n_resamples, seed))
     return _percentiles(value, draws, level)
 
 
@@ -91,11 +91,11 @@ def difference(
     first, second = (table.sort_values(KEYS, ignore_index=True) for table in (first, second))
     if not first[[*KEYS, "label"]].equals(second[[*KEYS, "label"]].astype(first[[*KEYS, "label"]].dtypes.to_dict())):
         raise ValueError("the two predictions are not of the same pairs")
-    weights = _weights(first, n_resamples, seed)
+    weights = post_weights(first, n_resamples, seed)
     values = [
         compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())[metric] for table in (first, second)
     ]
-    draws = _draws(second, metric, weights) - _draws(first, metric, weights)
+    draws = resampled(second, metric, weights) - resampled(first, metric, weights)
     return _percentiles(values[1] - values[0], draws, level)
 
 
@@ -104,19 +104,36 @@ def _percentiles(value: float, draws: np.ndarray, level: float) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def _weights(predictions: pd.DataFrame, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each post is drawn in each resample; shape (n_resamples, n_posts)."""
+def post_weights(predictions: pd.DataFrame, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each post is drawn in each resample; shape (n_resamples, n_posts), posts by their sorted ids."""
     n_posts = predictions["post_id"].nunique()
     return np.random.default_rng(seed).multinomial(n_posts, np.full(n_posts, 1 / n_posts), size=n_resamples)
 
 
-def _draws(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
-    """Metric of each resample."""
+def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
+    """Metric of each resample of posts.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        Columns post_id, label and probability.
+    metric : str
+        A name of `evbind_lib.metrics.METRICS`.
+    weights : ndarray, shape (n_resamples, n_posts)
+        How often each post is drawn, in the order of the sorted ids; a row of ones gives the metric itself.
+
+    Returns
+    -------
+    ndarray of float, shape (n_resamples,)
+        NaN where a metric that ranks meets one class only.
+    """
     posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    if metric in THRESHOLD_FREE:
-        scorer = {"roc_auc": scores.roc_auc_score, "pr_auc": scores.average_precision_score}[metric]
-        return np.array([scorer(label, probability, sample_weight=row[posts]) for row in weights])
+    if metric in RANKED:
+        return _ranked(label, probability, posts, weights, RANKED[metric])
+    if metric == "log_loss":
+        loss = np.bincount(posts, weights=log_losses(label, probability), minlength=weights.shape[1])
+        return (weights @ loss) / (weights @ np.bincount(posts, minlength=weights.shape[1]))
     called = probability >= THRESHOLD
     cells = {
         "tp": (label == 1) & called,
@@ -128,6 +145,41 @@ def _draws(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.nd
         name: weights @ np.bincount(posts, weights=inside, minlength=weights.shape[1]) for name, inside in cells.items()
     }
     return np.asarray(_FROM_COUNTS[metric](**counts), dtype=float)
+
+
+def _ranked(
+    label: np.ndarray, probability: np.ndarray, posts: np.ndarray, weights: np.ndarray, score: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Weighted scores of a ranking for all resamples: pairs are sorted once, equal probabilities share a rank."""
+    order = np.argsort(-probability, kind="stable")
+    ranked, evidence, posts = probability[order], label[order] == 1, posts[order]
+    first_of_rank = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    values = np.empty(len(weights))
+    rows = max(1, MOST_CELLS // len(posts))  # of resamples at a time, so that many pairs do not fill the memory
+    for start in range(0, len(weights), rows):
+        times = weights[start : start + rows][:, posts].astype(float)
+        positives = np.add.reduceat(times * evidence, first_of_rank, axis=1)
+        negatives = np.add.reduceat(times * ~evidence, first_of_rank, axis=1)
+        values[start : start + rows] = score(positives, negatives)
+    return values
+
+
+def _roc_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    all_positives, all_negatives = positives.sum(axis=1), negatives.sum(axis=1)
+    above = np.cumsum(positives, axis=1) - positives / 2
+    area, whole = (above * negatives).sum(axis=1), all_positives * all_negatives
+    return np.divide(area, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    found = np.cumsum(positives, axis=1)
+    precision = _share(found, found + np.cumsum(negatives, axis=1))
+    area, whole = (precision * positives).sum(axis=1), found[:, -1]
+    known = (whole > 0) & (negatives.sum(axis=1) > 0)
+    return np.divide(area, whole, out=np.full(len(whole), np.nan), where=known)
+
+
+RANKED: dict[str, Callable[..., np.ndarray]] = {"roc_auc": _roc_auc, "pr_auc": _average_precision}
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 import sys
 import time
@@ -20,7 +21,8 @@ import nbformat
 from IPython import get_ipython
 from nbformat.v4 import new_code_cell, new_notebook, output_from_msg
 
-from evbind_lib.pages import PROGRESS, heading_above
+from evbind_lib.errors import ParamsError, did_you_mean
+from evbind_lib.pages import PROGRESS, assigned_names, heading_above
 from evbind_lib.params import TrackingParams, project_folder
 from evbind_lib.tracking import RUN_VARIABLE, NotebookRun, Run, open_tracker
 
@@ -235,6 +237,24 @@ class Document:
         """Whether a cell is the last one with code; never where the file is not known."""
         code = [index for index, cell in enumerate(self.notebook.cells, start=1) if cell.cell_type == "code"]
         return self.file is not None and number == code[-1]
+
+
+def check_injected() -> None:
+    """Refuse a parameter that papermill put in although the notebook has none of that name; papermill itself only warns.
+
+    Raises
+    ------
+    ParamsError
+        With the nearest name.
+    """
+    shell = get_ipython()
+    cells = list(shell.user_ns.get("In", []))[:-1] if shell is not None else []
+    for above, cell in itertools.pairwise(cells):
+        if cell.startswith("# Parameters\n"):
+            known = assigned_names(above)
+            for name in assigned_names(cell):
+                if known and name not in known:
+                    raise ParamsError(f"{name} is not a parameter of this notebook{did_you_mean(name, known)}")
 
 
 def notebook_file(name: str | None) -> Path | None:

@@ -21,7 +21,12 @@ METRICS = {
     "recall": "share of evidence that is found",
     "roc_auc": "chance that evidence is ranked above no evidence; no threshold",
     "pr_auc": "average precision over all recalls; no threshold",
+    "log_loss": "mean of -log P(true answer), in nats; lower is better, 0.69 is a coin's",
 }
+
+# The others lie between 0 and 1, and higher is better.
+LOWER_IS_BETTER = ("log_loss",)
+SCORES = tuple(name for name in METRICS if name not in LOWER_IS_BETTER)
 
 # What depends on the order of the probabilities alone.
 THRESHOLD_FREE = ("roc_auc", "pr_auc")
@@ -32,6 +37,27 @@ AGGREGATIONS: dict[str, Callable[..., float]] = {
     "min": np.min,
     "max": np.max,
 }
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Log loss of each pair: ``-log P(true answer)``, in nats.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n,)
+    probabilities : ndarray of float, shape (n,)
+        As in scikit-learn, 0 and 1 count as the nearest number that their precision knows: sure and wrong costs 16 nats in
+        single precision, not infinity.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    probabilities = np.asarray(probabilities)
+    single = probabilities.dtype == np.float32
+    least = float(np.finfo(np.float32 if single else np.float64).eps)
+    clipped = np.clip(probabilities.astype(float), least, 1 - least)
+    return -np.log(np.where(np.asarray(labels) == 1, clipped, 1 - clipped))
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -48,7 +74,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     -------
     dict of str to float
         By the names of `METRICS`. ``roc_auc`` and ``pr_auc`` are NaN where only one class occurs; precision,
-        recall and F1 are 0 where there is nothing to count.
+        recall and F1 are 0 where there is nothing to count; ``log_loss`` is always finite.
 
     Raises
     ------
@@ -74,6 +100,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
         "recall": float(scores.recall_score(labels, called, zero_division=0)),
         "roc_auc": float(scores.roc_auc_score(labels, probabilities)) if both else float("nan"),
         "pr_auc": float(scores.average_precision_score(labels, probabilities)) if both else float("nan"),
+        "log_loss": float(log_losses(labels, probabilities).mean()),
     }
 
 

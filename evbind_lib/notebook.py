@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,14 +37,16 @@ from evbind_lib.display import (
     training_result,
 )
 from evbind_lib.errors import ParamsError
-from evbind_lib.execution import EXECUTION
+from evbind_lib.execution import EXECUTION, check_injected
 from evbind_lib.folds import Fold, folds_fingerprint
 from evbind_lib.models import check_model, choose_precision
+from evbind_lib.objectives import best_trial
 from evbind_lib.outcome import Outcome, write_outcome
 from evbind_lib.params import Params, compose
 from evbind_lib.search import SearchListener, SearchResult, check_search, run_search
 from evbind_lib.studies import count_trials
-from evbind_lib.tracking import StudyRun, Tracker, open_tracker
+from evbind_lib.tracking import open_tracker
+from evbind_lib.tracking.searches import TrackedSearch
 from evbind_lib.training import (
     CrossValidation,
     CrossValidator,
@@ -109,6 +110,7 @@ def start(name: str | None = None, *, overrides: Sequence[str] = (), **choices: 
     pd.set_option("display.max_colwidth", None)
     given = {**choices, "overrides": list(overrides)}
     try:
+        check_injected()
         params = compose(choices, overrides)
     except ParamsError:
         with contextlib.suppress(ParamsError):  # the first one is told; the execution is tracked as failed with it
@@ -134,24 +136,34 @@ class SearchProgress(SearchListener):
         self.params = params
         self.bar = Progress("Trials", params.hpo.trials.n_trials)
         self.best = ""
+        self.running = ""
         self.done = 0
-        self.started = time.perf_counter()
 
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Show where the study stands."""
         self._count(study)
-        resumed = (
-            f"study {study.study_name} resumed, {n_earlier_trials} trials were done before; "
-            if n_earlier_trials
-            else ""
-        )
+        resumed = f"study {study.study_name} resumed, done before: {n_earlier_trials}; " if n_earlier_trials else ""
         self.bar.update(self.done, resumed + self.best)
 
-    def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer:
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Observer:
         """Follow the trial's folds."""
+        number = trial.number
         return _FoldProgress(
             lambda text: self.bar.update(self.done, f"trial {number}, {text}{self.best and '; ' + self.best}"),
             self.params.training.n_folds,
+        )
+
+    def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+        """Show how far the trials of the workers are."""
+        folds = ", ".join(f"trial {trial.number} after fold {len(trial.intermediate_values)}" for trial in running)
+        if folds != self.running:
+            self.running = folds
+            self.bar.update(self.done, f"{folds}{self.best and '; ' + self.best}")
+
+    def on_stopping(self) -> None:
+        """Say that the search ends after the current folds."""
+        self.bar.update(
+            self.done, f"stopping after the current fold, once more to stop at once{self.best and '; ' + self.best}"
         )
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -165,62 +177,17 @@ class SearchProgress(SearchListener):
 
     def _count(self, study: optuna.Study) -> None:
         self.done = count_trials(study)["total"]
-        complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        if complete:
-            best = study.best_trial
-            self.best = f"best {self.params.hpo.metric.name} {best.value:.4f} (trial {best.number})"
+        best = best_trial(study, self.params)
+        if best is not None:
+            self.best = f"best {self.params.hpo.metric.first} {best.values[0]:.4f} (trial {best.number})"
 
 
-class TrackedSearch(SearchListener):
-    """Write a search to MLflow while it runs: Study > Trial > Fold."""
-
-    def __init__(self, tracker: Tracker, params: Params, tags: Mapping[str, str]) -> None:
-        self.tracker = tracker
-        self.params = params
-        self.tags = tags
-        self.study: optuna.Study | None = None
-        self.study_run: StudyRun | None = None
-        self.trial_run: Any = None
-        self.best: int | None = None
+class _LinkedSearch(TrackedSearch):
+    """A tracked search whose run and that of this notebook's execution name each other."""
 
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
-        """Open the Study run, or the one that the study has already."""
-        self.study = study
-        self.study_run = self.tracker.study(
-            study.study_name, study.user_attrs["uid"], parameters=self.params.flat(), tags=self.tags
-        )
-        self.study_run.close_stale()
-        EXECUTION.link(self.study_run, "study", study.study_name)
-
-    def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer | None:
-        """Open the Trial run; it follows the folds."""
-        assert self.study_run is not None
-        self.trial_run = self.study_run.trial(number, suggested)
-        if self.study is not None and hasattr(self.trial_run, "run_id"):
-            # So that a view of the study can lead to the run.
-            trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
-            run = {"experiment": self.trial_run.experiment, "run": self.trial_run.run_id}
-            self.study._storage.set_trial_user_attr(trial_id, "mlflow_run", run)
-        observer: Observer | None = self.trial_run
-        return observer
-
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Close the Trial run and mark the best."""
-        assert self.study_run is not None
-        state = {"COMPLETE": "COMPLETE", "PRUNED": "PRUNED"}.get(trial.state.name, "FAILED")
-        attributes = trial.user_attrs
-        if attributes.get("interrupted"):
-            state = "KILLED"
-        self.trial_run.finish(
-            state,
-            value=trial.value,
-            metrics=attributes.get("pooled", {}),
-            error=attributes.get("error"),
-            seconds=attributes.get("seconds", 0.0),
-        )
-        if state == "COMPLETE" and study.best_trial.number != self.best:
-            self.best = study.best_trial.number
-            self.study_run.mark_best(self.best)
+        super().on_study(study, n_earlier_trials)
+        EXECUTION.link(self.open_study(), "study", study.study_name)
 
 
 def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[SearchResult, Outcome]:
@@ -244,7 +211,7 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
     """
     check_model(params.model)
     check_search(params)
-    tracked = TrackedSearch(open_tracker(params.tracking), params, run_tags(params, corpus, folds))
+    tracked = _LinkedSearch(open_tracker(params.tracking), params, run_tags(params, corpus, folds))
     status = "FAILED"
     watcher = SearchMonitor(params) if has_front_end() else SearchProgress(params)
     try:
@@ -255,7 +222,7 @@ def search(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[Searc
         tracked.study_run.summary(
             counts=count_trials(result.study),
             best_parameters=result.best.params,
-            best_value=float(result.best.value or 0.0),
+            best_value=float(result.best.values[0]),
             importances=outcome.importances,
             files=outcome.files(),
         )

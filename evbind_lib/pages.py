@@ -5,6 +5,7 @@ Imports nothing of the library; `tracking` and every room above may import it.
 
 from __future__ import annotations
 
+import ast
 import copy
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def heading_above(notebook: Any, index: int) -> str:
                 if line.startswith("#"):
                     return line.lstrip("# ").strip()
     return ""
+
+
+def assigned_names(source: str) -> list[str]:
+    """Names that a parameters cell gives values to, read without running it."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return []
+    targets = [
+        node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        for node in body
+        if isinstance(node, ast.AnnAssign | ast.Assign)
+    ]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def export_html(notebook: Any, file: Path) -> Path:

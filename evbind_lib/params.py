@@ -1,6 +1,6 @@
 """Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`; know where files of a person lie.
 
-Imports `errors` and `schema`; every room above may import it.
+Imports `errors`, `sentences`, `distributions` and `schema`; every room above may import it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from evbind_lib.distributions import ENTRY_KEYS, KINDS, flatten
 from evbind_lib.errors import ParamsError, did_you_mean
 from evbind_lib.schema import (
+    ClusterParams,
     DataParams,
     ModelParams,
     Params,
     TrackingParams,
     TrainingParams,
+    dotted_name,
+    set_values,
 )
 from evbind_lib.sentences import validation_sentence
 
 __all__ = [
+    "ClusterParams",
     "DataParams",
     "ModelParams",
     "Params",
@@ -35,12 +40,16 @@ __all__ = [
     "resolve_path",
     "resolve_sqlite",
     "split_arguments",
+    "with_trainer",
     "workspace",
 ]
 
-GROUPS = ("data", "model", "trainer", "hpo", "tracking")
+GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster")
 # Below these keys a person may name things that the YAML files do not list.
-OPEN_BRANCHES = ("training.args.", "hpo.search_space.", "hpo.sampler.", "hpo.pruner.")
+OPEN_BRANCHES = (
+    *("training.args.", "hpo.search_space.", "hpo.sampler.", "hpo.pruner."),
+    *("hpo.constraints.", "hpo.fixed."),
+)
 
 
 def project_folder() -> Path:
@@ -98,30 +107,93 @@ def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] =
     ParamsError
         For an unknown group, file, key or value, or YAML that cannot be read; the sentence names the nearest name.
     """
+    chosen = [f"{group}={name}" for group, name in (choices or {}).items()]
+    tree = _tree("config", _prepare([*chosen, *overrides]))
+    _fix(tree)
+    return _validated(tree)
+
+
+def with_trainer(params: Params, name: str) -> Params:
+    """Parameters with what a file of the trainer group sets put in; everything else stays.
+
+    Parameters
+    ----------
+    params : Params
+        Its model decides what a trainer file leaves to the model.
+    name : str
+        A file in ``params/trainer/``, for example ``hpo_best``.
+
+    Returns
+    -------
+    Params
+
+    Raises
+    ------
+    ParamsError
+        When there is no such file, or something in it is not allowed.
+    """
+    present = {section: getattr(params, section).model_dump() for section in ("data", "model", "training")}
+    read = _tree(None, [f"+trainer={name}"], beside=present)
+    tree = params.model_dump()
+    set_values(tree, flatten({section: read[section] for section in present}))
+    return _validated(tree)
+
+
+def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Compose with Hydra into plain nested values; ``beside`` are values below those that are composed."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    chosen = [f"{group}={name}" for group, name in (choices or {}).items()]
-    wanted = _prepare([*chosen, *overrides])
     _look_into_the_workspace_first()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
-            config = hydra_compose(config_name="config", overrides=wanted)
-        _drop_left_over(config, wanted)
-        tree = OmegaConf.to_container(config, resolve=True)
+            config = hydra_compose(config_name=config_name, overrides=overrides)
+        _drop_left_over(config, overrides)
+        whole = OmegaConf.merge(OmegaConf.create(beside), config) if beside else config
+        return OmegaConf.to_container(whole, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         first_line = str(error).splitlines()[0]
         raise ParamsError(f"The parameters cannot be resolved: {first_line}; check the ${{...}} in params/.") from None
     except Exception as error:
-        raise _composition_error(error, wanted) from None
+        raise _composition_error(error, overrides) from None
+
+
+def _validated(tree: dict[str, Any]) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         raise ParamsError(validation_sentence(error, Params)) from None
+
+
+def _fix(tree: dict[str, Any]) -> None:
+    """Set what ``hpo.fixed`` names, and take it out of the search."""
+    search = tree.get("hpo", {})
+    fixed, space = flatten(search.get("fixed")) or {}, search.get("search_space")
+    if not fixed or not isinstance(fixed, dict):
+        return
+    try:
+        values = {dotted_name(name, "hpo.fixed"): value for name, value in fixed.items()}
+    except ValueError as error:
+        raise ParamsError(str(error)) from None
+    set_values(tree, values)
+    searched = flatten(space, leaf=ENTRY_KEYS)
+    left = {name: entry for name, entry in searched.items() if _dotted_or_as_it_is(name) not in values}
+    if searched and not left:
+        raise ParamsError(
+            "hpo.fixed names every searched parameter, so nothing is left to search; take one of them out."
+        )
+    search["search_space"] = left
+
+
+def _dotted_or_as_it_is(name: str) -> str:
+    try:
+        return dotted_name(name)
+    except ValueError:  # refused later, with its place
+        return name
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -160,7 +232,7 @@ def _prepare(overrides: Sequence[str]) -> list[str]:
             )
         key = override.partition("=")[0].lstrip("+~")
         kept.pop(key, None)
-        opens = key.startswith(OPEN_BRANCHES) and not override.startswith(("+", "~"))
+        opens = f"{key}.".startswith(OPEN_BRANCHES) and not override.startswith(("+", "~"))
         kept[key] = f"++{override}" if opens else override
     return list(kept.values())
 
@@ -198,8 +270,8 @@ def _drop_left_over(config: Any, overrides: Sequence[str]) -> None:
             named.setdefault(entry, set()).add(name)
     for entry, names in named.items():
         node = OmegaConf.select(config, entry)
-        if "type" in names and OmegaConf.is_dict(node):
-            old = {"low", "high"} if node.type == "categorical" else {"choices"}
+        if "type" in names and OmegaConf.is_dict(node) and node.type in KINDS:
+            old = ENTRY_KEYS - set(KINDS[node.type].model_fields)
             with open_dict(node):
                 for name in old - names:
                     node.pop(name, None)
@@ -255,4 +327,5 @@ def _known_keys() -> list[str]:
 def describe(params: Params) -> dict[str, Any]:
     """The resolved parameters that shape a result, as one short dotted table for a notebook's second cell."""
     hidden = ("model.trainer", "model.search_space", "training.provenance", "hpo.search_space")
-    return {key: value for key, value in params.flat().items() if not key.startswith(hidden) and value is not None}
+    flat = params.flat()
+    return {key: value for key, value in flat.items() if not key.startswith(hidden) and value not in (None, {}, [])}

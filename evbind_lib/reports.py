@@ -37,6 +37,7 @@ class FoldReport:
     n_training: int
     n_validation: int
     peak_memory_mb: float
+    micro_batch: int | None = None  # pairs a step held at once, where memory was too small for the batch
 
 
 class Observer:
@@ -44,6 +45,9 @@ class Observer:
 
     def on_fold_start(self, fold: int) -> None:
         """A fold, counted from 0, begins."""
+
+    def on_step(self) -> None:
+        """A forward pass of training is done; kept quick, since there are many."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """An epoch is trained and validated."""

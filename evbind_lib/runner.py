@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from evbind_lib import errors
-from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
-from evbind_lib.pages import export_html, recorded_result
-from evbind_lib.params import GROUPS, compose, project_folder, workspace
+from evbind_lib.errors import EvbindError, ExecutionError, ModelError, ParamsError, did_you_mean
+from evbind_lib.pages import assigned_names, export_html, recorded_result
+from evbind_lib.params import GROUPS, compose, project_folder, resolve_path, workspace
 
 
 class NotebookError(Exception):
@@ -75,13 +75,7 @@ def parameter_names(notebook: Path) -> list[str]:
         raise ParamsError(f"{notebook.name} is not a notebook; give the path of an .ipynb file.") from None
     for cell in cells:
         if "parameters" in cell["metadata"].get("tags", []):
-            body = ast.parse("".join(cell["source"])).body
-            targets = [
-                node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-                for node in body
-                if isinstance(node, ast.AnnAssign | ast.Assign)
-            ]
-            return [target.id for target in targets if isinstance(target, ast.Name)]
+            return assigned_names("".join(cell["source"]))
     return []
 
 
@@ -108,13 +102,35 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
     """
     from evbind_lib.data import load_corpus
     from evbind_lib.folds import make_folds
+    from evbind_lib.objectives import check_objectives
+    from evbind_lib.space import check_space
+    from evbind_lib.storage import check_storage
     from evbind_lib.strategies import build_pruner, build_sampler
 
     params = compose({**default_choices(notebook), **choices}, overrides)
-    build_sampler(params.hpo.sampler, n_earlier_trials=0)
-    build_pruner(params.hpo.pruner)
+    check_folder(params.model.name)
+    if "hpo" in parameter_names(notebook):
+        check_storage(params.hpo.study.storage)
+    check_space(params)
+    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
+    build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
+    check_objectives(params)
     corpus = load_corpus(params.data)
     make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
+
+
+def check_folder(model: str) -> None:
+    """Refuse a model's folder that is not there; whether a hub has a name is asked in the notebook, which may take long.
+
+    Raises
+    ------
+    ModelError
+    """
+    looks_like_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if looks_like_folder and not resolve_path(model).is_dir():
+        raise ModelError(
+            f"model.name={model}: there is no such folder; give one with a model's config.json and weights, or a hub name."
+        )
 
 
 def default_choices(notebook: Path) -> dict[str, str]:
@@ -199,6 +215,8 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execut
         )
         return Execution(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
     except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
         kind = getattr(errors, error.ename, None)
         if isinstance(kind, type) and issubclass(kind, EvbindError):
             output.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The parameter tree: every key a person may set, with its type, range and default, as frozen pydantic models.
 
 Values come from ``params/*.yaml`` through `evbind_lib.params`, which is where the rest of the library imports
-`Params` from. This room imports only `errors`.
+`Params` from. This room imports `errors`, `sentences`, `distributions` and `hpo`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from evbind_lib.distributions import Categorical, Section
 from evbind_lib.errors import did_you_mean
+from evbind_lib.hpo import HpoParams, MetricParams, PrunerParams, SamplerParams
 from evbind_lib.sentences import problem
 
-MetricName = Literal["accuracy", "macro_f1", "pos_f1", "precision", "recall", "roc_auc", "pr_auc"]
-Aggregation = Literal["mean", "median", "min", "max"]
+__all__ = [
+    "ClusterParams",
+    "DataParams",
+    "HpoParams",
+    "MetricParams",
+    "ModelParams",
+    "Params",
+    "PrunerParams",
+    "SamplerParams",
+    "TrackingParams",
+    "TrainingParams",
+    "dotted_name",
+    "training_argument_types",
+]
 
 # Names that transformers dropped, and what to write today. warmup_ratio is not here: evbind keeps it working.
 RENAMED_ARGUMENTS = {
@@ -85,12 +91,6 @@ def training_argument_types() -> dict[str, Any]:
     return {**types, **ARGUMENT_TYPES}
 
 
-class Section(BaseModel):
-    """A branch of the tree: unknown keys are refused, values cannot be changed after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class DataParams(Section):
     """Where the pairs come from and how negatives are drawn (``params/data/``)."""
 
@@ -123,8 +123,8 @@ class ModelParams(Section):
     name: str = Field(min_length=1)
     max_length: int = Field(default=512, ge=8)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    trainer: dict[str, Any] = {}
-    search_space: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default={})
+    search_space: dict[str, Any] = Field(default={})
 
 
 class TrainingParams(Section):
@@ -132,7 +132,7 @@ class TrainingParams(Section):
 
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     loss_function: Literal["weighted_ce", "focal"] = "weighted_ce"
     focal_gamma: float = Field(default=2.0, ge=0)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
@@ -156,138 +156,38 @@ class TrainingParams(Section):
         return checked
 
 
-class Distribution(Section):
-    """One searched parameter; ``when`` ties it to values of others."""
-
-    when: dict[str, Any] = {}
-
-
-class Range(Distribution):
-    """Numbers from low to high, both possible."""
-
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _low_to_high(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")
-        return self
-
-
-class Uniform(Range):
-    """Any number between low and high, each as likely."""
-
-    type: Literal["uniform"]
-
-
-class LogUniform(Range):
-    """Any number between low and high, each order of magnitude as likely."""
-
-    type: Literal["log_uniform"]
-
-    @model_validator(mode="after")
-    def _above_zero(self) -> Self:
-        if self.low <= 0:
-            raise ValueError(f"low={self.low:g} has no logarithm; use a low above 0 or type=uniform")
-        return self
-
-
-class IntRange(Range):
-    """Whole numbers from low to high."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-
-
-class Categorical(Distribution):
-    """One of the choices."""
-
-    type: Literal["categorical"]
-    choices: list[bool | int | float | str | None] = Field(min_length=1)
-
-
-ENTRY_KEYS = {"type", "low", "high", "choices", "when"}
-SearchSpaceEntry = Annotated[Uniform | LogUniform | IntRange | Categorical, Field(discriminator="type")]
-
-
-class StudyParams(Section):
-    """Name and storage of the Optuna study."""
-
-    study_name: str = Field(min_length=1)
-    storage: str = Field(min_length=1)
-    direction: Literal["maximize", "minimize"] = "maximize"
-    load_if_exists: bool = True
-
-
-class TrialsParams(Section):
-    """How long to search."""
-
-    n_trials: int = Field(ge=1)
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    n_jobs: int = Field(default=1, ge=1)
-
-
-class SamplerParams(BaseModel):
-    """The Optuna sampler; further keys are options of that sampler."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    type: str = "tpe"
-    n_startup_trials: int = Field(default=10, ge=0)
-    seed: int | None = Field(default=42, ge=0, lt=2**32)
-
-
-class PrunerParams(BaseModel):
-    """The Optuna pruner; a step is a fold; further keys are options of that pruner."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    type: str = "median"
-    n_startup_trials: int = Field(default=5, ge=0)
-    n_warmup_steps: int = Field(default=0, ge=0)
-    interval_steps: int = Field(default=1, ge=1)
-
-
-class MetricParams(Section):
-    """What the search improves."""
-
-    name: MetricName = "macro_f1"
-    fold_aggregation: Aggregation = "mean"
-
-
-class HpoParams(Section):
-    """The search (``params/hpo/``)."""
-
-    study: StudyParams
-    trials: TrialsParams
-    sampler: SamplerParams = SamplerParams()
-    pruner: PrunerParams = PrunerParams()
-    metric: MetricParams = MetricParams()
-    search_space: dict[str, SearchSpaceEntry] = Field(min_length=1)
-
-    @field_validator("search_space", mode="before")
-    @classmethod
-    def _dotted_names_from_nesting(cls, space: Any) -> Any:
-        """Read ``{data: {pos_neg_ratio: {type: ...}}}``, which is what dots in an override make, as one dotted name."""
-        flat: dict[str, Any] = {}
-
-        def walk(prefix: str, node: Any) -> None:
-            if isinstance(node, dict) and node and not set(node) & ENTRY_KEYS:
-                for key, value in node.items():
-                    walk(f"{prefix}.{key}" if prefix else str(key), value)
-            elif prefix:
-                flat[prefix] = node
-
-        walk("", space)
-        return flat if isinstance(space, dict) else space
-
-
 class TrackingParams(Section):
     """The MLflow store (``params/tracking/``)."""
 
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
     artifacts: str = "mlartifacts"
+
+
+class ClusterParams(Section):
+    """Where the workers of a search run (``params/cluster/``)."""
+
+    executor: Literal["local", "dask"] = "local"
+    gpu_share: int = Field(default=1, ge=1)
+    scheduler: str | None = None
+
+    @model_validator(mode="after")
+    def _scheduler_goes_with_dask(self) -> Self:
+        if self.executor == "dask" and self.scheduler is None:
+            raise ValueError(
+                "cluster.scheduler names no scheduler, which cluster.executor=dask needs; set "
+                "cluster.scheduler=tcp://HOST:8786"
+            )
+        if self.executor == "local" and self.scheduler is not None:
+            raise ValueError(
+                f"cluster.scheduler={self.scheduler} is of no use to cluster.executor=local; choose cluster=dask or leave "
+                "it out"
+            )
+        if self.scheduler is not None and not re.fullmatch(r"[a-z]+://[^\s/]+:\d+", self.scheduler):
+            raise ValueError(
+                f"cluster.scheduler={self.scheduler} is not the address of a scheduler; write for example tcp://HOST:8786"
+            )
+        return self
 
 
 class Params(Section):
@@ -298,29 +198,36 @@ class Params(Section):
     training: TrainingParams
     hpo: HpoParams
     tracking: TrackingParams = TrackingParams()
+    cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
     def _search_space_fits(self) -> Self:
+        seen: dict[str, str] = {}
         for name, entry in self.hpo.search_space.items():
             key = f"hpo.search_space.{name}"
             dotted = dotted_name(name)
-            ends = entry.choices if isinstance(entry, Categorical) else [entry.low, entry.high]
-            for value in ends:
-                try:
-                    self._check_value(dotted, value)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    raise ValueError(f"{key}: {value!r} cannot be tried: {problem(first)}") from None
-            for other in entry.when:
-                if other not in self.hpo.search_space:
-                    dotted_name(other)
+            if dotted in seen:
+                raise ValueError(
+                    f"{key} is the same parameter as hpo.search_space.{seen[dotted]}; take one of them out"
+                )
+            seen[dotted] = name
+            for value in entry.choices if isinstance(entry, Categorical) else [entry.low, entry.high]:
+                self._check_value(dotted, value, key, "cannot be tried")
+            for other, wanted in entry.when.items():
+                place = f"{key}.when"
+                condition = dotted_name(other, place)
+                for value in wanted if isinstance(wanted, list) else [wanted]:
+                    self._check_value(condition, value, f"{place}.{other}", "can never hold")
         return self
 
-    def _check_value(self, dotted: str, value: Any) -> None:
+    def _check_value(self, dotted: str, value: Any, key: str, verdict: str) -> None:
         """Validate the one section that a searched value would change."""
         section = dotted.partition(".")[0]
-        tree = _set(self.model_dump(), {dotted: value})
-        type(getattr(self, section)).model_validate(tree[section])
+        tree = set_values({section: getattr(self, section).model_dump()}, {dotted: value})
+        try:
+            type(getattr(self, section)).model_validate(tree[section])
+        except ValidationError as error:
+            raise ValueError(f"{key}: {value!r} {verdict}: {problem(error.errors()[0])}") from None
 
     def with_values(self, values: Mapping[str, Any]) -> Params:
         """Copy with some dotted parameters set, validated anew.
@@ -339,7 +246,7 @@ class Params(Section):
         ValidationError
             When a name is unknown or a value is not allowed.
         """
-        return Params.model_validate(_set(self.model_dump(), values))
+        return Params.model_validate(set_values(self.model_dump(), values))
 
     def value_of(self, dotted: str) -> Any:
         """Value of one dotted parameter; ``None`` where a training argument is not set."""
@@ -363,7 +270,8 @@ class Params(Section):
         return flat
 
 
-def _set(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted names in a nested dict, in place, and give it back."""
     for dotted, value in values.items():
         *parents, last = dotted.split(".")
         node = tree
@@ -373,13 +281,15 @@ def _set(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def dotted_name(name: str) -> str:
+def dotted_name(name: str, place: str = "hpo.search_space") -> str:
     """Full dotted name of a search-space name.
 
     Parameters
     ----------
     name : str
         A field of ``TrainingArguments`` (``learning_rate``), of ``training`` (``loss_function``), or any dotted parameter.
+    place : str
+        Where the name stands, for the error.
 
     Returns
     -------
@@ -399,12 +309,10 @@ def dotted_name(name: str) -> str:
         if section in sections and rest in sections[section].model_fields:
             return name
         known = [f"{part}.{field}" for part, model in sections.items() for field in model.model_fields]
-        raise ValueError(
-            f"hpo.search_space.{name}: no parameter of that name can be searched{did_you_mean(name, known)}"
-        )
-    if name in training_argument_types():
+    elif name in training_argument_types():
         return f"training.args.{name}"
-    if name in TrainingParams.model_fields:
+    elif name in TrainingParams.model_fields:
         return f"training.{name}"
-    known = [*training_argument_types(), *TrainingParams.model_fields]
-    raise ValueError(f"hpo.search_space.{name}: no parameter of that name can be searched{did_you_mean(name, known)}")
+    else:
+        known = [*training_argument_types(), *TrainingParams.model_fields]
+    raise ValueError(f"{place}.{name}: no parameter of that name can be searched{did_you_mean(name, known)}")

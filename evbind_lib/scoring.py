@@ -81,11 +81,8 @@ class Scorer:
         DataError
             When a sentence is empty or a criterion is neither an id nor a text.
         """
-        cleaned = [clean(sentence) for sentence in sentences]
-        for number, sentence in enumerate(cleaned, start=1):
-            if not sentence:
-                raise DataError(f"Sentence {number} is empty; give one that holds words.")
-        texts = {name: self._text(name) for name in criteria or self.criteria}
+        cleaned = clean_sentences(sentences)
+        texts = criterion_texts(criteria, self.criteria)
         pairs = pd.DataFrame(
             [(text, sentence, 0) for sentence in cleaned for text in texts.values()],
             columns=["criterion", "sentence", "label"],
@@ -107,12 +104,41 @@ class Scorer:
             precision=self.precision,
         )
 
-    def _text(self, name: str) -> str:
-        if name in self.criteria:
-            return self.criteria[name]
-        if " " in name.strip():
-            return clean(name)
-        raise DataError(f"There is no criterion {name}{did_you_mean(name, self.criteria)}")
+
+def clean_sentences(sentences: Sequence[str]) -> list[str]:
+    """Sentences as they are scored; one that is empty is a `DataError`."""
+    cleaned = [clean(sentence) for sentence in sentences]
+    for number, sentence in enumerate(cleaned, start=1):
+        if not sentence:
+            raise DataError(f"Sentence {number} is empty; give one that holds words.")
+    return cleaned
+
+
+def criterion_texts(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Texts of criteria by id, or by the text itself where one is of a person's own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Ids, or texts of one's own; all that are known when empty.
+    known : mapping of str to str
+        Text by id.
+
+    Returns
+    -------
+    dict of str to str
+
+    Raises
+    ------
+    DataError
+        When a name is neither an id nor a text.
+    """
+    texts = {}
+    for name in names or known:
+        if name not in known and " " not in name.strip():
+            raise DataError(f"There is no criterion {name}{did_you_mean(name, known)}")
+        texts[name] = known.get(name, clean(name))
+    return texts
 
 
 def scorer_folder(params: Params, corpus: Corpus) -> Path:
@@ -176,22 +202,18 @@ def _train(params: Params, corpus: Corpus, folder: Path) -> None:
     partial.replace(folder)
 
 
-def score_file(scorer: Scorer, file: str, criteria: Sequence[str] = ()) -> pd.DataFrame:
-    """Score the sentences of a table.
+def read_sentences(file: str) -> pd.DataFrame:
+    """Read the sentences of a table that is to be scored.
 
     Parameters
     ----------
-    scorer : Scorer
     file : str
         CSV, TSV, Parquet or JSONL with a column sentence (or sentence_text).
-    criteria : sequence of str
-        Ids or texts; all that the model knows when not given.
 
     Returns
     -------
     pandas.DataFrame
-        A row per sentence, in the file's order: post_id and sentence_id where the file has them, else row; then one column
-        per criterion. No text.
+        Columns sentence, and post_id and sentence_id where the file has them, else row.
 
     Raises
     ------
@@ -206,7 +228,25 @@ def score_file(scorer: Scorer, file: str, criteria: Sequence[str] = ()) -> pd.Da
     empty = table.index[table[column].map(clean) == ""]
     if len(empty):
         raise DataError(f"--input={file}, row {empty[0]}: the sentence is empty; fill it in or take the row out.")
-    scores = scorer.score(table[column].tolist(), criteria)
     ids = [name for name in ("post_id", "sentence_id") if name in table]
     left = table[ids].reset_index(drop=True) if ids else pd.DataFrame({"row": np.asarray(table.index)})
-    return pd.concat([left, scores.reset_index(drop=True)], axis=1)
+    return left.assign(sentence=table[column].to_numpy())
+
+
+def score_table(scorer: Scorer, sentences: pd.DataFrame, criteria: Sequence[str] = ()) -> pd.DataFrame:
+    """Score sentences that `read_sentences` gave.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    sentences : pandas.DataFrame
+    criteria : sequence of str
+        Ids or texts; all that the model knows when not given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per sentence, in the file's order: its ids, then one column per criterion. No text.
+    """
+    scores = scorer.score(sentences["sentence"].tolist(), criteria)
+    return pd.concat([sentences.drop(columns="sentence"), scores.reset_index(drop=True)], axis=1)

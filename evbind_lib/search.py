@@ -1,4 +1,4 @@
-"""The search: suggest parameters, cross-validate them, report fold by fold, keep the best.
+"""The search: open the study, run its trials here or in workers, find the best.
 
 Imports the rooms below it; `tracking`, `plots` and `notebook` import it. What is recorded and shown is the business of
 listeners, so that the search itself knows neither MLflow nor a screen.
@@ -6,62 +6,35 @@ listeners, so that the search itself knows neither MLflow nor a screen.
 
 from __future__ import annotations
 
-import os
-import socket
+import math
+import signal
+import threading
 import time
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from evbind_lib.arguments import training_arguments
+from evbind_lib.claims import close_dead, requeue_lost
 from evbind_lib.data import Corpus
-from evbind_lib.errors import ParamsError, SearchError
+from evbind_lib.errors import SearchError
 from evbind_lib.folds import Fold
-from evbind_lib.metrics import aggregate
-from evbind_lib.params import Params
-from evbind_lib.schema import Categorical, IntRange, LogUniform, SearchSpaceEntry, dotted_name
+from evbind_lib.objectives import best_trial, check_objectives, effective_pruner, why_no_best
+from evbind_lib.params import Params, with_trainer
+from evbind_lib.space import check_space, enqueued_values, searched_values
+from evbind_lib.stopping import should_stop
+from evbind_lib.storage import alone_with, check_storage
 from evbind_lib.strategies import build_pruner, build_sampler
-from evbind_lib.studies import (
-    check_storage,
-    finished_trials,
-    keep_predictions,
-    open_study,
-    retry_interrupted,
-    study_identity,
-)
-from evbind_lib.training import CrossValidator, FoldReport, Observer, training_arguments
+from evbind_lib.studies import finished_trials, open_study, study_identity
+from evbind_lib.training import CrossValidator
+from evbind_lib.trials import Objective, SearchListener, SearchStopped, run_trials
+from evbind_lib.workers import Order, check_workers, run_workers, visible_gpus
 
-# A trial that changed one of these would be measured with another yardstick than its neighbours.
-YARDSTICK = (
-    "training.n_folds",
-    "training.seed",
-    "data.eval_neg_ratio",
-    "data.group_by",
-    "data.format",
-    "data.special_case",
-)
-
-
-class SearchStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
-    """Raised by an observer to end the search after this fold; the trial is queued again with its parameters."""
-
-
-class SearchListener:
-    """Told about the course of a search; does nothing by itself."""
-
-    def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
-        """The study is open; trials follow."""
-
-    def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer | None:
-        """A trial begins; an observer returned here is told about its folds."""
-        return None
-
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """A trial is complete, pruned or failed."""
+__all__ = ["SearchListener", "SearchResult", "SearchStopped", "check_search", "run_search"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +52,10 @@ class SearchResult:
         Finished trials that the study had before this search.
     seconds : float
         Wall time of this search.
+    notes : tuple of str
+        What a person should know: why the search ended before its total, what changed since it began.
+    stopped : bool
+        Whether somebody asked it to stop.
     """
 
     study: optuna.Study
@@ -86,63 +63,8 @@ class SearchResult:
     best_params: Params
     n_earlier_trials: int
     seconds: float
-
-
-def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
-    """Draw a value for every searched parameter whose ``when`` holds.
-
-    Parameters
-    ----------
-    trial : optuna.Trial
-    params : Params
-        Its search space, and the values of parameters that are not searched but named in a ``when``.
-
-    Returns
-    -------
-    dict of str to value
-        By the names of the search space.
-    """
-    space = params.hpo.search_space
-    suggested: dict[str, Any] = {}
-    for name in _parents_first(space):
-        entry = space[name]
-        if all(_holds(other, wanted, suggested, params) for other, wanted in entry.when.items()):
-            suggested[name] = _draw(trial, name, entry)
-    return suggested
-
-
-def _holds(other: str, wanted: Any, suggested: Mapping[str, Any], params: Params) -> bool:
-    if other in params.hpo.search_space and other not in suggested:
-        return False
-    actual = suggested.get(other, params.value_of(dotted_name(other)))
-    return actual in wanted if isinstance(wanted, list) else bool(actual == wanted)
-
-
-def _parents_first(space: Mapping[str, SearchSpaceEntry]) -> list[str]:
-    ordered: list[str] = []
-    waiting = list(space)
-    while waiting:
-        ready = [name for name in waiting if all(o in ordered for o in space[name].when if o in space)]
-        if not ready:
-            raise ParamsError(
-                f"hpo.search_space: the `when` of {', '.join(waiting)} go in a circle; take one of them out."
-            )
-        ordered += ready
-        waiting = [name for name in waiting if name not in ready]
-    return ordered
-
-
-def _draw(trial: optuna.Trial, name: str, entry: SearchSpaceEntry) -> Any:
-    if isinstance(entry, Categorical):
-        return trial.suggest_categorical(name, entry.choices)
-    if isinstance(entry, IntRange):
-        return trial.suggest_int(name, entry.low, entry.high)
-    return trial.suggest_float(name, entry.low, entry.high, log=isinstance(entry, LogUniform))
-
-
-def merge(params: Params, suggested: Mapping[str, Any]) -> Params:
-    """Parameters of a trial: the configured ones with the suggested values put in."""
-    return params.with_values({dotted_name(name): value for name, value in suggested.items()})
+    notes: tuple[str, ...] = ()
+    stopped: bool = False
 
 
 def check_search(params: Params) -> None:
@@ -156,128 +78,49 @@ def check_search(params: Params) -> None:
     SearchError
         For a storage that cannot be reached or written.
     """
-    build_sampler(params.hpo.sampler, n_earlier_trials=0)
-    build_pruner(params.hpo.pruner)
-    _parents_first(params.hpo.search_space)
-    for name in params.hpo.search_space:
-        if dotted_name(name) in YARDSTICK:
-            raise ParamsError(
-                f"hpo.search_space.{name} would change what the score is measured on, so trials could not be compared; "
-                f"take it out and set {dotted_name(name)} itself."
-            )
-    if params.hpo.trials.n_jobs > 1:
-        raise ParamsError(
-            f"hpo.trials.n_jobs={params.hpo.trials.n_jobs}: this version runs one worker; set hpo.trials.n_jobs=1."
-        )
+    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
+    build_pruner(effective_pruner(params), n_folds=params.training.n_folds)
+    check_space(params)
+    check_objectives(params)
+    for source in params.hpo.enqueue:
+        if not source.startswith("study:"):
+            with_trainer(params, source)
+    check_workers(params)
     training_arguments(params, output_dir="unused")
     check_storage(params.hpo.study.storage)
 
 
-class ReportFolds(Observer):
-    """Report the aggregate of the folds so far to Optuna after each fold, and stop the trial when its pruner says so.
+class _Interruption:
+    """Ctrl-C while a search runs: the first one lets the current folds end, the second one ends everything at once."""
 
-    A single fold's score bounces with the fold's difficulty; the running aggregate at the same fold is like with like,
-    since folds and their order are the same in every trial (the recipe of optuna PR 5112).
-    """
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
+        self.asked = False
+        self._before: Any = None
 
-    def __init__(self, trial: optuna.Trial, *, metric: str, aggregation: str, n_folds: int) -> None:
-        self.trial = trial
-        self.metric = metric
-        self.aggregation = aggregation
-        self.n_folds = n_folds
-        self.reports: list[FoldReport] = []
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
 
-    def on_fold(self, report: FoldReport) -> None:
-        """Report, and raise `optuna.TrialPruned` where the pruner stops the trial; after the last fold it never does."""
-        self.reports.append(report)
-        values = [done.metrics[self.metric] for done in self.reports]
-        self.trial.report(aggregate(values, self.aggregation), step=len(values) - 1)
-        if len(values) < self.n_folds and self.trial.should_prune():
-            raise optuna.TrialPruned
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
-
-@dataclass
-class Objective:
-    """What Optuna calls for each trial: suggest, merge, cross-validate, aggregate.
-
-    Parameters
-    ----------
-    params : Params
-    validator : CrossValidator
-        Shared by all trials, so that pairs are drawn and tokenised once.
-    listeners : sequence of SearchListener
-    """
-
-    params: Params
-    validator: CrossValidator
-    listeners: Sequence[SearchListener] = field(default_factory=tuple)
-
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Run one trial.
-
-        Parameters
-        ----------
-        trial : optuna.Trial
-
-        Returns
-        -------
-        float
-            The metric, aggregated over folds.
-
-        Raises
-        ------
-        optuna.TrialPruned
-            When the pruner stops the trial.
-        Exception
-            Whatever the trial failed with; its type and message are kept in the trial as ``error``.
-        """
-        started = time.perf_counter()
-        trial.set_user_attr("worker", {"host": socket.gethostname(), "pid": os.getpid()})
-        metric = self.params.hpo.metric
-        suggested = suggest(trial, self.params)
-        own = [listener.on_trial_start(trial.number, suggested) for listener in self.listeners]
-        report = ReportFolds(
-            trial, metric=metric.name, aggregation=metric.fold_aggregation, n_folds=len(self.validator.folds)
-        )
-        observers = [*(observer for observer in own if observer is not None), report]
-        try:
-            merged = merge(self.params, suggested)
-            trial.set_user_attr("resolved", {key: merged.model_dump()[key] for key in ("data", "model", "training")})
-            result = self.validator.run(merged, observers)
-            trial.set_user_attr("pooled", result.pooled())
-            return result.score(metric.name, metric.fold_aggregation)
-        except optuna.TrialPruned:
-            raise
-        except SearchStopped:
-            trial.set_user_attr("interrupted", True)
-            trial.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
-            trial.study.stop()
-            raise
-        except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            trial.set_user_attr("traceback", _places(error))
-            raise
-        finally:
-            trial.set_user_attr("fold_scores", [done.metrics[metric.name] for done in report.reports])
-            trial.set_user_attr("fold_seconds", [round(done.seconds, 3) for done in report.reports])
-            trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
-            keep_predictions(trial.study.study_name, trial.number, report.reports)
-
-
-def _places(error: Exception) -> list[str]:
-    """Files and lines of a traceback, without values: those could hold text of posts."""
-    return [
-        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.tell()
 
 
 def run_search(
     params: Params, corpus: Corpus, folds: Sequence[Fold], listeners: Sequence[SearchListener] = ()
 ) -> SearchResult:
-    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or the timeout.
+    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
 
-    A trial that raises is FAILED and the study goes on; one that a pruner stops is PRUNED.
+    A trial that raises is FAILED and the study goes on; one that a pruner stops is PRUNED. With several workers, a limit on
+    a trial's time, or a cluster, trials run in processes of their own. Any number of such searches may work on one study.
 
     Parameters
     ----------
@@ -297,35 +140,149 @@ def run_search(
     """
     started = time.perf_counter()
     check_search(params)
-    study = open_study(params, study_identity(params, corpus, folds))
-    retry_interrupted(study)
+    identity = study_identity(params, corpus, folds)
+    study = open_study(params, identity)
+    with alone_with(study._storage):
+        close_dead(study)
+        requeue_lost(study)
     n_earlier = len(finished_trials(study))
+    notes = _note_changed_space(study, params)
+    if not study.get_trials(deepcopy=False):
+        notes += _enqueue(study, params)
     for listener in listeners:
         listener.on_study(study, n_earlier)
 
-    def tell(study: optuna.Study, trial: FrozenTrial) -> None:
-        for listener in listeners:
-            listener.on_trial_end(study, trial)
+    trials = params.hpo.trials
+    deadline = time.time() + (trials.timeout or math.inf)
 
-    remaining = params.hpo.trials.n_trials - n_earlier
-    if remaining > 0:
-        objective = Objective(params, CrossValidator(corpus, folds), listeners)
-        study.optimize(
-            objective,
-            n_trials=remaining,
-            timeout=params.hpo.trials.timeout,
-            catch=(Exception,),
-            callbacks=[tell],
-        )
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        failed = [trial for trial in finished_trials(study) if trial.state == TrialState.FAIL]
-        reason = f"; trial {failed[0].number} failed with {failed[0].user_attrs.get('error')}" if failed else ""
-        raise SearchError(
-            f"Study {study.study_name}: none of its {len(finished_trials(study))} trials was completed{reason}; mend the cause "
-            "and start a study with another hpo.study.study_name."
-        )
-    best = study.best_trial
+    def tell_stopping() -> None:
+        for listener in listeners:
+            listener.on_stopping()
+
+    with _Interruption(tell_stopping) as interruption:
+
+        def asked_to_stop() -> bool:
+            return interruption.asked or any(listener.wants_stop for listener in listeners)
+
+        if trials.n_jobs == 1 and trials.trial_timeout is None and params.cluster.executor == "local":
+            objective = Objective(params, CrossValidator(corpus, folds), listeners, asked_to_stop)
+            run_trials(study, objective, lambda study: _is_enough(study, params, deadline))
+        elif len(finished_trials(study)) < trials.n_trials and not _is_enough(study, params, deadline):
+            order = _order(params, corpus, folds, study, listeners, deadline)
+            run_workers(order, study, n_workers=trials.n_jobs, listeners=listeners, asked_to_stop=asked_to_stop)
+        stopped = asked_to_stop()
+        notes += _why_ended(study, params, stopped=stopped, late=time.time() > deadline)
+    best = best_trial(study, params)
+    if best is None:
+        raise SearchError(_without_a_best(study, notes))
     # What the trial was really trained with: parameters that are not searched may have changed since.
     best_params = Params.model_validate({**params.model_dump(), **best.user_attrs["resolved"]})
-    return SearchResult(study, best, best_params, n_earlier, time.perf_counter() - started)
+    return SearchResult(study, best, best_params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
+
+
+def _is_enough(study: optuna.Study, params: Params, deadline: float) -> bool:
+    return time.time() > deadline or should_stop(study, params) is not None
+
+
+def _order(
+    params: Params,
+    corpus: Corpus,
+    folds: Sequence[Fold],
+    study: optuna.Study,
+    listeners: Sequence[SearchListener],
+    deadline: float,
+) -> Order:
+    import torch
+
+    local = params.cluster.executor == "local"
+    gone_along = [listener.for_workers() for listener in listeners]
+    return Order(
+        params=params,
+        corpus=corpus,
+        folds=tuple(folds),
+        study_name=study.study_name,
+        listeners=tuple(listener for listener in gone_along if listener is not None),
+        deadline=deadline,
+        threads=max(1, torch.get_num_threads() // (params.hpo.trials.n_jobs if local else 1)),
+        gpus=visible_gpus() if local else (),
+    )
+
+
+def _enqueue(study: optuna.Study, params: Params) -> list[str]:
+    """Begin with the parameter sets that ``hpo.enqueue`` names; what of them is not searched, or out of range, is noted."""
+    notes = []
+    for source in params.hpo.enqueue:
+        if source.startswith("study:"):
+            values = _best_of_study(study, source.removeprefix("study:"))
+        else:
+            values = searched_values(with_trainer(params, source))
+        fixed, remarks = enqueued_values(params, values)
+        notes += [f"hpo.enqueue, {source}: {remark}" for remark in remarks]
+        if fixed:
+            study.enqueue_trial(fixed, user_attrs={"enqueued": source}, skip_if_exists=True)
+    return notes
+
+
+def _best_of_study(study: optuna.Study, name: str) -> dict[str, Any]:
+    try:
+        best = best_trial(optuna.load_study(study_name=name, storage=study._storage))
+    except KeyError:
+        best = None
+    if best is None:
+        raise SearchError(
+            f"hpo.enqueue: the storage has no study {name} with a complete trial; name one that it has, or leave it out."
+        )
+    return dict(best.params)
+
+
+def _note_changed_space(study: optuna.Study, params: Params) -> list[str]:
+    """Say what of the search space is other than when the study was last searched; choices cannot change in Optuna."""
+    now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
+    before = study.user_attrs.get("search_space")
+    if before == now:
+        return []
+    study.set_user_attr("search_space", now)
+    if before is None:
+        return []
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    for name in changed:
+        old, new = before.get(name, {}), now.get(name, {})
+        if old and new and (old["type"], old.get("choices")) != (new["type"], new.get("choices")):
+            study.set_user_attr("search_space", before)
+            raise SearchError(
+                f"hpo.search_space.{name}: study {study.study_name} was searched with other choices or another type, which "
+                "Optuna cannot mix; set another hpo.study.study_name, and begin at this one's best with "
+                f"hpo.enqueue=['study:{study.study_name}']."
+            )
+    return [f"The search space changed since the study began: {', '.join(changed)}; earlier trials count as before."]
+
+
+def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:
+    n_done, n_trials = len(finished_trials(study)), params.hpo.trials.n_trials
+    if n_done >= n_trials:
+        return []
+    reason = should_stop(study, params)
+    running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    if stopped:
+        return [
+            f"Stopped on request after {n_done} of {n_trials} trials; the same command goes on, with the folds that are done."
+        ]
+    if reason is not None:
+        return [reason]
+    if late:
+        return [f"hpo.trials.timeout is over after {n_done} of {n_trials} trials; the same command goes on."]
+    return [f"{n_done} of {n_trials} trials are done; other processes are at work on {running}."] if running else []
+
+
+def _without_a_best(study: optuna.Study, notes: Sequence[str]) -> str:
+    finished = finished_trials(study)
+    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
+    if outside := why_no_best(study):
+        return f"Study {study.study_name}: {outside}; widen the bounds, or search further with a larger hpo.trials.n_trials."
+    if not finished and notes:
+        return f"Study {study.study_name}: {notes[-1]}"
+    reason = f"; trial {failed[0].number} failed with {failed[0].user_attrs.get('error')}" if failed else ""
+    return (
+        f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}; mend the cause "
+        "and start a study with another hpo.study.study_name."
+    )

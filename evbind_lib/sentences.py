@@ -27,7 +27,7 @@ def validation_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     str
     """
     first, *others = error.errors()
-    tags = {"uniform", "log_uniform", "int", "categorical"}
+    tags = {"uniform", "log_uniform", "int", "log_int", "categorical"}
     parts = [str(part) for part in first["loc"]]
     in_space = parts[:2] == ["hpo", "search_space"]
     parts = [part for i, part in enumerate(parts) if not (in_space and i == 3 and part in tags)]
@@ -38,8 +38,10 @@ def validation_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     for other in others:  # the other branches of a union, such as "a number or natural"
         if other["loc"][: len(parts)] == tuple(parts) and not in_space:
             sentence += " or " + problem(other).removeprefix("must be ")
-    if first["type"] == "extra_forbidden" and in_space and parts[-1] in {"low", "high", "choices"}:
+    if first["type"] == "extra_forbidden" and in_space and parts[-1] in {"low", "high", "choices", "step"}:
         return f"{key} does not go with the type of this parameter; set {'.'.join(parts[:-1])}.type as well."
+    if first["type"] == "extra_forbidden" and in_space and parts[-1] == "log":
+        return f"{key}: a logarithmic scale is a type of its own; set {'.'.join(parts[:-1])}.type to log_uniform or log_int."
     if first["type"] == "extra_forbidden":
         return f"{key} is not a parameter{_nearest_sibling(parts, model)}"
     end = "" if sentence.endswith(("?", ".")) else "."
@@ -64,7 +66,7 @@ def problem(error: Any) -> str:
         options = re.findall(r"'([^']+)'", context["expected_tags"])
         return "type must be one of " + ", ".join(options) + _hint(str(context["tag"]), options)
     if kind == "union_tag_not_found":
-        return "type is missing; set it to uniform, log_uniform, int or categorical"
+        return "type is missing; set it to uniform, log_uniform, int, log_int or categorical"
     if kind.startswith("int_"):
         return "must be a whole number"
     if kind.startswith("float_"):

@@ -7,11 +7,9 @@ observers. Imports the rooms below it (`errors` to `metrics`); `search` and `not
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +31,7 @@ from evbind_lib.encoding import EncodedPairs, PadToLongest, PairEncoder
 from evbind_lib.errors import TrainingError
 from evbind_lib.folds import Fold
 from evbind_lib.losses import choose_loss
+from evbind_lib.memory import half_of, is_out_of_memory, peak_memory_mb, with_micro_batch
 from evbind_lib.metrics import compute_metrics
 from evbind_lib.models import choose_precision, load_model, load_tokenizer
 from evbind_lib.negatives import training_pairs, validation_pairs
@@ -102,13 +101,20 @@ class CrossValidator:
         ids, validation = self._encoded[validation_key]
         return FoldData(fold, encoder, self._encoded[training_key][1], validation, ids)
 
-    def run(self, params: Params, observers: Sequence[Observer] = ()) -> CrossValidation:
+    def run(
+        self,
+        params: Params,
+        observers: Sequence[Observer] = (),
+        finished: Mapping[int, FoldReport] | None = None,
+    ) -> CrossValidation:
         """Train and validate every fold in order.
 
         Parameters
         ----------
         params : Params
         observers : sequence of Observer
+        finished : mapping of int to FoldReport, optional
+            Folds that were trained before with these parameters; observers are told of them as of the others.
 
         Returns
         -------
@@ -119,20 +125,45 @@ class CrossValidator:
         TrainingError
             When a loss is not a finite number.
         """
-        reports = [train_fold(params, self.prepare(params, fold), observers) for fold in self.folds]
+        reports: list[FoldReport] = []
+        for fold in self.folds:
+            report = (finished or {}).get(fold.index)
+            if report is not None:
+                _retell(report, observers)
+            else:
+                # Memory that was too small for one fold is too small for the next.
+                micro_batch = reports[-1].micro_batch if reports else None
+                report = train_fold(params, self.prepare(params, fold), observers, micro_batch=micro_batch)
+            reports.append(report)
         return CrossValidation(tuple(reports), choose_precision(params.model.precision))
 
 
-def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = ()) -> FoldReport:
+def _retell(report: FoldReport, observers: Sequence[Observer]) -> None:
+    for observer in observers:
+        observer.on_fold_start(report.fold)
+    for epoch in report.epochs:
+        for observer in observers:
+            observer.on_epoch(epoch)
+    for observer in observers:
+        observer.on_fold(report)
+
+
+def train_fold(
+    params: Params, data: FoldData, observers: Sequence[Observer] = (), *, micro_batch: int | None = None
+) -> FoldReport:
     """Fine-tune a fresh model on the training part of a fold and predict the other part after every epoch.
 
-    No checkpoint is written, and the model is gone when the function returns.
+    No checkpoint is written, and the model is gone when the function returns. Where memory does not hold a batch, the fold
+    begins anew with half as many pairs at once and twice as many steps to gather gradients over: the effective batch, and
+    so the optimisation, stays the same.
 
     Parameters
     ----------
     params : Params
     data : FoldData
     observers : sequence of Observer
+    micro_batch : int, optional
+        Pairs at once, where fewer than the batch are known to fit.
 
     Returns
     -------
@@ -142,7 +173,7 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
     Raises
     ------
     TrainingError
-        When a loss is not a finite number; the message names fold and step.
+        When a loss is not a finite number, or memory does not hold a single pair; the message names fold and step.
     """
     started = time.perf_counter()
     fold = data.fold.index
@@ -150,15 +181,26 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
         observer.on_fold_start(fold)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    watched = WatchedLoss(choose_loss(params.training, data.training.labels), f"fold {fold + 1}")
-    validator = _ValidateEachEpoch(data, choose_precision(params.model.precision), watched, observers)
-    try:
-        fit(params, data.encoder, data.training, loss=watched, callbacks=[validator])
-    finally:
-        # Trainer and model refer to each other; without this, memory is held until some later fold.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    batch = int(params.training.args.get("per_device_train_batch_size", 8))
+    validator = None
+    while validator is None:
+        tried = micro_batch or batch
+        try:
+            validator = _fit_fold(with_micro_batch(params, tried), data, observers)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if tried == 1:
+                raise TrainingError(
+                    f"fold {fold + 1}: memory does not hold a single pair; lower model.max_length, or choose a smaller model."
+                ) from None
+        finally:
+            # Trainer and model refer to each other; without this, memory is held until some later fold.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        if validator is None:
+            micro_batch = half_of(tried)
     last = validator.epochs[-1]
     report = FoldReport(
         fold=fold,
@@ -168,11 +210,20 @@ def train_fold(params: Params, data: FoldData, observers: Sequence[Observer] = (
         seconds=time.perf_counter() - started,
         n_training=len(data.training),
         n_validation=len(data.validation),
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(),
+        micro_batch=micro_batch if micro_batch != batch else None,
     )
     for observer in observers:
         observer.on_fold(report)
     return report
+
+
+def _fit_fold(params: Params, data: FoldData, observers: Sequence[Observer]) -> _ValidateEachEpoch:
+    place = f"fold {data.fold.index + 1}"
+    watched = WatchedLoss(choose_loss(params.training, data.training.labels), place, observers)
+    validator = _ValidateEachEpoch(data, choose_precision(params.model.precision), watched, observers)
+    fit(params, data.encoder, data.training, loss=watched, callbacks=[validator])
+    return validator
 
 
 def fit(
@@ -229,9 +280,10 @@ def fit(
 class WatchedLoss:
     """The loss, with its mean over an epoch kept and a number that is not finite refused at once."""
 
-    def __init__(self, loss: Any, place: str) -> None:
+    def __init__(self, loss: Any, place: str, observers: Sequence[Observer] = ()) -> None:
         self.loss = loss
         self.place = place
+        self.observers = observers
         self.steps = 0
         self.values: list[float] = []
 
@@ -246,6 +298,8 @@ class WatchedLoss:
                 "model.precision=fp32."
             )
         self.values.append(number)
+        for observer in self.observers:
+            observer.on_step()
         return value
 
     def epoch_mean(self) -> float:
@@ -304,11 +358,3 @@ def _prediction_table(data: FoldData, probabilities: np.ndarray) -> pd.DataFrame
     table["label"] = data.validation.labels.astype(np.int8)
     table["probability"] = probabilities.astype(np.float32)
     return table
-
-
-def _peak_memory_mb() -> float:
-    """Most memory held: of the GPU since the fold began, else of the process since it started."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

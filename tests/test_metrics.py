@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as scores
 
-from evbind_lib.metrics import AGGREGATIONS, METRICS, THRESHOLD_FREE, aggregate, compute_metrics
+from evbind_lib.hpo import LOWER_IS_BETTER as LOWER_OBJECTIVES
+from evbind_lib.hpo import METRIC_NAMES, natural_direction
+from evbind_lib.metrics import (
+    AGGREGATIONS,
+    LOWER_IS_BETTER,
+    METRICS,
+    SCORES,
+    THRESHOLD_FREE,
+    aggregate,
+    compute_metrics,
+    log_losses,
+)
 
 PREDICTIONS = st.lists(
     st.tuples(st.integers(0, 1), st.floats(0, 1, allow_nan=False, width=32)), min_size=1, max_size=40
@@ -25,6 +36,8 @@ def test_metrics_by_hand() -> None:
     assert found["accuracy"] == two_thirds
     assert found["roc_auc"] == pytest.approx(6 / 9)  # of 9 (evidence, none) pairs, 3 are ranked wrongly
     assert found["pr_auc"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
+    truth = [0.9, 0.5, 0.2, 1 - 0.8, 1 - 0.3, 1 - 0.1]  # what was given to the true answers
+    assert found["log_loss"] == pytest.approx(-sum(map(math.log, truth)) / 6)
 
 
 def test_one_half_is_called_evidence_and_less_is_not() -> None:
@@ -41,6 +54,8 @@ def test_every_metric_is_scikit_learns(rows: list[tuple[int, float]]) -> None:
     assert found["accuracy"] == pytest.approx(np.mean(labels == called))
     assert (found["precision"], found["recall"], found["pos_f1"]) == pytest.approx((precision[1], recall[1], f1[1]))
     assert found["macro_f1"] == pytest.approx((f1[0] + f1[1]) / 2)
+    # scikit-learn rounds in the precision it is given.
+    assert found["log_loss"] == pytest.approx(scores.log_loss(labels, probabilities, labels=[0, 1]), rel=1e-6, abs=1e-7)
     if len(set(labels)) == 2:
         assert found["roc_auc"] == pytest.approx(scores.roc_auc_score(labels, probabilities))
         assert found["pr_auc"] == pytest.approx(scores.average_precision_score(labels, probabilities))
@@ -61,6 +76,26 @@ def test_every_metric_is_described() -> None:
     assert list(compute_metrics(np.array([0, 1]), np.array([0.1, 0.9]))) == list(METRICS)
     assert all(METRICS.values())
     assert [name for name in METRICS if "no threshold" in METRICS[name]] == list(THRESHOLD_FREE)
+
+
+def test_sure_and_wrong_costs_a_finite_loss() -> None:
+    single = log_losses(np.array([1, 0, 1]), np.array([0, 1, 1], dtype=np.float32))
+    assert single == pytest.approx([15.942385, 15.942385, 1.1920929e-07], rel=1e-6)
+    double = log_losses(np.array([1, 0]), np.array([0.0, 1.0]))
+    assert double == pytest.approx([36.0436533] * 2)
+    assert log_losses(np.array([0]), np.array([0])) == pytest.approx([0.0], abs=1e-15)
+    assert math.isfinite(compute_metrics(np.array([1]), np.array([0.0]))["log_loss"])  # of one class too
+
+
+def test_metrics_that_can_be_searched_are_those_that_are_computed() -> None:
+    assert tuple(METRICS) == METRIC_NAMES
+    assert tuple(METRICS) == (*SCORES, *LOWER_IS_BETTER)
+    assert {*LOWER_IS_BETTER, "seconds"} == set(LOWER_OBJECTIVES)
+    assert [natural_direction(name) for name in ("macro_f1", "log_loss", "seconds")] == [
+        "maximize",
+        "minimize",
+        "minimize",
+    ]
 
 
 @pytest.mark.parametrize(

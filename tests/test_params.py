@@ -23,6 +23,11 @@ def test_defaults_are_those_of_the_design() -> None:
     pruner = params.hpo.pruner
     assert (pruner.type, pruner.n_startup_trials, pruner.n_warmup_steps, pruner.interval_steps) == ("median", 5, 0, 1)
     assert (params.hpo.metric.name, params.hpo.metric.fold_aggregation) == ("macro_f1", "mean")
+    assert (params.hpo.metric.first, params.hpo.metric.names) == ("macro_f1", ["macro_f1"])
+    assert (params.hpo.constraints, params.hpo.fixed, params.hpo.enqueue) == ({}, {}, [])
+    stop = params.hpo.stop
+    assert (stop.no_improvement, stop.terminator, stop.min_trials, trials.trial_timeout) == (None, False, 20, None)
+    assert (params.cluster.executor, params.cluster.gpu_share, params.cluster.scheduler) == ("local", 1, None)
     assert (params.training.n_folds, params.data.pos_neg_ratio) == (5, 3.0)
     assert params.training.args == {
         "num_train_epochs": 3.0,
@@ -32,7 +37,9 @@ def test_defaults_are_those_of_the_design() -> None:
         "per_device_train_batch_size": 16,
     }
     assert (params.model.name, params.model.max_length) == ("microsoft/deberta-v3-base", 512)
-    space = {name: entry.model_dump(exclude={"when"}) for name, entry in params.hpo.search_space.items()}
+    space = {
+        name: entry.model_dump(exclude={"when"}, exclude_none=True) for name, entry in params.hpo.search_space.items()
+    }
     assert space == {
         "learning_rate": {"type": "log_uniform", "low": 1e-6, "high": 1e-4},
         "per_device_train_batch_size": {"type": "categorical", "choices": [8, 16, 32]},
@@ -74,6 +81,16 @@ def test_only_invented_posts_are_not_sensitive() -> None:
         (["data.eval_neg_ratio=natural"], "data.eval_neg_ratio", "natural"),
         (["hpo.pruner.type=percentile", "hpo.pruner.percentile=30"], "hpo.pruner.percentile", 30),
         (["tracking=none"], "tracking.enabled", False),
+        (["hpo.metric.name=[macro_f1,seconds]"], "hpo.metric.name", ["macro_f1", "seconds"]),
+        (["hpo.metric.name=[pos_f1]"], "hpo.metric.name", "pos_f1"),
+        (["hpo.metric.name=log_loss", "hpo.study.direction=minimize"], "hpo.metric.name", "log_loss"),
+        (["hpo.metric.name=[log_loss,seconds]"], "hpo.metric.first", "log_loss"),
+        (["hpo.enqueue=[default,hpo_best,'study:earlier']"], "hpo.enqueue", ["default", "hpo_best", "study:earlier"]),
+        (["hpo.stop.no_improvement=5", "hpo=quick"], "hpo.stop.no_improvement", 5),
+        (["hpo.trials.trial_timeout=90"], "hpo.trials.trial_timeout", 90.0),
+        (["hpo.fixed.learning_rate=0.002"], "training.args.learning_rate", 0.002),
+        (["cluster.gpu_share=2"], "cluster.gpu_share", 2),
+        (["cluster=dask", "cluster.scheduler=tcp://10.0.0.1:8786"], "cluster.executor", "dask"),
         (["model.name=/some/folder"], "model.name", "/some/folder"),
     ],
 )
@@ -99,11 +116,29 @@ def test_overrides(overrides: list[str], dotted: str, value: object) -> None:
         ("hpo.search_space.data.pos_neg_ratio={type:uniform,low:1,high:4}", "data.pos_neg_ratio", {"low": 1.0}),
         ("hpo.search_space.adam_beta2={type:uniform,low:0.9,high:0.999}", "adam_beta2", {"high": 0.999}),
         ("hpo.search_space.model.max_length={type:int,low:64,high:128}", "model.max_length", {"low": 64}),
+        (
+            "hpo.search_space.model.max_length={type:int,low:64,high:128,step:32}",
+            "model.max_length",
+            {"type": "int", "step": 32},
+        ),
+        ("hpo.search_space.num_train_epochs.type=log_int", "num_train_epochs", {"type": "log_int", "low": 2}),
+        ("hpo.search_space.weight_decay.step=0.01", "weight_decay", {"type": "uniform", "step": 0.01}),
     ],
 )
 def test_anything_can_be_searched_without_code(override: str, name: str, expected: dict) -> None:
     entry = compose({}, [override]).hpo.search_space[name].model_dump()
     assert {key: entry[key] for key in expected} == expected
+
+
+def test_an_entry_of_another_type_leaves_nothing_of_the_old_one(workspace: Path) -> None:
+    own = workspace / "params" / "hpo"
+    own.mkdir(parents=True)
+    stepped = "search_space: {weight_decay: {type: uniform, low: 0.1, high: 1, step: 0.1}}"
+    (own / "mine.yaml").write_text(f"defaults: [default]\n{stepped}\n", encoding="utf-8")
+    entry = compose({"hpo": "mine"}, ["hpo.search_space.weight_decay.type=log_uniform"]).hpo.search_space[
+        "weight_decay"
+    ]
+    assert entry.model_dump(exclude={"when"}) == {"type": "log_uniform", "low": 0.1, "high": 1.0}
 
 
 def test_a_searched_parameter_can_be_taken_out() -> None:
@@ -122,7 +157,93 @@ def test_a_searched_parameter_can_be_taken_out() -> None:
         (["model.max_length=3.5"], "model.max_length=3.5: must be a whole number."),
         (
             ["hpo.metric.name=f1"],
-            "hpo.metric.name=f1: must be one of accuracy, macro_f1, pos_f1, precision, recall, roc_auc, pr_auc.",
+            "hpo.metric.name=f1: must be one of accuracy, macro_f1, pos_f1, precision, recall, roc_auc, pr_auc, log_loss.",
+        ),
+        (["hpo.metric.name=[macro_f1,secnds]"], "hpo.metric.name=secnds: must be one of accuracy, macro_f1, "),
+        (["hpo.metric.name=[macro_f1,secnds]"], "log_loss, seconds; did you mean 'seconds'?"),
+        (["hpo.metric.name=[macro_f1,macro_f1]"], "hpo.metric.name names macro_f1 twice; take one of them out."),
+        (["hpo.metric.name=[]"], "hpo.metric.name must not be empty; name a metric, for example macro_f1."),
+        (
+            ["hpo.metric.name=seconds"],
+            "hpo.metric.name=seconds: seconds can only stand behind a metric, since the first objective decides the best "
+            "trial; write for example [macro_f1,seconds].",
+        ),
+        (["hpo.metric.name=[seconds,macro_f1]"], "seconds can only stand behind a metric"),
+        (
+            ["hpo.metric.name=log_loss"],
+            "hpo.study.direction=maximize: log_loss is better when lower; set hpo.study.direction=minimize.",
+        ),
+        (
+            ["hpo.study.direction=minimize"],
+            "hpo.study.direction=minimize: macro_f1 is better when higher; set hpo.study.direction=maximize.",
+        ),
+        (
+            ["hpo.constraints.recal.low=0.8"],
+            "hpo.constraints.recal: there is no metric of that name; did you mean 'recall'?",
+        ),
+        (["hpo.constraints={recall:{}}"], "hpo.constraints.recall: neither low nor high is set; set one of them."),
+        (
+            ["hpo.constraints.recall={low:0.9,high:0.1}"],
+            "hpo.constraints.recall: low=0.9 lies above high=0.1; exchange them.",
+        ),
+        (["hpo.constraints.recall.lo=0.9"], "hpo.constraints.recall.lo is not a parameter"),
+        (["hpo.stop.no_improvement=0"], "hpo.stop.no_improvement=0: must be greater than or equal to 1."),
+        (["hpo.stop.no_improvment=3"], "did you mean 'hpo.stop.no_improvement'?"),
+        (
+            ["hpo.stop.terminator=true", "hpo.metric.name=[macro_f1,seconds]"],
+            "hpo.stop.terminator=true: Optuna's terminator judges one objective; set hpo.stop.terminator=false or one "
+            "hpo.metric.name.",
+        ),
+        (["hpo.trials.trial_timeout=0"], "hpo.trials.trial_timeout=0: must be greater than 0."),
+        (
+            ["hpo.fixed.lerning_rate=3"],
+            "hpo.fixed.lerning_rate: no parameter of that name can be searched; did you mean 'learning_rate'?",
+        ),
+        (["hpo.fixed.learning_rate=low"], "training.args.learning_rate='low': must be a number."),
+        (
+            [f"hpo.fixed.{name}={compose().value_of(dotted_name(name))}" for name in compose().hpo.search_space],
+            "hpo.fixed names every searched parameter, so nothing is left to search; take one of them out.",
+        ),
+        (
+            ["cluster=dask"],
+            "cluster.scheduler names no scheduler, which cluster.executor=dask needs; set cluster.scheduler=tcp://HOST:8786.",
+        ),
+        (
+            ["cluster.scheduler=tcp://a:1"],
+            "cluster.scheduler=tcp://a:1 is of no use to cluster.executor=local; choose cluster=dask or leave it out.",
+        ),
+        (
+            ["cluster=dask", "cluster.scheduler=localhost"],
+            "cluster.scheduler=localhost is not the address of a scheduler; write for example tcp://HOST:8786.",
+        ),
+        (["cluster=dusk"], "cluster=dusk: there is no file params/cluster/dusk.yaml; did you mean 'dask'?"),
+        (["cluster.gpu_share=0"], "cluster.gpu_share=0: must be greater than or equal to 1."),
+        (
+            ["hpo.search_space.weight_decay.step=0"],
+            "hpo.search_space.weight_decay.step=0: must be greater than 0.",
+        ),
+        (
+            ["hpo.search_space.learning_rate.step=0.1"],
+            "hpo.search_space.learning_rate.step does not go with the type of this parameter; set "
+            "hpo.search_space.learning_rate.type as well.",
+        ),
+        (
+            ["hpo.search_space.num_train_epochs.step=0.5"],
+            "hpo.search_space.num_train_epochs.step=0.5: must be a whole number.",
+        ),
+        (
+            ["hpo.search_space.num_train_epochs.log=true"],
+            "hpo.search_space.num_train_epochs.log: a logarithmic scale is a type of its own; set "
+            "hpo.search_space.num_train_epochs.type to log_uniform or log_int.",
+        ),
+        (
+            ["hpo.search_space.per_device_train_batch_size={type:log_int,low:0,high:8}"],
+            "low=0 has no logarithm; use a low of 1 or more, or type=int.",
+        ),
+        (
+            ["hpo.search_space.training.args.weight_decay={type:uniform,low:0,high:1}"],
+            "hpo.search_space.training.args.weight_decay is the same parameter as hpo.search_space.weight_decay; take one "
+            "of them out.",
         ),
         (
             ["hpo.metric.fold_aggregation=meen"],
@@ -153,7 +274,13 @@ def test_a_searched_parameter_can_be_taken_out() -> None:
         ),
         (
             ["hpo.search_space.focal_gamma.when={loss_functio:focal}"],
-            "hpo.search_space.loss_functio: no parameter of that name can be searched; did you mean 'loss_function'?",
+            "hpo.search_space.focal_gamma.when.loss_functio: no parameter of that name can be searched; did you mean "
+            "'loss_function'?",
+        ),
+        (
+            ["hpo.search_space.focal_gamma.when={loss_function:fokal}"],
+            "hpo.search_space.focal_gamma.when.loss_function: 'fokal' can never hold: must be one of weighted_ce, focal; "
+            "did you mean 'focal'?",
         ),
         (["hpo.search_space.num_train_epochs.type=integer"], "did you mean 'int'?"),
         (
@@ -248,8 +375,8 @@ def test_short_names_stand_for_dotted_ones(name: str, dotted: str) -> None:
 
 
 def test_words_of_the_command_line() -> None:
-    assert split_arguments(["hpo=quick", "training.n_folds=3", "trainer=hpo_best", "odd"]) == (
-        {"hpo": "quick", "trainer": "hpo_best"},
+    assert split_arguments(["hpo=quick", "training.n_folds=3", "trainer=hpo_best", "cluster=dask", "odd"]) == (
+        {"hpo": "quick", "trainer": "hpo_best", "cluster": "dask"},
         ["training.n_folds=3", "odd"],
     )
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from evbind_lib import plots
-from evbind_lib.metrics import METRICS, compute_metrics
+from evbind_lib.metrics import SCORES, compute_metrics
 from evbind_lib.training import CrossValidation, EpochReport, FoldReport
 
 RATE = "learning_rate"
@@ -263,6 +263,109 @@ def test_where_less_is_better_the_lowest_trial_is_the_best() -> None:
     assert plots.optimisation_history(made).data[-1].y[-1] == 1.0
 
 
+@pytest.fixture(scope="module")
+def two() -> optuna.Study:
+    """A study of macro_f1 and seconds, of which the larger models are better and slower; trial 4 is outside the bounds."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1))
+    made.set_metric_names(["macro_f1", "seconds"])
+    made.set_user_attr("identity", {"fold_aggregation": "mean"})
+    for number in range(12):
+        trial = made.ask()
+        rate, epochs = trial.suggest_float(RATE, 1e-6, 1e-4, log=True), trial.suggest_int("num_train_epochs", 2, 9)
+        trial.set_constraint("recall.low", 0.5 if number == 4 else -0.1)
+        score = 0.6 + 0.02 * epochs - 0.1 * abs(np.log10(rate) + 5) + (1.0 if number == 4 else 0.0)
+        made.tell(trial, [score, 10.0 * epochs])
+    return made
+
+
+def test_every_figure_is_of_the_first_of_several_objectives(two: optuna.Study) -> None:
+    for name, plot in STUDY_PLOTS.items():
+        figure = plot(two)
+        if name != "intermediate":
+            assert figure.data and json.loads(figure.to_json()), name
+            assert "Objective Value" not in figure.to_json(), name
+    assert plots.intermediate_values(two).layout.annotations[0].text == "Of several objectives no folds are reported."
+    history = plots.optimisation_history(two)
+    assert history.layout.yaxis.title.text == "macro_f1, mean of folds"
+    feasible = [trial for trial in two.trials if trial.number != 4]
+    assert list(traces(history, "complete")[0].y) == [trial.values[0] for trial in two.trials if trial.number != 4]
+    assert list(traces(history, "outside the bounds")[0].x) == [4]
+    best = max(feasible, key=lambda trial: trial.values[0])
+    assert traces(history, "best so far")[0].y[-1] == best.values[0]
+    parallel = plots.parallel_coordinates(two)
+    assert parallel.data[-1].meta[0] == best.number and parallel.data[-1].line.width == 4
+    assert plots.importances(two).data[0].y[-1] in {"learning_rate", "epochs"}
+    expected = optuna.importance.get_param_importances(two, target=lambda trial: -trial.values[0])
+    assert sorted(plots.importances(two).data[0].x) == pytest.approx(sorted(expected.values()))
+
+
+def test_the_pareto_front_joins_the_trials_that_nothing_beats(two: optuna.Study) -> None:
+    figure = plots.pareto(two)
+    front = traces(figure, "Pareto front")[0]
+    assert sorted(front.meta) == sorted(trial.number for trial in two.best_trials)
+    assert list(front.x) == sorted(front.x) and list(front.y) == sorted(front.y)  # more seconds, more score
+    assert front.mode == "lines+markers"
+    assert list(traces(figure, "outside the bounds")[0].meta) == [4]
+    shown = sum(len(trace.x) for trace in figure.data)
+    assert shown == len(two.trials)
+    for trace in figure.data:
+        points = [list(point) for point in zip(trace.x, trace.y, strict=True)]
+        assert [two.trials[number].values[::-1] for number in trace.meta] == points
+    assert figure.layout.xaxis.title.text == "training time of a trial (seconds)"
+    assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
+    assert figure.layout.title.text == "Pareto front of macro_f1 and seconds"
+    turned = plots.pareto(two, ["seconds", "macro_f1"])
+    assert turned.layout.yaxis.title.text == "training time of a trial (seconds)"
+    assert sorted(traces(turned, "Pareto front")[0].meta) == sorted(front.meta)
+    assert figure.to_json() == plots.pareto(two).to_json()
+    assert f"trial {front.meta[0]}<br>macro_f1" in front.text[0]
+
+
+def test_a_pareto_front_needs_objectives_and_trials(study: optuna.Study) -> None:
+    assert plots.pareto(study).layout.annotations[0].text == "A Pareto front needs a search with several objectives."
+    empty = optuna.create_study(directions=["maximize", "minimize"])
+    assert plots.pareto(empty).layout.annotations[0].text == "No trial is complete yet."
+    with pytest.raises(ValueError, match="no objective speed; known are score, objective 2"):
+        plots.pareto(empty, ["score", "speed"])
+    for name, plot in STUDY_PLOTS.items():
+        assert plot(empty).layout.annotations[0].text.endswith("."), name
+
+
+def test_of_three_objectives_two_are_shown_and_the_front_is_of_all() -> None:
+    made = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    made.set_metric_names(["macro_f1", "log_loss", "seconds"])
+    for values in ([0.7, 0.5, 30.0], [0.7, 0.5, 20.0], [0.6, 0.4, 90.0], [0.5, 0.6, 10.0]):
+        made.add_trial(create_trial(values=values))
+    figure = plots.pareto(made, ["macro_f1", "log_loss"])
+    front = traces(figure, "Pareto front")[0]
+    assert sorted(front.meta) == [1, 2, 3] and front.mode == "markers"
+    assert "seconds 20" in "".join(front.text)
+
+
+def test_a_trial_outside_the_bounds_is_never_the_best() -> None:
+    made = optuna.create_study(direction="maximize")
+    for value, missed in ((0.9, 0.2), (0.5, -0.1), (0.6, -0.1)):
+        distributions = {RATE: SPACE[RATE]}
+        made.add_trial(
+            create_trial(
+                params={RATE: value * 1e-4},
+                distributions=distributions,
+                value=value,
+                constraints={"recall.low": missed},
+                intermediate_values={0: value},
+            )
+        )
+    history = plots.optimisation_history(made)
+    assert list(traces(history, "outside the bounds")[0].y) == [0.9]
+    assert traces(history, "best so far")[0].y[-1] == 0.6
+    assert plots.intermediate_values(made).data[-1].name == "best (trial 2)"
+    parallel = plots.parallel_coordinates(made)
+    assert parallel.data[-1].meta[0] == 2
+    assert {trace.name for trace in parallel.data if trace.showlegend} == {"within the bounds", "outside the bounds"}
+    assert list(traces(plots.slices(made), "outside the bounds")[0].meta) == [0]
+
+
 def test_dotted_names_are_cut_only_where_that_stays_clear() -> None:
     names = ["data.pos_neg_ratio", "training.args.learning_rate", "model.name", "data.name"]
     assert [plots.axes.short_name(name, names) for name in names] == [
@@ -275,9 +378,9 @@ def test_dotted_names_are_cut_only_where_that_stays_clear() -> None:
 
 def test_fold_scores_show_each_fold_and_the_mean(result: CrossValidation) -> None:
     figure = plots.fold_scores(result)
-    assert list(figure.layout.xaxis.ticktext) == list(METRICS)
-    assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in METRICS]
-    means = [np.mean([report.metrics[name] for report in result.folds]) for name in METRICS]
+    assert list(figure.layout.xaxis.ticktext) == list(SCORES)
+    assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in SCORES]
+    means = [np.mean([report.metrics[name] for report in result.folds]) for name in SCORES]
     assert list(traces(figure, "mean")[0].y) == pytest.approx(means)
 
 

@@ -17,34 +17,13 @@ import evbind_lib
 
 PROJECT = Path(evbind_lib.__file__).resolve().parent.parent
 ROOMS = [
-    *(
-        "errors",
-        "sentences",
-        "schema",
-        "params",
-        "tables",
-        "data",
-        "negatives",
-        "folds",
-        "encoding",
-        "models",
-        "losses",
-    ),
-    *("metrics", "reports", "arguments", "prediction", "training", "baselines", "estimate", "overview", "scoring"),
-    *(
-        "strategies",
-        "studies",
-        "search",
-        "pages",
-        "tracking",
-        "plots",
-        "widgets",
-        "outcome",
-        "runner",
-        "sweep",
-        "engine",
-    ),
-    *("execution", "display", "notebook", "cli"),
+    *("errors", "sentences", "distributions", "hpo", "schema", "params"),
+    *("tables", "data", "negatives", "folds", "encoding", "models", "losses"),
+    *("metrics", "reports", "memory", "arguments", "prediction", "training", "baselines", "estimate"),
+    *("overview", "scoring", "kept", "races", "racing", "space", "grid", "strategies"),
+    *("objectives", "processes", "storage", "studies", "stopping", "claims"),
+    *("trials", "workers", "search", "pages", "tracking", "plots", "widgets", "outcome"),
+    *("runner", "sweep", "engine", "execution", "display", "notebook", "cli"),
 ]
 # What papermill or a person may load for any notebook stands alone.
 MODULES = sorted(file for file in (PROJECT / "evbind_lib").rglob("*.py") if file.stem != "__init__" or file.parent.name)

@@ -15,7 +15,7 @@ from evbind_lib.cli import main
 from evbind_lib.data import load_corpus
 from evbind_lib.errors import DataError
 from evbind_lib.params import Params
-from evbind_lib.scoring import ABOUT, open_scorer, score_file, scorer_folder
+from evbind_lib.scoring import ABOUT, open_scorer, read_sentences, score_table, scorer_folder
 
 WORDS = ["trainer=default", "training.args.max_steps=3", "data.pos_neg_ratio=1"]
 
@@ -53,7 +53,7 @@ def test_a_file_is_scored_row_by_row_without_its_text(brief: Callable[..., Param
     scorer = open_scorer(params, load_corpus(params.data))
     table = pd.DataFrame({"post_id": ["a", "b"], "sentence": ["I cannot sleep.", "I am fine, and you?"]})
     table.to_csv(workspace / "new.csv", index=False)
-    scores = score_file(scorer, "new.csv", ["SLEEP_ISSUES"])
+    scores = score_table(scorer, read_sentences("new.csv"), ["SLEEP_ISSUES"])
     assert list(scores.columns) == ["post_id", "SLEEP_ISSUES"]
     one_by_one = [scorer.score([text], ["SLEEP_ISSUES"]).iloc[0, 0] for text in table["sentence"]]
     assert scores["SLEEP_ISSUES"].tolist() == pytest.approx(one_by_one, abs=1e-5)  # whatever the padding
@@ -61,7 +61,7 @@ def test_a_file_is_scored_row_by_row_without_its_text(brief: Callable[..., Param
     with pytest.raises(
         DataError, match=r"other\.csv: it needs a column sentence and has none; did you mean 'sentense'"
     ):
-        score_file(scorer, "other.csv")
+        read_sentences("other.csv")
 
 
 def test_from_the_shell(workspace: Path, capsys: Any) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from evbind_lib.folds import Fold, make_folds
 from evbind_lib.metrics import compute_metrics
 from evbind_lib.outcome import trials_table, write_outcome
 from evbind_lib.params import Params, compose, resolve_sqlite
-from evbind_lib.reports import FoldReport, Observer
-from evbind_lib.search import ReportFolds, SearchListener, SearchResult, check_search, run_search, suggest
+from evbind_lib.reports import FoldReport
+from evbind_lib.search import SearchListener, SearchResult, check_search, run_search
+from evbind_lib.space import suggest
 from evbind_lib.studies import count_trials, load_predictions
+from evbind_lib.trials import ReportFolds
 from tests.conftest import BRIEF
 
 
@@ -56,9 +58,6 @@ class Diary(SearchListener):
     def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
         self.earlier = n_earlier_trials
 
-    def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer | None:
-        return None
-
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self.trials.append(trial.number)
 
@@ -78,7 +77,7 @@ def test_a_search_resumes_to_its_total(brief: Callable[..., Params], corpus: Cor
 def test_scores_are_the_aggregate_of_the_folds_kept_predictions(brief: Callable[..., Params], corpus: Corpus) -> None:
     result = search(brief("hpo.metric.name=pr_auc", "hpo.metric.fold_aggregation=min"), corpus)
     for trial in result.study.get_trials(states=(TrialState.COMPLETE,)):
-        kept = load_predictions(result.study.study_name, trial.number)
+        kept = load_predictions(result.study, trial.number)
         scores = [
             compute_metrics(part["label"].to_numpy(), part["probability"].to_numpy())["pr_auc"]
             for _, part in kept.groupby("fold")
@@ -129,7 +128,7 @@ def test_a_pruned_trial_stops_after_its_fold_and_is_neither_failed_nor_best(
     study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert [len(trial.user_attrs["fold_scores"]) for trial in study.trials] == [1, 1]
-    assert load_predictions("deberta-v3-hpo", 0)["fold"].unique().tolist() == [0]
+    assert load_predictions(study, 0)["fold"].unique().tolist() == [0]
 
 
 def fold_report(fold: int, score: float) -> FoldReport:
@@ -279,9 +278,9 @@ def _wait_for_running(workspace: Path) -> dict[str, Any]:
 def test_processes_that_start_at_once_make_one_storage(workspace: Path) -> None:
     code = """
 import sys, time
-from evbind_lib.studies import _open_storage
+from evbind_lib.storage import open_storage
 time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
-_open_storage("sqlite:///optuna.db")
+open_storage("sqlite:///optuna.db")
 """
     command = [sys.executable, "-c", code, str(time.time() + 9)]
     environment = {**os.environ, "EVBIND_WORKSPACE": str(workspace)}
@@ -331,5 +330,5 @@ def test_no_post_text_reaches_the_study(brief: Callable[..., Params], corpus: Co
     written = b"".join(file.read_bytes() for file in workspace.rglob("*") if file.is_file() and file.suffix != ".npz")
     assert len(sentences) == 200
     assert not [text for text in sentences if text in kept or text.encode() in written]
-    ids = load_predictions(result.study.study_name, 0)[["post_id", "sentence_id", "criterion_id"]].to_string()
+    ids = load_predictions(result.study, 0)[["post_id", "sentence_id", "criterion_id"]].to_string()
     assert not [text for text in sentences if text in ids]

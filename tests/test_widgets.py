@@ -67,8 +67,8 @@ class _PressDuring(SearchListener, Observer):
     def __init__(self, monitor: SearchMonitor, trial: int, fold: int) -> None:
         self.monitor, self.trial, self.fold = monitor, trial, fold
 
-    def on_trial_start(self, number: int, suggested: Any) -> Observer | None:
-        return self if number == self.trial else None
+    def on_trial_start(self, trial: Any, suggested: Any) -> Observer | None:
+        return self if trial.number == self.trial else None
 
     def on_epoch(self, report: EpochReport) -> None:
         if report.fold == self.fold:

@@ -1,7 +1,7 @@
 """Figures of the data, of a search, of a cross-validation and of several models by plotly, for notebooks, widgets and pages.
 
 Every function returns a figure and shows nothing; where there is too little to plot, the figure says so in a
-sentence. Imports `estimate`, `metrics` and `reports`; `notebook` and `widgets` import it.
+sentence. Imports `estimate`, `metrics`, `objectives` and `reports`; `notebook` and `widgets` import it.
 """
 
 from evbind_lib.plots.comparison import (
@@ -10,7 +10,9 @@ from evbind_lib.plots.comparison import (
     precision_recall_side_by_side,
     thresholds,
 )
+from evbind_lib.plots.course import timeline
 from evbind_lib.plots.data import class_balance, fold_balance, lengths
+from evbind_lib.plots.pareto import pareto
 from evbind_lib.plots.search import (
     contour,
     distribution,
@@ -19,7 +21,6 @@ from evbind_lib.plots.search import (
     optimisation_history,
     parallel_coordinates,
     slices,
-    timeline,
 )
 from evbind_lib.plots.validation import confusion_matrix, fold_scores, learning_curves, precision_recall, roc
 
@@ -38,6 +39,7 @@ __all__ = [
     "lengths",
     "optimisation_history",
     "parallel_coordinates",
+    "pareto",
     "precision_recall",
     "precision_recall_side_by_side",
     "roc",

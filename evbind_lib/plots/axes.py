@@ -1,26 +1,58 @@
-"""Axes of Optuna's plots: a parameter's name, scale and ticks, and many panels in a grid.
+"""Axes of Optuna's plots: an objective, a parameter's name, scale and ticks, and many panels in a grid.
 
-Imports nothing of the library; `plots.search` imports it.
+Imports `objectives`; `plots.search` and `plots.pareto` import it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from evbind_lib.objectives import names_of
 
 _SHORT = {"per_device_train_batch_size": "batch_size", "num_train_epochs": "epochs"}
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Complete trials with a finite score, which are those that Optuna plots."""
-    trials = trials_in(study, TrialState.COMPLETE)
-    return [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
+    return [trial for trial in trials_in(study, TrialState.COMPLETE) if math.isfinite(score_of(trial))]
+
+
+def score_of(trial: FrozenTrial) -> float:
+    """Score of a complete trial; of several objectives the first, which decides the best trial."""
+    return float(trial.values[0])
+
+
+def target(study: optuna.Study) -> Callable[[FrozenTrial], float] | None:
+    """What Optuna's functions plot of a study: nothing needs to be said of one objective, the first of several is named."""
+    return score_of if len(study.directions) > 1 else None
+
+
+def is_minimised(study: optuna.Study) -> bool:
+    """Whether a lower score is better."""
+    return bool(study.directions[0] == StudyDirection.MINIMIZE)
+
+
+def metric_name(study: optuna.Study) -> str:
+    """Name of the score."""
+    return names_of(study)[0]
+
+
+def objective_label(study: optuna.Study, name: str | None = None, of: str = "folds") -> str:
+    """Name of an objective for an axis, by default of the score: ``macro_f1, mean of folds``."""
+    if name == "seconds":
+        return "training time of a trial (seconds)"
+    aggregation = study.user_attrs.get("identity", {}).get("fold_aggregation")
+    shown = name or metric_name(study)
+    return f"{shown}, {aggregation} of {of}" if aggregation else shown
 
 
 def trials_in(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
@@ -86,3 +118,15 @@ def arrange(figure: go.Figure, names: list[str], rows: int, columns: int) -> Non
 def readable(annotation: Any) -> Any:
     """Tick label of a parallel axis that lines cannot hide."""
     return annotation.update(bgcolor="rgba(255,255,255,0.8)", font={"size": 11, "color": "#222222"}, borderpad=0)
+
+
+def quietly(plot: Callable[[], go.Figure]) -> go.Figure:
+    """Draw with Optuna without its remarks on trials it leaves out."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return plot()
+    finally:
+        optuna.logging.set_verbosity(verbosity)

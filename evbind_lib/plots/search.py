@@ -1,29 +1,41 @@
 """Figures of a search: Optuna's own plots with the titles, names and units a reader needs.
 
-Imports only its neighbour `style`; `plots` gives its functions on.
+Of several objectives they show the first, which decides the best trial; `plots.pareto` shows two of them. Imports `objectives`
+and its neighbours `axes` and `style`; `plots` gives its functions on.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
-from evbind_lib.plots.axes import arrange, complete_trials, name_axis, parameter_names, readable, short_name, trials_in
-from evbind_lib.plots.style import BLUE, GREEN, GREY, HEIGHT, ORANGE, SKY, VERMILION, sentence, styled
+from evbind_lib.objectives import best_trial, is_feasible
+from evbind_lib.plots.axes import (
+    arrange,
+    complete_trials,
+    is_minimised,
+    metric_name,
+    name_axis,
+    objective_label,
+    parameter_names,
+    quietly,
+    readable,
+    score_of,
+    short_name,
+    target,
+    trials_in,
+)
+from evbind_lib.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, sentence, styled
 
+WITHIN, OUTSIDE = "within the bounds", "outside the bounds"
 SCALE = "Cividis"  # even in lightness, and made for colour-blind readers
-
-_STATE_COLOURS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": VERMILION, "RUNNING": GREEN, "WAITING": GREY}
 
 
 def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.Figure:
@@ -38,16 +50,24 @@ def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.F
     Returns
     -------
     plotly.graph_objects.Figure
-        A pruned trial is drawn, open, where it stood when it was stopped: a score of fewer folds.
+        A pruned trial is drawn, open, where it stood when it was stopped: a score of fewer folds. One outside
+        ``hpo.constraints`` is drawn open too, and never counts as the best.
     """
     title = "Score of each trial"
     if not complete_trials(study):
         return sentence(title, "No trial is complete yet.")
-    figure = _quietly(lambda: optuna.visualization.plot_optimization_history(study, target_name="score"))
+    figure = quietly(
+        lambda: optuna.visualization.plot_optimization_history(study, target=target(study), target_name="score")
+    )
     figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
+    if target(study) is not None:  # Optuna cannot tell which way is better
+        numbers, values = _best_so_far(study)
+        figure.add_scatter(x=numbers, y=values, mode="lines")
     for trace in figure.data:
         if trace.mode == "lines":
             trace.update(name="best so far", line={"color": ORANGE, "width": 2, "shape": "hv"})
+        elif "Infeasible" in (trace.name or ""):
+            trace.update(name=OUTSIDE, marker={"color": BLUE, "size": 8, "symbol": "circle-open"})
         else:
             trace.update(name="complete", marker={"color": BLUE, "size": 8})
     pruned = [trial for trial in trials_in(study, TrialState.PRUNED) if trial.intermediate_values]
@@ -60,7 +80,13 @@ def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.F
         trace.meta = list(trace.x)  # points of the line lie over those of trials
     n_trials = len(study.get_trials(deepcopy=False))
     figure.update_xaxes(tickformat="d", dtick=1 if n_trials <= 15 else None)
-    return styled(figure, title, x="trial", y=_score(study, metric))
+    return styled(figure, title, x="trial", y=objective_label(study, metric))
+
+
+def _best_so_far(study: optuna.Study) -> tuple[list[int], list[float]]:
+    trials = [trial for trial in complete_trials(study) if is_feasible(trial)]
+    better = min if is_minimised(study) else max
+    return [trial.number for trial in trials], list(itertools.accumulate(map(score_of, trials), better))
 
 
 def importances(study: optuna.Study) -> go.Figure:
@@ -79,7 +105,9 @@ def importances(study: optuna.Study) -> go.Figure:
     title = "Importance of the parameters"
     if not _ranking(study):
         return sentence(title, "Importances need two complete trials with different parameters and scores.")
-    figure = _quietly(lambda: optuna.visualization.plot_param_importances(study, target_name="score"))
+    figure = quietly(
+        lambda: optuna.visualization.plot_param_importances(study, target=_loss(study), target_name="score")
+    )
     figure.update_traces(marker={"color": BLUE}, showlegend=False)
     for bar in figure.data:
         bar.y = [short_name(name, bar.y) for name in bar.y]
@@ -109,23 +137,27 @@ def parallel_coordinates(study: optuna.Study, metric: str | None = None) -> go.F
     names = parameter_names(study)
     if len(complete_trials(study)) < 2 or not names:
         return sentence(title, "Parallel coordinates need two complete trials.")
-    figure = _quietly(lambda: optuna.visualization.plot_parallel_coordinate(study, target_name="score"))
-    labels = [metric or _metric_name(study), *(short_name(name, names) for name in names)]
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    minimised = study.direction == StudyDirection.MINIMIZE
-    best = (min if minimised else max)(lines, key=lambda line: line.y[0])
+    figure = quietly(
+        lambda: optuna.visualization.plot_parallel_coordinate(study, target=target(study), target_name="score")
+    )
+    labels = [metric or metric_name(study), *(short_name(name, names) for name in names)]
+    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.customdata is not None]
+    for trace in figure.data:  # where there are bounds, Optuna explains solid and dotted lines
+        trace.update(name={"Feasible": WITHIN, "Infeasible": OUTSIDE}.get(trace.name, trace.name))
+    minimised = is_minimised(study)
     for line in lines:
         colour = sample_colorscale(SCALE, 1 - line.y[0] if minimised else line.y[0])[0]
         line.update(line={"color": colour, "width": 1.8}, opacity=0.75)
         line.customdata = [[label, cell[1]] for label, cell in zip(labels, line.customdata, strict=True)]
-    best.update(line={"color": VERMILION, "width": 4}, opacity=1.0)
     # Optuna draws trials in an order of its own; by score both can be put in one.
-    scored = sorted(complete_trials(study), key=lambda trial: float(trial.value or 0))
+    scored = sorted(complete_trials(study), key=score_of)
     for line, trial in zip(sorted(lines, key=lambda line: float(line.y[0])), scored, strict=True):
         line.meta = [trial.number] * len(line.x)
-    others = [trace for trace in figure.data if trace is not best]
-    figure.data = others  # plotly draws in this order, so the best goes last
-    figure.add_trace(best)
+    found = best_trial(study)
+    for best in [line for line in lines if found is not None and line.meta[0] == found.number]:
+        best.update(line={"color": VERMILION, "width": 4}, opacity=1.0)
+        figure.data = [trace for trace in figure.data if trace is not best]
+        figure.add_trace(best)  # plotly draws in this order, so the best goes last
     for trace in figure.data:
         if trace.mode == "markers":
             bar = {"title": {"text": "", "side": "right"}, "thickness": 12, "x": 1.01}
@@ -155,12 +187,16 @@ def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) 
     names = parameter_names(study)
     if not complete_trials(study) or not names:
         return sentence(title, "No trial with a searched parameter is complete yet.")
-    figure = _quietly(lambda: optuna.visualization.plot_slice(study, target_name="score"))
+    figure = quietly(lambda: optuna.visualization.plot_slice(study, target=target(study), target_name="score"))
     numbers = [trial.number for trial in complete_trials(study)]  # one scale for all panels
     # Optuna names a choice by its repr, which puts quotes around words.
     for trace in figure.data:
         if trace.x is not None and len(trace.x) and isinstance(trace.x[0], str):
             trace.x = [label.strip("'") for label in trace.x]
+        if isinstance(trace.marker.color, str):  # one colour for all that are outside the bounds
+            trace.meta = [_trial_of(study, score) for score in trace.y]
+            trace.update(name=OUTSIDE, marker={"color": GREY, "size": 8, "symbol": "circle-open"})
+            continue
         trace.meta = list(trace.marker.color)  # Optuna colours by the trial's number
         trace.marker.update(colorscale=SCALE, cmin=numbers[0], cmax=numbers[-1], size=8)
         if trace.marker.colorbar:
@@ -174,7 +210,7 @@ def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) 
         suffix = "" if position == 0 else str(position + 1)
         name_axis(figure.layout[f"xaxis{suffix}"], study, name, names)
         if position % columns == 0:
-            figure.layout[f"yaxis{suffix}"].update(title_text=metric or _metric_name(study), showticklabels=True)
+            figure.layout[f"yaxis{suffix}"].update(title_text=metric or metric_name(study), showticklabels=True)
     return styled(figure, title, x=None, y=None, height=130 + 240 * rows).update_layout(width=None)
 
 
@@ -195,17 +231,22 @@ def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
     pair = _contour_pair(study)
     if pair is None:
         return sentence("Score over two parameters", "A contour needs trials that differ in two parameters.")
-    plain = _metric_name(study) if metric is None else metric
-    figure = _quietly(lambda: optuna.visualization.plot_contour(study, params=list(pair), target_name=plain))
+    plain = metric_name(study) if metric is None else metric
+    figure = quietly(
+        lambda: optuna.visualization.plot_contour(study, params=list(pair), target=target(study), target_name=plain)
+    )
     figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
-    minimised = study.direction == StudyDirection.MINIMIZE
+    minimised = is_minimised(study)
     for trace in figure.data:
         if trace.type == "contour":
-            bar = {"title": {"text": _score(study, metric), "side": "right"}, "thickness": 14}
+            bar = {"title": {"text": objective_label(study, metric), "side": "right"}, "thickness": 14}
             trace.update(colorscale=SCALE, reversescale=minimised, line={"width": 0.5}, colorbar=bar)
         else:
             trace.meta = [_trial_with(study, pair, *point) for point in zip(trace.x, trace.y, strict=True)]
-            trace.update(marker={"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}})
+            outside = "Infeasible" in (trace.name or "")
+            look = {"color": "lightgrey", "symbol": "x"} if outside else {"color": "white"}
+            trace.update(name=OUTSIDE if outside else "trial", showlegend=False)
+            trace.update(marker={**look, "size": 9, "line": {"color": "black", "width": 1.5}})
     x, y = sorted(pair)
     title = f"Score over {short_name(x, pair)} and {short_name(y, pair)}"
     name_axis(figure.layout.xaxis, study, x, pair)
@@ -229,10 +270,16 @@ def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Fi
     """
     title = "Score after each fold"
     if not any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
-        return sentence(title, "No trial has finished a fold yet.")
-    figure = _quietly(lambda: optuna.visualization.plot_intermediate_values(study))
+        none = (
+            "No trial has finished a fold yet."
+            if target(study) is None
+            else "Of several objectives no folds are reported."
+        )
+        return sentence(title, none)
+    figure = quietly(lambda: optuna.visualization.plot_intermediate_values(study))
     states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
-    best = study.best_trial.number if complete_trials(study) else None
+    found = best_trial(study)
+    best = found.number if found is not None else None
     looks: dict[str, dict[str, Any]] = {
         "complete": {"line": {"color": SKY, "width": 1.5}, "marker": {"size": 5}},
         "pruned": {
@@ -257,48 +304,7 @@ def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Fi
     figure.data = sorted(figure.data, key=lambda trace: trace.legendgroup == "best")
     figure.update_layout(showlegend=True)
     figure.update_xaxes(dtick=1)
-    return styled(figure, title, x="folds done", y=_score(study, metric, "folds done"))
-
-
-def timeline(study: optuna.Study) -> go.Figure:
-    """When each trial ran and how it ended.
-
-    Parameters
-    ----------
-    study : optuna.Study
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        Time counts from the start of the first trial.
-    """
-    title = "When each trial ran"
-    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
-    if not starts:
-        return sentence(title, "No trial has been started yet.")
-    figure = _quietly(lambda: optuna.visualization.plot_timeline(study))
-    ends = [
-        (datetime.fromisoformat(base) - min(starts)).total_seconds() + length / 1000
-        for bar in figure.data
-        for base, length in zip(bar.base, bar.x, strict=True)
-    ]
-    unit, seconds = next(
-        item for item in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if max(ends) > item[1] * 2 or item[1] == 1
-    )
-    for bar in figure.data:
-        begin = [(datetime.fromisoformat(base) - min(starts)).total_seconds() / seconds for base in bar.base]
-        lengths = [length / 1000 / seconds for length in bar.x]
-        # Optuna's own text lists every attribute of a trial, names of machines and folders among them.
-        text = [f"trial {number}: {length:.1f} {unit}" for number, length in zip(bar.y, lengths, strict=True)]
-        bar.update(base=begin, x=lengths, text=text, marker={"color": _STATE_COLOURS.get(bar.name, GREY)})
-        bar.meta = list(bar.y)
-        bar.update(name="failed" if bar.name == "FAIL" else bar.name.lower())
-    rows = len(study.get_trials(deepcopy=False))
-    figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
-    figure.update_xaxes(type="linear")
-    figure.update_layout(barmode="overlay")
-    height = min(900, max(HEIGHT - 80, 140 + 16 * rows))
-    return styled(figure, title, x=f"{unit} since the first trial began", y="trial", height=height)
+    return styled(figure, title, x="folds done", y=objective_label(study, metric, "folds done"))
 
 
 def distribution(study: optuna.Study, metric: str | None = None) -> go.Figure:
@@ -318,22 +324,10 @@ def distribution(study: optuna.Study, metric: str | None = None) -> go.Figure:
     title = "Distribution of the scores"
     if len(complete_trials(study)) < 2:
         return sentence(title, "A distribution needs two complete trials.")
-    figure = _quietly(lambda: optuna.visualization.plot_edf(study, target_name="score"))
+    figure = quietly(lambda: optuna.visualization.plot_edf(study, target=target(study), target_name="score"))
     figure.update_traces(line={"color": BLUE, "width": 2.5, "shape": "hv"}, showlegend=False)
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-    return styled(figure, title, x=_score(study, metric), y="share of trials at or below")
-
-
-def _quietly(plot: Callable[[], go.Figure]) -> go.Figure:
-    """Draw with Optuna without its remarks on trials it leaves out."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return plot()
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    return styled(figure, title, x=objective_label(study, metric), y="share of trials at or below")
 
 
 def _trial_with(study: optuna.Study, names: Sequence[str], x: Any, y: Any) -> int:
@@ -345,12 +339,19 @@ def _trial_with(study: optuna.Study, names: Sequence[str], x: Any, y: Any) -> in
     return -1
 
 
+def _trial_of(study: optuna.Study, score: float) -> int:
+    """Number of the first trial outside the bounds with a score."""
+    return next(
+        (trial.number for trial in complete_trials(study) if score_of(trial) == score and not is_feasible(trial)), -1
+    )
+
+
 def _ranking(study: optuna.Study) -> list[str]:
     """Parameters, the most important first; empty where importances cannot be told."""
     if len(complete_trials(study)) < 2 or not parameter_names(study):
         return []
     try:
-        return list(_quietly(lambda: optuna.importance.get_param_importances(study)))
+        return list(quietly(lambda: optuna.importance.get_param_importances(study, target=_loss(study))))
     except (ValueError, RuntimeError):
         return []
 
@@ -366,13 +367,8 @@ def _contour_pair(study: optuna.Study) -> tuple[str, str] | None:
     return None
 
 
-def _metric_name(study: optuna.Study) -> str:
-    names = study.metric_names
-    return names[0] if names else "score"
-
-
-def _score(study: optuna.Study, metric: str | None, of: str = "folds") -> str:
-    """Name of the objective for an axis: ``macro_f1, mean of folds``."""
-    aggregation = study.user_attrs.get("identity", {}).get("fold_aggregation")
-    name = metric or _metric_name(study)
-    return f"{name}, {aggregation} of {of}" if aggregation else name
+def _loss(study: optuna.Study) -> Callable[[FrozenTrial], float] | None:
+    """As `target`, turned so that lower is better, which importances take for granted."""
+    if target(study) is None or is_minimised(study):
+        return target(study)
+    return lambda trial: -score_of(trial)

@@ -15,21 +15,21 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn import metrics as sklearn_metrics
 
-from evbind_lib.metrics import METRICS, THRESHOLD
+from evbind_lib.metrics import SCORES, THRESHOLD
 from evbind_lib.plots.style import GREY, PALETTE, sentence, styled
 from evbind_lib.reports import CrossValidation, FoldReport
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy
 
 
-def fold_scores(result: CrossValidation, metrics: Sequence[str] = tuple(METRICS)) -> go.Figure:
+def fold_scores(result: CrossValidation, metrics: Sequence[str] = SCORES) -> go.Figure:
     """Score of each fold and their mean, for each metric.
 
     Parameters
     ----------
     result : CrossValidation
     metrics : sequence of str
-        Names of `evbind_lib.metrics.METRICS`.
+        Names of `evbind_lib.metrics.METRICS`; by default those that lie between 0 and 1.
 
     Returns
     -------

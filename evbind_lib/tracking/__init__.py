@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from evbind_lib.params import TrackingParams
+from evbind_lib.processes import lock_between_processes, this_process
 
 # MLflow would report its use to its makers, and print an address for every run that ends on a server.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,6 +27,7 @@ from evbind_lib.tracking.executions import RUN_VARIABLE, NotebookRun
 from evbind_lib.tracking.runs import Nothing, Run, StudyRun, TrainingRun, TrialRun
 from evbind_lib.tracking.store import (
     NOTEBOOK_EXPERIMENT,
+    PROCESS,
     SEARCH_EXPERIMENT,
     TRAINING_EXPERIMENT,
     Store,
@@ -125,12 +127,17 @@ class MlflowTracker(Store):
         inherited = {"evbind.study": name, "evbind.study_key": key}
         own = {**tags, **circumstances(), **inherited, "evbind.level": "study"}
         try:
-            found = self.find(experiment, {"evbind.study_key": key, "evbind.level": "study"})
-            if found:
-                run_id = str(found[0].info.run_id)
-                self.client.update_run(run_id, status="RUNNING")
-            else:
-                run_id = self.start(experiment, name, None, own)
+            # Searches that join a study at the same moment must not make two runs of it: on one machine the lock keeps
+            # them apart, across machines the oldest run is the study's.
+            with lock_between_processes(f"{self.uri} {key}"):
+                if not self.find(experiment, {"evbind.study_key": key, "evbind.level": "study"}):
+                    self.start(experiment, name, None, own)
+                first, *others = self.find(experiment, {"evbind.study_key": key, "evbind.level": "study"})
+            run_id = str(first.info.run_id)
+            for other in others:
+                if other.data.tags[PROCESS] == this_process():
+                    self.client.delete_run(other.info.run_id)
+            self.client.update_run(run_id, status="RUNNING")
             run = StudyRun(self, run_id, experiment, inherited)
             run.describe(parameters, own)
         except (MlflowException, OSError) as error:

@@ -18,8 +18,9 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 
+from evbind_lib.processes import is_dead, this_process
 from evbind_lib.reports import EpochReport, FoldReport, Observer
-from evbind_lib.tracking.store import Store, legal, package_versions, plain, points, shown
+from evbind_lib.tracking.store import PROCESS, Store, legal, package_versions, plain, points, shown
 
 TEXT_COLUMNS = ("sentence", "text", "post", "criterion")
 SHOW_AFTER = 5.0  # seconds; epochs that take longer are to be seen while they come, quick ones are written per fold
@@ -118,6 +119,7 @@ class FoldRuns(Run, Observer):
             "n_training": report.n_training,
             "n_validation": report.n_validation,
             "peak_memory_mb": report.peak_memory_mb,
+            **({"micro_batch": report.micro_batch} if report.micro_batch else {}),
         }
         for name, value in report.metrics.items():
             self._values.setdefault(name, []).append(value)
@@ -161,6 +163,7 @@ class TrialRun(FoldRuns):
         metrics: Mapping[str, float] | None = None,
         error: str | None = None,
         seconds: float = 0.0,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """End the trial.
 
@@ -176,6 +179,8 @@ class TrialRun(FoldRuns):
         error : str, optional
             Type and message of what the trial failed with; the first line is kept.
         seconds : float
+        facts : mapping of str to plain value, optional
+            Further tags, for example the trial that this one repeats.
         """
         numbers = {f"pooled/{name}": number for name, number in (metrics or {}).items()}
         if value is not None and state == "COMPLETE":
@@ -183,7 +188,7 @@ class TrialRun(FoldRuns):
         status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED"}.get(state, state)
         self.end(
             status,
-            tags={"evbind.state": state, **error_tags(error)},
+            tags={"evbind.state": state, **(facts or {}), **error_tags(error)},
             metrics={**numbers, "seconds": seconds},
         )
         if state == "PRUNED":
@@ -265,7 +270,11 @@ class StudyRun(Run):
             alive |= {trial.run_id, trial.fold_run or ""} if trial.is_open else set()
         key = {"evbind.study_key": self.inherited["evbind.study_key"]}
         running = self.tracker.find(self.experiment, key, status="RUNNING")
-        stale = [run for run in running if run.info.run_id not in alive]
+        stale = [
+            run
+            for run in running
+            if run.info.run_id not in alive and not is_at_work(run.data.tags.get(PROCESS, this_process()))
+        ]
         for run in stale:
             self.tracker.close_as_killed(run)
         return len(stale)
@@ -360,6 +369,11 @@ class Nothing:
         if name == "run_id":  # it is no run
             raise AttributeError(name)
         return lambda *args, **kwargs: Nothing()
+
+
+def is_at_work(process: str) -> bool:
+    """Whether another process, which may be of another host, can still be writing a run."""
+    return process != this_process() and not is_dead(process)
 
 
 def run_link(name: str, experiment: str, run_id: str) -> str:

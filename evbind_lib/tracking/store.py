@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import logging
 import math
 import os
 import platform
 import re
-import socket
 import sqlite3
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
 import mlflow
-import psutil
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from evbind_lib.errors import TrackingError
 from evbind_lib.params import TrackingParams, project_folder, resolve_sqlite, workspace
+from evbind_lib.processes import is_dead, lock_between_processes, this_process
 
 SEARCH_EXPERIMENT = "search"
 TRAINING_EXPERIMENT = "training"
@@ -78,8 +74,7 @@ class Store:
             if self.uri.startswith("sqlite:///"):
                 _check_sqlite(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             # Of processes that make one database at the same time, MLflow lets all but one fail.
-            lock = Path(tempfile.gettempdir()) / f"evbind_{hashlib.sha256(self.uri.encode()).hexdigest()[:16]}.lock"
-            with filelock.FileLock(lock, timeout=120, mode=0o666):
+            with lock_between_processes(self.uri):
                 self.client = mlflow.MlflowClient(tracking_uri=self.uri)
                 self.experiments = {name: self._experiment(name) for name in EXPERIMENTS}
         except TrackingError:
@@ -188,22 +183,6 @@ class Store:
             token = page.token
             if not token:
                 return found
-
-
-def this_process() -> str:
-    """Host, number and start of this process; numbers alone are given again after a while."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
-
-
-def is_dead(process: str) -> bool:
-    """Whether a process of this host, as `this_process` names it, is gone; of another host nobody can tell from here."""
-    host, number, started = process.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        return f"{psutil.Process(int(number)).create_time():.1f}" != started
-    except psutil.NoSuchProcess:
-        return True
 
 
 def git_commit() -> str:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import html
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -19,10 +18,11 @@ from IPython.display import display
 from optuna.trial import FrozenTrial
 
 from evbind_lib import plots
+from evbind_lib.objectives import best_trial
 from evbind_lib.params import Params
 from evbind_lib.plots.style import sentence
 from evbind_lib.reports import EpochReport, FoldReport, Observer
-from evbind_lib.search import SearchListener, SearchStopped
+from evbind_lib.search import SearchListener
 from evbind_lib.studies import count_trials, finished_trials
 from evbind_lib.widgets.front_end import has_front_end, show
 
@@ -44,7 +44,7 @@ class SearchMonitor(SearchListener):
     def __init__(self, params: Params) -> None:
         self.params = params
         self.n_folds = params.training.n_folds
-        self.stop = threading.Event()
+        self.wants_stop = False
         self.study: optuna.Study | None = None
         self.n_earlier = 0
         self.started = time.monotonic()
@@ -68,7 +68,7 @@ class SearchMonitor(SearchListener):
             del self.button.comm._reply_subshell_id
 
     def _press(self, _: Any) -> None:
-        self.stop.set()
+        self.wants_stop = True
         self.button.description = "Stopping"
         self.button.disabled = True
 
@@ -78,24 +78,39 @@ class SearchMonitor(SearchListener):
         self.started = time.monotonic()
         self._refresh()
 
-    def on_trial_start(self, number: int, suggested: Mapping[str, Any]) -> Observer:
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Observer:
         """Follow the trial's folds."""
+        number = trial.number
         self.folds.value = 0
         self.folds.bar_style = ""
         values = ", ".join(f"{name} {_short(value)}" for name, value in suggested.items())
         self.now.value = f"<b>trial {number}</b>: {html.escape(values)}"
-        return _WatchedFolds(self, number)
+        return _WatchedFolds(self)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Show the trial among the others, and end the study where the button was pressed in its last fold."""
+        """Show the trial among the others."""
         self._refresh()
-        if self.stop.is_set():
-            study.stop()
+
+    def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+        """Show how far the trials of the workers are."""
+        done = [len(trial.intermediate_values) for trial in running]
+        self.folds.max = max(1, self.n_folds * len(running))
+        self.folds.value = sum(done)
+        at = ", ".join(
+            f"<b>trial {trial.number}</b> after fold {number}" for trial, number in zip(running, done, strict=True)
+        )
+        if at != self.now.value:
+            self.now.value = at
+
+    def on_stopping(self) -> None:
+        """Show that the search ends after the current folds."""
+        self.button.description = "Stopping"
+        self.button.disabled = True
 
     def close(self) -> None:
         """Show that nothing runs any more, and let a click on a point show its trial."""
         self.button.disabled = True
-        self.button.description = "Stopped" if self.stop.is_set() else "Done"
+        self.button.description = "Stopped" if self.wants_stop else "Done"
         self.button.button_style = ""
         self.now.value = ""
         if self.study is not None:
@@ -111,8 +126,9 @@ class SearchMonitor(SearchListener):
         self.trials.value = counts["total"]
         best = ""
         if counts["complete"]:
-            trial = self.study.best_trial
-            best = f" · best {self.params.hpo.metric.name} <b>{trial.value:.4f}</b> (trial {trial.number})"
+            trial = best_trial(self.study, self.params)
+            if trial is not None:
+                best = f" · best {self.params.hpo.metric.first} <b>{trial.values[0]:.4f}</b> (trial {trial.number})"
             fresh = plots.optimisation_history(self.study)
             with self.figure.batch_update():
                 self.figure.data = []
@@ -121,7 +137,7 @@ class SearchMonitor(SearchListener):
                 self.figure.add_traces(fresh.data)
         states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
         name = html.escape(self.study.study_name)
-        goes_on = counts["total"] < self.trials.max and not self.stop.is_set()
+        goes_on = counts["total"] < self.trials.max and not self.wants_stop
         left = f" · {self._time_left(counts['total'])}" if goes_on else ""
         self.head.value = f"Study <b>{name}</b>: {counts['total']} of {self.trials.max} trials ({states}){best}{left}"
         self.table.value = _last_trials(self.study)
@@ -135,13 +151,8 @@ class SearchMonitor(SearchListener):
 
 
 class _WatchedFolds(Observer):
-    def __init__(self, monitor: SearchMonitor, number: int) -> None:
+    def __init__(self, monitor: SearchMonitor) -> None:
         self.monitor = monitor
-        self.number = number
-
-    def on_fold_start(self, fold: int) -> None:
-        if self.monitor.stop.is_set():  # by now everybody has been told about the fold before
-            raise SearchStopped
 
     def on_epoch(self, report: EpochReport) -> None:
         self.monitor.folds.description = f"fold {report.fold + 1}"
@@ -195,7 +206,8 @@ def trial_details(study: optuna.Study, number: int, params: Params) -> str:
     str
     """
     trial = study.trials[number]
-    value = "" if trial.value is None else f", {params.hpo.metric.name} {trial.value:.4f}"
+    named = zip(params.hpo.metric.names, trial.values or [], strict=False)
+    value = "".join(f", {name} {number:.4f}" for name, number in named)
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{_short(value)}</td></tr>" for name, value in trial.params.items()
     )
@@ -223,7 +235,7 @@ def _mlflow_link(trial: FrozenTrial, params: Params) -> str:
 def _last_trials(study: optuna.Study) -> str:
     rows = ""
     for trial in reversed(finished_trials(study)[-LAST_TRIALS:]):
-        value = f"{trial.value:.4f}" if trial.value is not None else "-"
+        value = f"{trial.values[0]:.4f}" if trial.values else "-"
         rows += f"<tr><td>{trial.number}</td><td>{trial.state.name.lower()}</td><td>{value}</td></tr>"
     head = "<tr><th>trial&nbsp;</th><th>state&nbsp;</th><th>score</th></tr>"
     return f"<table>{head}{rows}</table>" if rows else ""

@@ -15,11 +15,11 @@ import pytest
 
 from evbind_lib.data import load_corpus
 from evbind_lib.folds import make_folds
-from evbind_lib.notebook import TrackedSearch
 from evbind_lib.params import compose
 from evbind_lib.search import run_search
 from evbind_lib.studies import finished_trials
 from evbind_lib.tracking import open_tracker
+from evbind_lib.tracking.searches import TrackedSearch
 
 COMMAND = [sys.executable, "-m", "evbind_lib.cli"]
 

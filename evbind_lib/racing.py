@@ -1,0 +1,162 @@
+"""The racing pruner: after each fold a trial is compared with the best one on the same validation posts, pair by pair.
+
+Imports `kept` and `races`, where the statistics are; `strategies` imports it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from evbind_lib.kept import KeptFolds
+from evbind_lib.races import FoldScore, Verdict, judge, score_fold
+
+MOST_BYTES = 64_000_000  # of replicates held in memory
+
+
+class RacingPruner(optuna.pruners.BasePruner):
+    """Stop a trial that is worse than the best, or that can hardly end better, by its predictions for the same posts.
+
+    After each fold but the last, two rules are asked. What each promises:
+
+    *Worse* (``p``): a trial whose true score is at least that of the best is stopped with a chance of at most ``p`` over
+    all folds. The null distribution has three sources: other posts (bootstrap of posts within folds, the same draws for
+    all trials), other trainings (a variance component per fold, by the method of moments from the better half of complete
+    trials, its uncertainty and the long tail of failed trainings included), and luck: the best was chosen on these very
+    folds. ``p`` is divided among the looks, with one share in reserve. The promise rests on approximations, the bootstrap's
+    and that the noise of good trials is alike; ``tests/benchmarks/racing/simulate.py`` measures how it is kept.
+
+    *Futile* (``futility``): the trial's final score, as it would be observed, is predicted to exceed the best one's by more
+    than ``margin`` with a chance below ``futility``. That bounds the share of stopped trials that would have ended better,
+    not the share of good trials stopped: of trials truly as good as the best, this rule may stop many. Most trials of a
+    late search lie there, and most of the time is saved there.
+
+    For log loss the first rule is Wilcoxon's signed-rank test on the posts' mean losses, its level divided by the number of
+    complete trials not clearly below the best. It tells two trained models apart, not two parameter sets: with a training
+    that varies much, ask for ``test="bootstrap"``.
+
+    Parameters
+    ----------
+    p : float
+        Chance, above 0 and below 1, of stopping by the first rule a trial that is truly at least as good as the best.
+    futility : float or None
+        Chance of ending better, from 0 to 1, below which a trial is stopped; None: never for that reason.
+    margin : float
+        How much better than the best, in units of the metric, a trial must end to be worth going on; 0 or more.
+    n_startup_trials : int
+        Complete trials before any is stopped; two are needed in any case, to estimate the spread.
+    n_warmup_steps : int
+        Folds that no trial is stopped before; the steps that are reported are folds, counted from 0.
+    n_resamples : int
+        Draws of posts, at least 100.
+    test : {"auto", "bootstrap", "signed_rank"}
+        ``auto`` and ``signed_rank``: signed ranks for log loss; all other metrics, which are no means over posts, are
+        bootstrapped whatever the choice.
+
+    Raises
+    ------
+    ValueError
+        For a value out of its range.
+
+    Notes
+    -----
+    It reads the predictions kept by `evbind_lib.kept.KeptFolds` under the ``parameter_key`` of each trial, and the study's
+    ``identity``. Trials without them are passed over; a trial that has none itself is never stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        p: float = 0.05,
+        futility: float | None = 0.1,
+        margin: float = 0.0,
+        n_startup_trials: int = 5,
+        n_warmup_steps: int = 0,
+        n_resamples: int = 1000,
+        test: Literal["auto", "bootstrap", "signed_rank"] = "auto",
+    ) -> None:
+        if not 0 < p < 1:
+            raise ValueError(f"p={p} must be above 0 and below 1")
+        if futility is not None and not 0 <= futility <= 1:
+            raise ValueError(f"futility={futility} must be from 0 to 1, or null")
+        if not margin >= 0:
+            raise ValueError(f"margin={margin} must be 0 or more")
+        if n_startup_trials < 0 or n_warmup_steps < 0:
+            raise ValueError("n_startup_trials and n_warmup_steps must be 0 or more")
+        if n_resamples < 100:
+            raise ValueError(f"n_resamples={n_resamples} must be 100 or more")
+        if test not in ("auto", "bootstrap", "signed_rank"):
+            raise ValueError(f"test={test} must be auto, bootstrap or signed_rank")
+        self.p, self.futility, self.margin = p, futility, margin
+        self.n_startup_trials, self.n_warmup_steps = n_startup_trials, n_warmup_steps
+        self.n_resamples, self.test = n_resamples, test
+        self._scores: OrderedDict[tuple[str, str, int, str], FoldScore] = OrderedDict()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether to stop the trial after its last reported fold."""
+        return self.judge(study, trial).stop
+
+    def judge(self, study: optuna.Study, trial: FrozenTrial) -> Verdict:
+        """Give the decision with its reasons.
+
+        Parameters
+        ----------
+        study : optuna.Study
+        trial : FrozenTrial
+
+        Returns
+        -------
+        Verdict
+        """
+        identity, step = study.user_attrs.get("identity"), trial.last_step
+        if identity is None or step is None or not isinstance(identity.get("metric"), str):
+            return Verdict(False, "no folds to compare")
+        metric, n_folds = identity["metric"], identity["n_folds"]
+        if step >= n_folds - 1:
+            return Verdict(False, "last fold")
+        if step < self.n_warmup_steps:
+            return Verdict(False, "warm-up")
+        kept = KeptFolds(study.study_name)
+        key = trial.user_attrs.get("parameter_key")
+        candidate = self._folds(kept, key, step + 1, metric)
+        if candidate is None:
+            return Verdict(False, "no predictions")
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        keys = dict.fromkeys(other.user_attrs.get("parameter_key") for other in others)
+        found = [self._folds(kept, other, n_folds, metric) for other in keys if other != key]
+        pairs = [fold.pairs for fold in candidate]
+        complete = [folds for folds in found if folds and [fold.pairs for fold in folds[: step + 1]] == pairs]
+        if len(complete) < max(self.n_startup_trials, 2):
+            return Verdict(False, "start-up")
+        return judge(
+            candidate,
+            complete,
+            aggregation=identity["fold_aggregation"],
+            direction=identity["direction"],
+            p=self.p,
+            futility=self.futility,
+            margin=self.margin,
+            n_looks=n_folds - 1 - self.n_warmup_steps,
+            ranks=metric == "log_loss" and self.test != "bootstrap",
+        )
+
+    def _folds(self, kept: KeptFolds, key: str | None, n_folds: int, metric: str) -> list[FoldScore] | None:
+        """Scores of the first folds of a parameter set; None where one of them is not kept."""
+        if key is None:
+            return None
+        found = []
+        for fold in range(n_folds):
+            name = (str(kept.folder), key, fold, metric)
+            if name not in self._scores:
+                report = kept.load(key, fold)
+                if report is None:
+                    return None
+                self._scores[name] = score_fold(report.predictions, metric, fold=fold, n_resamples=self.n_resamples)
+                if len(self._scores) * self.n_resamples * 8 > MOST_BYTES:
+                    self._scores.popitem(last=False)  # the one not asked for longest
+            self._scores.move_to_end(name)
+            found.append(self._scores[name])
+        return found

@@ -1,0 +1,87 @@
+"""Real storages for tests: a SQLite file, a PostgreSQL server of the test's own, and Optuna's gRPC proxy before a file."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NO_POSTGRES = "PostgreSQL's programs are not installed here (Debian: apt-get install postgresql)"
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def postgres_programs() -> Path | None:
+    """Folder of initdb and pg_ctl: on the path, or where Debian puts them."""
+    on_path = shutil.which("initdb")
+    places = [Path(on_path).parent] if on_path else []
+    places += [Path(place) for place in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+    return next((place for place in places if (place / "initdb").exists()), None)
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server in a folder of its own; yields the address of an empty database."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip(NO_POSTGRES)
+    folder = Path(tempfile.mkdtemp(prefix="evbind-postgres-"))
+    as_user: dict[str, int] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to be run by root
+        user = pwd.getpwnam("postgres")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user = {"user": user.pw_uid, "group": user.pw_gid}
+    data, port = folder / "data", free_port()
+
+    def call(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, **as_user)
+        assert done.returncode == 0, done.stderr
+
+    call(str(programs / "initdb"), "-D", str(data), "-U", "evbind", "--auth=trust", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    call(str(programs / "pg_ctl"), "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
+    try:
+        yield f"postgresql://evbind@127.0.0.1:{port}/postgres"
+    finally:
+        with contextlib.suppress(AssertionError):
+            call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def grpc_proxy(storage: str) -> Iterator[str]:
+    """Optuna's proxy server before a storage; yields its address."""
+    port = free_port()
+    code = f"""
+import optuna
+from evbind_lib.storage import open_storage
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+optuna.storages.run_grpc_proxy_server(open_storage({storage!r}), host="127.0.0.1", port={port})
+"""
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert server.poll() is None
+            time.sleep(0.1)
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
