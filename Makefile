@@ -1,5 +1,6 @@
 # make search   set up, then the first search on the bundled sample (about two minutes on two cores)
 # make test     set up, then the whole test suite
+# make test-full  the long forms: kills at thirty moments, two hundred trials (an hour)
 # make lab      JupyterLab on the notebooks
 # make lint     ruff, format check, mypy
 # make notebooks  run all notebooks again and store them with their outputs
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: search test lab lint notebooks bench clean
+.PHONY: search test test-full lab lint notebooks bench clean
 .DEFAULT_GOAL := search
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +26,9 @@ search: $(STAMP)
 test: $(STAMP)
 # Two files at a time and one thread for each: two trainings with two threads on two cores wait for each other without end.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-full: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir notebooks

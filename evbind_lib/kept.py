@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -112,7 +113,7 @@ class KeptFolds:
             with np.load(self._file(key, fold)) as arrays:
                 facts, probability = json.loads(str(arrays["facts"])), arrays["probability"]
             pairs = self._load_pairs(facts.pop("pairs"))
-        except (OSError, ValueError, KeyError):  # not there, or of a disk that was full
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or of a disk that was full
             return None
         epochs = tuple(EpochReport(**epoch) for epoch in facts.pop("epochs"))
         table = pd.DataFrame({**pairs, "fold": np.full(len(probability), fold, np.int8), "probability": probability})

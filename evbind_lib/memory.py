@@ -13,7 +13,11 @@ import torch
 from evbind_lib.params import Params
 
 # What PyTorch says on a CPU and on Apple's chips, where it has no error class of its own for this.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+# The last is oneDNN, which gives no reason; seen where memory had run out.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory"),
+    "could not create a primitive",
+)
 
 
 def with_micro_batch(params: Params, micro_batch: int) -> Params:

@@ -239,7 +239,8 @@ def predicted_finals(
     """Draws of the final score of a trial: its folds done, and predictions of the others from those of its peers.
 
     A fold is predicted as the peers' mean in it plus the candidate's mean distance to them so far, with the error of both
-    and, as the mean square is itself estimated, Student's tails. Nothing is supposed about the candidate beforehand.
+    and, as the mean square is itself estimated, Student's tails. Nothing is supposed about the candidate beforehand; as most
+    trials are worse than the best, a chance told after few folds is rather too high than too low, which stops fewer.
 
     Parameters
     ----------
@@ -281,7 +282,7 @@ def judge(
     aggregation: str = "mean",
     direction: str = "maximize",
     p: float = 0.05,
-    futility: float | None = 0.1,
+    futility: float | None = 0.2,
     margin: float = 0.0,
     n_looks: int | None = None,
     ranks: bool = False,

@@ -71,7 +71,7 @@ class RacingPruner(optuna.pruners.BasePruner):
         self,
         *,
         p: float = 0.05,
-        futility: float | None = 0.1,
+        futility: float | None = 0.2,
         margin: float = 0.0,
         n_startup_trials: int = 5,
         n_warmup_steps: int = 0,

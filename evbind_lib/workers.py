@@ -138,7 +138,8 @@ def run_workers(
     known = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     told, deaths, stopping = set(known), 0, False
     with _open_team(order, study) as team:
-        futures = {team.submit(slot): slot for slot in range(n_workers)}
+        left = order.params.hpo.trials.n_trials - len(finished_trials(study))
+        futures = {team.submit(slot): slot for slot in range(min(n_workers, max(left, 1)))}
         while futures:
             done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
             if asked_to_stop() and not stopping:
@@ -279,7 +280,7 @@ def check_workers(params: Params) -> None:
     Raises
     ------
     ParamsError
-        For more workers than GPUs hold, or a cluster whose workers run several threads.
+        For more workers than GPUs hold or processors serve, or a cluster whose workers run several threads.
     SearchError
         For a scheduler that cannot be reached.
     """
@@ -293,7 +294,14 @@ def check_workers(params: Params) -> None:
                 "start workers with `dask worker --nthreads 1`."
             )
         return
-    gpus = visible_gpus()
+    gpus, processors = (
+        visible_gpus(),
+        len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count(),
+    )
+    if not gpus and processors and n_workers > processors:
+        raise ParamsError(
+            f"hpo.trials.n_jobs={n_workers}: there are {processors} processors, and a worker needs one of its own; lower it."
+        )
     if gpus and n_workers > len(gpus) * cluster.gpu_share:
         raise ParamsError(
             f"hpo.trials.n_jobs={n_workers}: there are {len(gpus)} GPUs for {cluster.gpu_share} workers each; lower it, or let "

@@ -63,6 +63,7 @@ def test_metrics_are_scikit_learns_on_the_predictions_per_fold_and_pooled(
             "recall": sklearn_metrics.recall_score(label, called),
             "roc_auc": sklearn_metrics.roc_auc_score(label, probability),
             "pr_auc": sklearn_metrics.average_precision_score(label, probability),
+            "log_loss": sklearn_metrics.log_loss(label, probability.astype(np.float64)),
         }
 
     predictions = result.predictions

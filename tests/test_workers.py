@@ -331,3 +331,9 @@ def test_more_workers_than_gpus_hold(brief: Callable[..., Params], monkeypatch: 
     workers.check_workers(brief("hpo.trials.n_jobs=4", "cluster.gpu_share=2"))
     with pytest.raises(ParamsError, match=r"n_jobs=3: there are 2 GPUs .* cluster\.gpu_share=2"):
         workers.check_workers(brief("hpo.trials.n_jobs=3"))
+
+
+def test_more_workers_than_processors(brief: Callable[..., Params]) -> None:
+    workers.check_workers(brief("hpo.trials.n_jobs=1"))
+    with pytest.raises(ParamsError, match=r"n_jobs=100000: there are \d+ processors"):
+        workers.check_workers(brief("hpo.trials.n_jobs=100000"))

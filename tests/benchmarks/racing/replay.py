@@ -132,7 +132,10 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
         "racing, futility 0.1": (racing(futility=0.1), False),
         "racing, futility 0.2": (racing(futility=0.2), False),
         "racing, futility 0.3": (racing(futility=0.3), False),
+        "median, start-up 3": (lambda: pruners.MedianPruner(n_startup_trials=3), False),
+        "percentile 25, start-up 3": (lambda: pruners.PercentilePruner(25.0, n_startup_trials=3), False),
         "racing, futility 0.1, start-up 3": (racing(futility=0.1, n_startup_trials=3), False),
+        "racing, futility 0.2, start-up 3": (racing(futility=0.2, n_startup_trials=3), False),
     }
 
 
