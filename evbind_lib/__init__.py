@@ -29,4 +29,10 @@ The rooms of this package, lowest first; each may import only rooms above it in 
 Importing the package itself loads none of them: torch, transformers and mlflow take seconds.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Waiting threads of OpenMP spin by default: two trainings with two threads each on two cores then wait for each other
+# without end. It must be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -25,7 +25,7 @@ from evbind_lib.strategies import build_sampler
 from evbind_lib.studies import counts_as_finished
 
 # A set of parameters that took its process with it this often is not tried again.
-DEATHS_ALLOWED = 3
+DEATHS_ALLOWED = 5
 
 
 def claim_trial(study: optuna.Study, params: Params) -> optuna.Trial | None:
@@ -110,12 +110,14 @@ def signs_of_life(trial: optuna.Trial) -> Iterator[None]:
         yield
 
 
-def close_dead(study: optuna.Study) -> list[int]:
+def close_dead(study: optuna.Study, *, blamed: bool = True) -> list[int]:
     """Close trials whose process is gone, and queue their parameters again.
 
     Parameters
     ----------
     study : optuna.Study
+    blamed : bool
+        Whether the trials may be the reason: not where the whole search was killed.
 
     Returns
     -------
@@ -131,12 +133,12 @@ def close_dead(study: optuna.Study) -> list[int]:
         worker = trial.user_attrs.get("worker")
         unheard = trial._trial_id in silent and not (isinstance(worker, str) and is_here(worker))
         dead = not isinstance(worker, str) or is_dead(worker)
-        if (dead or unheard) and interrupt(study, trial):
+        if (dead or unheard) and interrupt(study, trial, blamed=blamed):
             closed.append(trial.number)
     return closed
 
 
-def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None) -> bool:
+def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None, *, blamed: bool = True) -> bool:
     """Close a RUNNING trial that did not come to its end, and queue its parameters again.
 
     Parameters
@@ -145,6 +147,8 @@ def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None)
     trial : FrozenTrial
     error : str, optional
         Where it is not to be tried again: why it failed.
+    blamed : bool
+        Whether this counts as a death that the parameters may be the reason of.
 
     Returns
     -------
@@ -152,7 +156,7 @@ def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None)
         False where it had been closed already.
     """
     storage, attributes = study._storage, trial.user_attrs
-    deaths = int(attributes.get("deaths", 0)) + 1
+    deaths = int(attributes.get("deaths", 0)) + int(blamed)
     if error is None and deaths >= DEATHS_ALLOWED:
         error = (
             f"ExecutionError: its process died {deaths} times, most often for lack of memory; exclude such parameters, or lower "

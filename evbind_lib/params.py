@@ -52,6 +52,13 @@ OPEN_BRANCHES = (
 )
 
 
+# Sections whose further keys belong to their type, and the keys that every type has.
+TYPED = {
+    "hpo.sampler": {"type", "n_startup_trials", "seed"},
+    "hpo.pruner": {"type", "n_startup_trials", "n_warmup_steps", "interval_steps"},
+}
+
+
 def project_folder() -> Path:
     """Folder of the checkout: notebooks/, params/ and evbind_lib/ lie in it."""
     return Path(__file__).resolve().parent.parent
@@ -166,7 +173,18 @@ def _validated(tree: dict[str, Any]) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
+        _check_new_names(error)
         raise ParamsError(validation_sentence(error, Params)) from None
+
+
+def _check_new_names(error: ValidationError) -> None:
+    """Where a searched parameter has no type, it may be a mistyped name: then say which it could be."""
+    for problem in error.errors():
+        if problem["type"] == "union_tag_not_found":
+            try:
+                dotted_name(str(problem["loc"][-1]))
+            except ValueError as unknown:
+                raise ParamsError(str(unknown)) from None
 
 
 def _fix(tree: dict[str, Any]) -> None:
@@ -226,7 +244,8 @@ def _prepare(overrides: Sequence[str]) -> list[str]:
     """Keep the last override of each key, and let open branches take new names without Hydra's plus sign."""
     kept: dict[str, str] = {}
     for override in overrides:
-        if not isinstance(override, str) or ("=" not in override and not override.startswith("~")):
+        is_pair = isinstance(override, str) and override.partition("=")[0].strip() and "=" in override
+        if not is_pair and not str(override).startswith("~"):
             raise ParamsError(
                 f"Override {override!r} is not of the form KEY=VALUE; write for example hpo.trials.n_trials=30."
             )
@@ -254,14 +273,14 @@ def _look_into_the_workspace_first() -> None:
 
 
 def _drop_left_over(config: Any, overrides: Sequence[str]) -> None:
-    """Where an override gives a searched parameter another type, take out the file's range or choices of the old one."""
+    """Where an override names another type, of a searched parameter, a sampler or a pruner, take out what belongs to the old."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
 
     named: dict[str, set[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
-        if not key.startswith("hpo.search_space.") or override.is_delete():
+        if not key.startswith(("hpo.search_space.", *TYPED)) or override.is_delete():
             continue
         if isinstance(value, dict):
             named.setdefault(key, set()).update(str(name) for name in value)
@@ -275,6 +294,10 @@ def _drop_left_over(config: Any, overrides: Sequence[str]) -> None:
             with open_dict(node):
                 for name in old - names:
                     node.pop(name, None)
+        elif "type" in names and entry in TYPED:
+            with open_dict(node):
+                for name in set(node) - names - TYPED[entry]:
+                    node.pop(name)
 
 
 def _composition_error(error: Exception, overrides: list[str]) -> ParamsError:
@@ -292,7 +315,8 @@ def _composition_error(error: Exception, overrides: list[str]) -> ParamsError:
     if isinstance(error, OverrideParseException):
         reason = str(error.__cause__ or error).splitlines()[0]
         return ParamsError(
-            f"Override {error.override!r} cannot be read ({reason}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
+            f"Override {str(error.override).lstrip('+')!r} cannot be read ({reason}); write KEY=VALUE, lists as [a,b], and "
+            "quote it for the shell."
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")

@@ -282,7 +282,7 @@ def judge(
     aggregation: str = "mean",
     direction: str = "maximize",
     p: float = 0.05,
-    futility: float | None = 0.2,
+    futility: float | None = 0.1,
     margin: float = 0.0,
     n_looks: int | None = None,
     ranks: bool = False,

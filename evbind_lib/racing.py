@@ -34,9 +34,10 @@ class RacingPruner(optuna.pruners.BasePruner):
     not the share of good trials stopped: of trials truly as good as the best, this rule may stop many. Most trials of a
     late search lie there, and most of the time is saved there.
 
-    For log loss the first rule is Wilcoxon's signed-rank test on the posts' mean losses, its level divided by the number of
-    complete trials not clearly below the best. It tells two trained models apart, not two parameter sets: with a training
-    that varies much, ask for ``test="bootstrap"``.
+    Both rules are the same for every metric, log loss included. ``test="signed_rank"`` asks Wilcoxon's signed-rank test on the
+    posts' mean log losses instead, its level divided also by the number of complete trials not clearly below the best. It
+    tells two trained models apart, not two parameter sets, and does not keep ``p`` where trainings differ: in the simulation
+    it stopped 8 of 10 trials that were truly as good. It suits a training that always gives the same model.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class RacingPruner(optuna.pruners.BasePruner):
     n_resamples : int
         Draws of posts, at least 100.
     test : {"auto", "bootstrap", "signed_rank"}
-        ``auto`` and ``signed_rank``: signed ranks for log loss; all other metrics, which are no means over posts, are
+        ``auto``: the bootstrap. Signed ranks are for log loss alone; other metrics, which are no means over posts, are
         bootstrapped whatever the choice.
 
     Raises
@@ -71,7 +72,7 @@ class RacingPruner(optuna.pruners.BasePruner):
         self,
         *,
         p: float = 0.05,
-        futility: float | None = 0.2,
+        futility: float | None = 0.1,
         margin: float = 0.0,
         n_startup_trials: int = 5,
         n_warmup_steps: int = 0,
@@ -140,7 +141,7 @@ class RacingPruner(optuna.pruners.BasePruner):
             futility=self.futility,
             margin=self.margin,
             n_looks=n_folds - 1 - self.n_warmup_steps,
-            ranks=metric == "log_loss" and self.test != "bootstrap",
+            ranks=metric == "log_loss" and self.test == "signed_rank",
         )
 
     def _folds(self, kept: KeptFolds, key: str | None, n_folds: int, metric: str) -> list[FoldScore] | None:

@@ -19,7 +19,7 @@ from typing import Any
 from evbind_lib import errors
 from evbind_lib.errors import EvbindError, ExecutionError, ModelError, ParamsError, did_you_mean
 from evbind_lib.pages import assigned_names, export_html, recorded_result
-from evbind_lib.params import GROUPS, compose, project_folder, resolve_path, workspace
+from evbind_lib.params import GROUPS, compose, project_folder, resolve_path, with_trainer, workspace
 
 
 class NotebookError(Exception):
@@ -115,6 +115,9 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
     build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     check_objectives(params)
+    for source in params.hpo.enqueue:
+        if not source.startswith("study:"):
+            with_trainer(params, source)
     corpus = load_corpus(params.data)
     make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
 
@@ -129,7 +132,7 @@ def check_folder(model: str) -> None:
     looks_like_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1
     if looks_like_folder and not resolve_path(model).is_dir():
         raise ModelError(
-            f"model.name={model}: there is no such folder; give one with a model's config.json and weights, or a hub name."
+            f"model.name={model}: is not a folder; give the folder that save_pretrained wrote, or a name of the hub."
         )
 
 

@@ -315,4 +315,7 @@ def dotted_name(name: str, place: str = "hpo.search_space") -> str:
         return f"training.{name}"
     else:
         known = [*training_argument_types(), *TrainingParams.model_fields]
-    raise ValueError(f"{place}.{name}: no parameter of that name can be searched{did_you_mean(name, known)}")
+    near = did_you_mean(name, known)
+    if near == ".":
+        near = "; name a field of transformers.TrainingArguments or of training, or a dotted one such as data.pos_neg_ratio."
+    raise ValueError(f"{place}.{name}: no parameter of that name can be searched{near}")

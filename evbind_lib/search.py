@@ -143,7 +143,7 @@ def run_search(
     identity = study_identity(params, corpus, folds)
     study = open_study(params, identity)
     with alone_with(study._storage):
-        close_dead(study)
+        close_dead(study, blamed=False)
         requeue_lost(study)
     n_earlier = len(finished_trials(study))
     notes = _note_changed_space(study, params)

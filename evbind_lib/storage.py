@@ -55,6 +55,8 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         return _open_database(resolved)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if "psycopg" in reason and isinstance(error, ImportError):
+            reason = "the package psycopg is missing: pip install -e '.[postgres]'"
         raise SearchError(
             f"hpo.study.storage={without_password(url)}: the storage cannot be opened ({reason}); give one that can, for "
             "example sqlite:///optuna.db."
@@ -92,7 +94,7 @@ def _open_proxy(url: str) -> optuna.storages.BaseStorage:
             warnings.simplefilter("ignore", ExperimentalWarning)
             proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
     except ImportError:
-        raise ValueError("the package grpcio is missing: pip install 'evbind[grpc]'") from None
+        raise ValueError("the package grpcio is missing: pip install -e '.[grpc]'") from None
     try:
         proxy.wait_server_ready(timeout=PROXY_WAITS)
     except Exception:

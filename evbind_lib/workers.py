@@ -263,7 +263,7 @@ def _connect(scheduler: str) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise ParamsError("cluster=dask: the package distributed is missing; pip install 'evbind[cluster]'.") from None
+        raise ParamsError("cluster=dask: the package distributed is missing; pip install -e '.[cluster]'.") from None
     try:
         client = Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:

@@ -126,9 +126,22 @@ def test_parameters_that_kill_their_process_again_and_again_fail(brief: Callable
         assert close_dead(study) == [trial.number]
         ended = study.trials[trial.number]
         assert ended.user_attrs.get("interrupted", False) is (death < DEATHS_ALLOWED)
-    assert ended.state == TrialState.FAIL and "its process died 3 times" in ended.user_attrs["error"]
+    assert ended.state == TrialState.FAIL and f"its process died {DEATHS_ALLOWED} times" in ended.user_attrs["error"]
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 1
     assert len(finished_trials(study)) == 1 and close_dead(study) == []
+
+
+def test_a_search_that_was_killed_does_not_count_against_its_trials(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=2")
+    study = open_study(params, IDENTITY)
+    dead = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
+    for _ in range(DEATHS_ALLOWED + 1):
+        trial = claim_trial(study, params)
+        assert trial is not None
+        trial.suggest_float("learning_rate", 0.1, 0.2)
+        study._storage.set_trial_user_attr(trial._trial_id, "worker", dead)
+        assert close_dead(study, blamed=False) == [trial.number]
+    assert not finished_trials(study)
 
 
 def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[..., Params]) -> None:

@@ -56,6 +56,19 @@ def refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
         (["hpo_search", "hpo.sampler.type=tp"], "hpo.sampler.type=tp: there is none of that name"),
         (["hpo_search", "hpo.metric.name=f1"], "hpo.metric.name=f1: must be one of accuracy"),
         (["hpo_search", "training.n_folds=1000"], "training.n_folds=1000: the data has only"),
+        (["hpo_search", "model.name=./nowhere"], "model.name=./nowhere: is not a folder; give the folder"),
+        (
+            ["hpo_search", "hpo.study.storage=postgresql://nobody@localhost:1/none"],
+            "the storage cannot be opened",
+        ),
+        (["hpo_search", "hpo.study.storage=grpc://localhost"], "it is not of the form grpc://HOST:PORT"),
+        (["hpo_search", "hpo.pruner.futility=2"], "hpo.pruner.type=racing: "),
+        (["hpo_search", "hpo.pruner.futilty=0.2"], "is not an option of racing; did you mean 'futility'?"),
+        (["hpo_search", "hpo.search_space.learnin_rate.low=1e-5"], "did you mean 'learning_rate'?"),
+        (["hpo_search", "hpo.search_space.weight_decay.when={lerning_rate: 1}"], "did you mean 'learning_rate'?"),
+        (["hpo_search", "hpo.search_space.training.seed={type: int, low: 1, high: 3}"], "would change what the score"),
+        (["hpo_search", "hpo.enqueue=[hpo_bst]"], "params/trainer/hpo_bst.yaml"),
+        (["hpo_search", "=3"], "Override '=3' is not of the form KEY=VALUE"),
         (
             ["hpo_search", "data.group_by=autor"],
             "data.group_by=autor: there is no column of that name; did you mean 'author'?",
@@ -102,10 +115,8 @@ def test_files_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("model.name=./nowhere", "model.name=./nowhere: is not a folder; give the folder that save_pretrained wrote"),
         ("training.args.optim=adamm", "training.args: transformers refuses them"),
         ("hpo.trials.n_jobs=100000", "hpo.trials.n_jobs=100000"),
-        ("hpo.study.storage=postgresql://nobody@localhost:1/none", "the storage cannot be opened"),
         ("tracking.uri=http://localhost:1", "tracking.uri=http://localhost:1: the MLflow store cannot be used"),
     ],
 )

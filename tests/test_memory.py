@@ -119,7 +119,7 @@ folds = make_folds(corpus, n_folds=2, seed=42)
 fold = CrossValidator(corpus, folds).prepare(params, folds[0])
 train_fold(params, fold)  # libraries have what they need
 large = params.with_values({{"training.args.per_device_train_batch_size": 512}})
-most = psutil.Process().memory_info().vms + 150 * 2**20  # without a limit it takes about 400
+most = psutil.Process().memory_info().vms + 250 * 2**20  # without a limit it takes about 400
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 tight = train_fold(large, fold)
 print(tight.micro_batch)

@@ -157,7 +157,7 @@ def test_one_objective_says_what_it_always_said(single: tuple[SearchResult, Para
     shown = search_lines(result, outcome, params)
     assert shown[2:4] == ["5 of 10 folds trained (50%)", "Best: trial 0, macro_f1 0.6500 (mean of 2 folds)"]
     assert set(search_result(result)) == {
-        *("study", "best_trial", "best_value", "best_params", "counts", "folds", "went_on_from")
+        *("study", "best_trial", "best_value", "best_params", "counts", "folds", "went_on_from", "stopped")
     }
 
 

@@ -388,3 +388,14 @@ def test_state_lies_in_the_workspace(workspace: Path) -> None:
     (workspace / "posts.csv").write_text("x", encoding="utf-8")
     assert resolve_path("posts.csv") == workspace / "posts.csv"
     assert resolve_path("evbind_lib/sample_data/posts.csv").is_file()  # from the checkout, wherever one stands
+
+
+def test_another_type_of_pruner_or_sampler_leaves_the_options_of_the_old_one_behind() -> None:
+    racing = compose({"hpo": "quick"}).hpo.pruner
+    assert (racing.type, racing.model_extra) == ("racing", {"p": 0.05, "futility": 0.1})
+    none = compose({"hpo": "quick"}, ["hpo.pruner.type=none"]).hpo.pruner
+    assert (none.type, none.model_extra) == ("none", {})
+    own = compose({"hpo": "quick"}, ["hpo.pruner.type=wilcoxon", "hpo.pruner.p_threshold=0.2"]).hpo.pruner
+    assert own.model_extra == {"p_threshold": 0.2}
+    kept = compose({"hpo": "quick"}, ["hpo.pruner.futility=null"]).hpo.pruner
+    assert kept.model_extra == {"p": 0.05, "futility": None}

@@ -92,3 +92,20 @@ def test_from_the_shell(workspace: Path, capsys: Any) -> None:
 def test_mistakes(workspace: Path, capsys: Any, words: list[str], sentence: str) -> None:
     assert main(words) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--sentence", "I cannot sleep.", "--criterion", "SLEEP_ISUES"], "did you mean 'SLEEP_ISSUES'?"),
+        (["--input", "nowhere.csv"], "nowhere.csv"),
+        (["--sentence", " "], "Sentence 1 is empty"),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_a_model_is_trained(
+    workspace: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert main(["score", "trainer=default", *words]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and "Training" not in told
+    assert not list(workspace.rglob("*"))

@@ -1,4 +1,6 @@
-"""What TPE should be told of a stopped trial, measured on a pool: TPE suggests, and the nearest set not yet tried answers.
+"""TPE with pruning, measured on a pool: what it should be told of a stopped trial, and how the pruners do under it.
+
+TPE suggests, and the nearest set that is not yet tried answers.
 
     EVBIND_WORKSPACE=/tmp/pools/sample OMP_NUM_THREADS=1 python -m tests.benchmarks.racing.learning --seeds 30
 
@@ -21,6 +23,7 @@ from evbind_lib.space import suggest
 from tests.benchmarks.racing.pool import Member
 from tests.benchmarks.racing.replay import Pool
 
+BASE = "nothing is stopped"
 Told = Callable[
     [np.ndarray, np.ndarray], float | None
 ]  # running scores, those of the best trial: value, or None for PRUNED
@@ -55,13 +58,46 @@ def told_as() -> dict[str, Told]:
     }
 
 
-def search(pool: Pool, params: Params, seed: int, n_trials: int, tell: Told | str, pruner: RacingPruner | None) -> dict:
-    """One search by TPE: folds, best score, and the mean final score of what was tried after the start-up."""
-    study = pool.study(pruner or optuna.pruners.NopPruner(), optuna.samplers.TPESampler(seed=seed, n_startup_trials=10))
+def ways_to_tell() -> dict[str, tuple[Told | str, optuna.pruners.BasePruner]]:
+    """Rows of the first table."""
+    racing = RacingPruner(n_startup_trials=3)
+    ways: dict[str, tuple[Told | str, optuna.pruners.BasePruner]] = {BASE: ("", optuna.pruners.NopPruner())}
+    ways |= {name: (tell, racing) for name, tell in told_as().items()}
+    return ways | {"FAIL: TPE learns nothing of it": ("FAIL", racing)}
+
+
+def pruners() -> dict[str, tuple[Told | str, optuna.pruners.BasePruner]]:
+    """Rows of the second table; all stopped trials are told as PRUNED."""
+    found = {
+        BASE: optuna.pruners.NopPruner(),
+        "median": optuna.pruners.MedianPruner(),
+        "median, start-up 3": optuna.pruners.MedianPruner(n_startup_trials=3),
+        "percentile 25, start-up 3": optuna.pruners.PercentilePruner(25.0, n_startup_trials=3),
+        "successive halving": optuna.pruners.SuccessiveHalvingPruner(),
+        "racing, test only, start-up 3": RacingPruner(futility=None, n_startup_trials=3),
+        "racing, futility 0.1, start-up 3": RacingPruner(futility=0.1, n_startup_trials=3),
+        "racing, futility 0.2, start-up 3": RacingPruner(futility=0.2, n_startup_trials=3),
+    }
+    return {name: ("", pruner) for name, pruner in found.items()}
+
+
+def search(
+    pool: Pool,
+    params: Params,
+    seed: int,
+    n_trials: int,
+    budget: int,
+    tell: Told | str,
+    pruner: optuna.pruners.BasePruner,
+) -> dict[str, float]:
+    """One search by TPE, until so many trials or so many folds: folds, trials, the best score, whether the best that was tried
+    was stopped, and the mean final score of what was tried after the start-up.
+    """
+    study = pool.study(pruner, optuna.samplers.TPESampler(seed=seed, n_startup_trials=10))
     places = np.array([place(member.suggested, params) for member in pool.members])
     free = np.ones(len(places), dtype=bool)
     folds, tried, complete = 0, [], []
-    for _ in range(n_trials):
+    while len(tried) < min(n_trials, len(places)) and folds < budget:
         asked = study.ask()
         wish = place(suggest(asked, params), params)
         study.tell(asked, state=TrialState.FAIL)  # TPE does not look at failed trials
@@ -89,7 +125,13 @@ def search(pool: Pool, params: Params, seed: int, n_trials: int, tell: Told | st
             study.tell(trial, pool.sign * min(value, best.mean() - 1e-6))  # an estimate never is the best
     finals = pool.scores.mean(axis=1)
     best_final = max(pool.sign * finals[number] for number in complete)
-    return {"folds": folds, "best": best_final, "tried": pool.sign * finals[tried[10:]].mean()}
+    return {
+        "folds": folds,
+        "trials": len(tried),
+        "best": best_final,
+        "tried": pool.sign * finals[tried[10:]].mean(),
+        "lost": float((pool.sign * finals[tried]).max() > best_final),
+    }
 
 
 def main() -> None:
@@ -97,30 +139,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--folds", type=int, help="end a search after so many folds, not after so many trials")
     parser.add_argument("--metric")
+    parser.add_argument("--pruners", action="store_true", help="compare pruners, not what TPE is told")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     pool, params = Pool(given.metric), compose({"hpo": "quick"}, given.overrides)
-    racing = RacingPruner(n_startup_trials=3)
-    ways: dict[str, tuple[Told | str, RacingPruner | None]] = {"nothing is stopped": ("", None)}
-    ways |= {name: (tell, racing) for name, tell in told_as().items()}
-    ways["FAIL: TPE learns nothing of it"] = ("FAIL", racing)
-    print(
-        f"### {given.trials} trials of TPE, {given.seeds} seeds, {len(pool.members)} sets, {pool.identity['metric']}\n"
-    )
-    print("| a stopped trial is told as | folds | best | difference to PRUNED | mean final score of what was tried |")
-    print("| --- | --- | --- | --- | --- |")
-    found = {name: [] for name in ways}
+    ways = pruners() if given.pruners else ways_to_tell()
+    n_trials, budget, size = given.trials, 10**9, f"{given.trials} trials"
+    if given.folds is not None:
+        n_trials, budget, size = 10**9, given.folds, f"{given.folds} folds"
+    print(f"### {size} of TPE, {given.seeds} seeds, {len(pool.members)} sets, {pool.identity['metric']}\n")
+    first = "pruner" if given.pruners else "a stopped trial is told as"
+    columns = ["trials", "folds", "best", "difference to none", "stopped the best it tried", "mean final score tried"]
+    print("| " + " | ".join([first, *columns]) + " |\n" + "| --- " * 7 + "|")
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for seed in range(given.seeds):
         for name, (tell, pruner) in ways.items():
-            found[name].append(search(pool, params, seed, given.trials, tell, pruner))
-    base = np.array([row["best"] for row in found["PRUNED, with the running means"]])
+            found[name].append(search(pool, params, seed, n_trials, budget, tell, pruner))
+    base = np.array([row["best"] for row in found[BASE]])
     for name, rows in found.items():
-        best, folds, tried = (np.array([row[key] for row in rows]) for key in ("best", "folds", "tried"))
-        apart, error = best - base, (best - base).std(ddof=1) / np.sqrt(len(best))
+        best, folds, trials = (np.array([row[key] for row in rows]) for key in ("best", "folds", "trials"))
+        tried, lost = (np.array([row[key] for row in rows]) for key in ("tried", "lost"))
+        apart, root = best - base, np.sqrt(len(best))
         print(
-            f"| {name} | {folds.mean():.1f} | {pool.sign * best.mean():.4f} | {apart.mean():+.4f} ± {error:.4f} "
-            f"| {pool.sign * tried.mean():.4f} ± {tried.std(ddof=1) / np.sqrt(len(tried)):.4f} |"
+            f"| {name} | {trials.mean():.1f} | {folds.mean():.1f} "
+            f"| {pool.sign * best.mean():.4f} | {apart.mean():+.4f} ± {apart.std(ddof=1) / root:.4f} "
+            f"| {int(lost.sum())} of {len(lost)} | {pool.sign * tried.mean():.4f} ± {tried.std(ddof=1) / root:.4f} |"
         )
 
 
