@@ -10,7 +10,7 @@ best was chosen on these very folds. Knows nothing of Optuna. Imports `estimate`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,9 +22,8 @@ from evbind_lib.estimate import resampled
 from evbind_lib.metrics import AGGREGATIONS, log_losses
 
 CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
-SMOOTHING = (
-    0.25  # of the drawn noise of training, in its standard deviations (smoothed bootstrap: Efron and Tibshirani 1993)
-)
+MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
+SMOOTHING = 0.25  # of the drawn noise of training, in its standard deviations (Efron and Tibshirani 1993, chapter 16)
 FEWEST_PEERS = 5  # complete trials that the spread is estimated from, where there are as many
 
 
@@ -322,22 +321,26 @@ def judge(
     difference = float(together(own) - together(scores[best, :n_done]))
 
     own_noise = sign * np.array([fold.noise for fold in candidate])
-    noise = sign * np.array([[fold.noise for fold in folds] for folds in complete])
-    near = finals[best] - finals <= CLEARLY_BELOW * np.sqrt(2 * mean_square / n_folds)
+
+    def noise_of(trials: Iterable[int]) -> np.ndarray:
+        return sign * np.array([[fold.noise for fold in complete[index]] for index in trials])
+
+    near = np.flatnonzero(finals[best] - finals <= CLEARLY_BELOW * np.sqrt(2 * mean_square / n_folds))
+    n_near, near = len(near), near[np.argsort(-finals[near], kind="stable")][:MOST_CONTENDERS]
     # A share for each look, and one in reserve for what the noise of training is not: as it was drawn.
     level = p / (1 + (n_folds - 1 if n_looks is None else n_looks))
     if ranks:
-        p_value = min(1.0, signed_rank(candidate, complete[best]) * int(near.sum())) if difference < 0 else 1.0
+        p_value = min(1.0, signed_rank(candidate, complete[best]) * n_near) if difference < 0 else 1.0
     else:
         # Drawn, not fixed: few trials tell little about the spread.
-        drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, noise.shape[2])
-        training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise[peers]), 0))
+        drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, own_noise.shape[1])
+        training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise_of(peers[:MOST_CONTENDERS])), 0))
         shape = training_shape(scores[peers])
-        null = null_differences(own_noise, noise[near], scores[near].mean(axis=0), training_sd, shape, aggregation)
+        null = null_differences(own_noise, noise_of(near), scores[near].mean(axis=0), training_sd, shape, aggregation)
         p_value = float((1 + (null <= difference).sum()) / (1 + len(null)))
 
     # Where the complete trials all call everything alike, nothing varies; posts still would for this one.
-    posts_alone = ((own_noise - noise[best, :n_done]) ** 2).mean() / 2
+    posts_alone = ((own_noise - noise_of([best])[0, :n_done]) ** 2).mean() / 2
     spread = max(mean_square, float(posts_alone))
     ahead = predicted_finals(own, scores[peers], spread, freedom, aggregation, own_noise.shape[1])
     chance = float((ahead > finals[best] + margin).mean())
@@ -346,4 +349,4 @@ def judge(
         rule = "worse"
     elif futility is not None and chance < futility:
         rule = "futile"
-    return Verdict(rule != "go on", rule, sign * difference, p_value, level, chance, int(near.sum()))
+    return Verdict(rule != "go on", rule, sign * difference, p_value, level, chance, n_near)

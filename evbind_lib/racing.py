@@ -74,7 +74,7 @@ class RacingPruner(optuna.pruners.BasePruner):
         p: float = 0.05,
         futility: float | None = 0.1,
         margin: float = 0.0,
-        n_startup_trials: int = 5,
+        n_startup_trials: int = 3,
         n_warmup_steps: int = 0,
         n_resamples: int = 1000,
         test: Literal["auto", "bootstrap", "signed_rank"] = "auto",

@@ -117,13 +117,13 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
         "median (the default so far)": (pruners.MedianPruner, False),
         "percentile 25": (lambda: pruners.PercentilePruner(25.0), False),
         "wilcoxon, p 0.1": (lambda: pruners.WilcoxonPruner(p_threshold=0.1), True),
-        "hyperband": (pruners.HyperbandPruner, False),
-        "hyperband, factor 2, 1 to 5": (
+        "hyperband": (lambda: pruners.HyperbandPruner(max_resource=5), False),  # as the kit builds it for 5 folds
+        "hyperband, factor 2": (
             lambda: pruners.HyperbandPruner(min_resource=1, max_resource=5, reduction_factor=2),
             False,
         ),
         "successive halving": (pruners.SuccessiveHalvingPruner, False),
-        "successive halving, factor 2, from 1": (
+        "successive halving, factor 2": (
             lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
             False,
         ),
