@@ -77,6 +77,7 @@ def pruners() -> dict[str, tuple[Told | str, optuna.pruners.BasePruner]]:
         "racing, test only, start-up 3": RacingPruner(futility=None, n_startup_trials=3),
         "racing, futility 0.1, start-up 3": RacingPruner(futility=0.1, n_startup_trials=3),
         "racing, futility 0.2, start-up 3": RacingPruner(futility=0.2, n_startup_trials=3),
+        "racing, futility 0.1, start-up 3, warm-up 1": RacingPruner(n_startup_trials=3, n_warmup_steps=1),
     }
     return {name: ("", pruner) for name, pruner in found.items()}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -107,9 +108,9 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
     """Pruners by name, and whether they are told the fold's own value."""
     pruners = optuna.pruners
 
-    def racing(**options: float | None) -> MakePruner:
+    def racing(**options: Any) -> MakePruner:
         # One for all searches of a pool: what it keeps of a fold is the same in each.
-        shared = RacingPruner(**options)  # type: ignore[arg-type]
+        shared = RacingPruner(**options)
         return lambda: shared
 
     return {
@@ -127,15 +128,17 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
             lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
             False,
         ),
-        "racing, test only": (racing(futility=None), False),
-        "racing, futility 0.05": (racing(futility=0.05), False),
-        "racing, futility 0.1": (racing(futility=0.1), False),
-        "racing, futility 0.2": (racing(futility=0.2), False),
-        "racing, futility 0.3": (racing(futility=0.3), False),
         "median, start-up 3": (lambda: pruners.MedianPruner(n_startup_trials=3), False),
         "percentile 25, start-up 3": (lambda: pruners.PercentilePruner(25.0, n_startup_trials=3), False),
+        "racing, test only, start-up 5": (racing(futility=None, n_startup_trials=5), False),
+        "racing, futility 0.1, start-up 5": (racing(futility=0.1, n_startup_trials=5), False),
+        "racing, futility 0.2, start-up 5": (racing(futility=0.2, n_startup_trials=5), False),
+        "racing, test only, start-up 3": (racing(futility=None, n_startup_trials=3), False),
+        "racing, futility 0.05, start-up 3": (racing(futility=0.05, n_startup_trials=3), False),
         "racing, futility 0.1, start-up 3": (racing(futility=0.1, n_startup_trials=3), False),
         "racing, futility 0.2, start-up 3": (racing(futility=0.2, n_startup_trials=3), False),
+        "racing, futility 0.3, start-up 3": (racing(futility=0.3, n_startup_trials=3), False),
+        "racing, futility 0.1, start-up 3, warm-up 1": (racing(n_startup_trials=3, n_warmup_steps=1), False),
     }
 
 
