@@ -52,6 +52,10 @@ OPEN_BRANCHES = (
 )
 
 
+NO_BEST = (
+    "trainer=hpo_best: params/trainer/hpo_best.yaml does not exist yet; a search writes it, so run `evbind hpo_search hpo=quick` "
+    "first."
+)
 # Sections whose further keys belong to their type, and the keys that every type has.
 TYPED = {
     "hpo.sampler": {"type", "n_startup_trials", "seed"},
@@ -115,7 +119,10 @@ def compose(choices: Mapping[str, str] | None = None, overrides: Sequence[str] =
         For an unknown group, file, key or value, or YAML that cannot be read; the sentence names the nearest name.
     """
     chosen = [f"{group}={name}" for group, name in (choices or {}).items()]
-    tree = _tree("config", _prepare([*chosen, *overrides]))
+    wanted = _prepare([*chosen, *overrides])
+    if "trainer=hpo_best" in wanted:
+        _check_best()
+    tree = _tree("config", wanted)
     _fix(tree)
     return _validated(tree)
 
@@ -139,6 +146,8 @@ def with_trainer(params: Params, name: str) -> Params:
     ParamsError
         When there is no such file, or something in it is not allowed.
     """
+    if name == "hpo_best":
+        _check_best()
     present = {section: getattr(params, section).model_dump() for section in ("data", "model", "training")}
     read = _tree(None, [f"+trainer={name}"], beside=present)
     tree = params.model_dump()
@@ -185,6 +194,12 @@ def _check_new_names(error: ValidationError) -> None:
                 dotted_name(str(problem["loc"][-1]))
             except ValueError as unknown:
                 raise ParamsError(str(unknown)) from None
+
+
+def _check_best() -> None:
+    """Take what a search found only from this workspace: that of another one is of other data, and nobody asked for it."""
+    if not (workspace() / "params" / "trainer" / "hpo_best.yaml").is_file():
+        raise ParamsError(NO_BEST)
 
 
 def _fix(tree: dict[str, Any]) -> None:
@@ -321,10 +336,7 @@ def _composition_error(error: Exception, overrides: list[str]) -> ParamsError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if (group, name) == ("trainer", "hpo_best"):
-            return ParamsError(
-                "trainer=hpo_best: params/trainer/hpo_best.yaml does not exist yet; a search writes it, so run "
-                "`evbind hpo_search hpo=quick` first."
-            )
+            return ParamsError(NO_BEST)
         known = sorted({*(error.options or []), *_files_of(group)})
         return ParamsError(f"{group}={name}: there is no file params/{group}/{name}.yaml{did_you_mean(name, known)}")
     text = str(error)

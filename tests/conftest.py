@@ -21,7 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 # Everything real, but two folds and three steps each: for tests of what is around the training.
 BRIEF = (
     *("training.n_folds=2", "training.args.max_steps=3", "data.pos_neg_ratio=1", "data.eval_neg_ratio=1"),
-    *("hpo.trials.n_trials=3", "hpo.sampler.n_startup_trials=2"),
+    *("hpo.trials.n_trials=3", "hpo.sampler.n_startup_trials=2", "hpo.pruner.n_startup_trials=99"),
 )
 Row = tuple[str, str, str, int]  # post_id, sentence, criterion_id, status
 

@@ -105,7 +105,7 @@ def test_plain_papermill_runs_the_search_as_well(workspace: Path) -> None:
     assert "error" not in kinds and "stream" not in kinds  # no log line, no warning, no debris of a progress bar
     figures = [output for output in outputs(executed) if "application/vnd.plotly.v1+json" in output.get("data", {})]
     titles = [output["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"] for output in figures]
-    assert len(titles) == 8 and all(titles)
+    assert len(titles) == 9 and all(titles)
 
 
 def executed(name: str, workspace: Path, **parameters: object) -> nbformat.NotebookNode:
