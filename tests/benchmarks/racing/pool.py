@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-import pandas as pd
 
 from evbind_lib.data import load_corpus
 from evbind_lib.folds import Fold, make_folds
@@ -105,29 +103,6 @@ def read_members() -> list[Member]:
     """Members that are finished, by seed and number."""
     files = sorted((workspace() / "members").glob("*.json"))
     return [Member(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
-
-
-def shorten_encoder(source: Path, target: Path, n_layers: int) -> None:
-    """Save a pretrained encoder with its embeddings and first layers only, for a pool that a CPU trains in an hour."""
-    from transformers import AutoModel, AutoTokenizer
-
-    model = AutoModel.from_pretrained(source)
-    model.encoder.layer = model.encoder.layer[:n_layers]
-    model.config.num_hidden_layers = n_layers
-    model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source).save_pretrained(target)
-
-
-def write_subset(source: Path, target: Path, n_claims: int, seed: int = 0) -> None:
-    """Write the posts and annotations of some criteria only; each claim of WiCE is a criterion with a post of its own."""
-    annotations = pd.read_csv(source / "annotations.csv")
-    posts = pd.read_csv(source / "posts.csv")
-    claims = np.sort(annotations["DSM5_symptom"].unique())
-    chosen = set(np.random.default_rng(seed).choice(claims, size=min(n_claims, len(claims)), replace=False))
-    part = annotations[annotations["DSM5_symptom"].isin(chosen)]
-    target.mkdir(parents=True, exist_ok=True)
-    part.to_csv(target / "annotations.csv", index=False)
-    posts[posts["post_id"].isin(set(part["post_id"]))].to_csv(target / "posts.csv", index=False)
 
 
 def main() -> None:
