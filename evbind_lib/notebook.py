@@ -6,9 +6,6 @@ Imports the rooms below it; only notebooks import it.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +40,7 @@ from evbind_lib.models import check_model, choose_precision
 from evbind_lib.objectives import best_trial
 from evbind_lib.outcome import Outcome, write_outcome
 from evbind_lib.params import Params, compose
+from evbind_lib.processes import quieten
 from evbind_lib.search import SearchListener, SearchResult, check_search, run_search
 from evbind_lib.studies import count_trials
 from evbind_lib.tracking import open_tracker
@@ -103,10 +101,7 @@ def start(name: str | None = None, *, overrides: Sequence[str] = (), **choices: 
     TrackingError
         When the MLflow store cannot be used.
     """
-    warnings.filterwarnings("ignore")  # what a researcher can act on comes as an error of ours
-    for logger in ("transformers", "accelerate", "mlflow", "alembic", "optuna", "torch"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quieten()
     pd.set_option("display.max_colwidth", None)
     given = {**choices, "overrides": list(overrides)}
     try:

@@ -1,18 +1,28 @@
-"""Which process does what: a name for this one, whether another still lives, and locks between those of one machine.
+"""Which process does what: a name for this one, whether another still lives, locks between those of one machine, and quiet.
 
-Imports nothing of the library; `storage`, `claims`, `workers` and `tracking` import it.
+Imports nothing of the library; `storage`, `claims`, `workers`, `tracking` and `notebook` import it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 import tempfile
+import warnings
 from pathlib import Path
 
 import filelock
 import psutil
+
+
+def quieten() -> None:
+    """Keep this process free of log lines and warnings: what a researcher can act on comes as an error of ours."""
+    warnings.filterwarnings("ignore")
+    for logger in ("transformers", "accelerate", "mlflow", "alembic", "optuna", "torch"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def this_process() -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from evbind_lib import errors
 from evbind_lib.errors import EvbindError, ExecutionError, ModelError, ParamsError, did_you_mean
 from evbind_lib.pages import assigned_names, export_html, recorded_result
-from evbind_lib.params import GROUPS, compose, project_folder, resolve_path, with_trainer, workspace
+from evbind_lib.params import GROUPS, compose, project_folder, resolve_path, workspace
 
 
 class NotebookError(Exception):
@@ -115,9 +115,6 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
     build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     check_objectives(params)
-    for source in params.hpo.enqueue:
-        if not source.startswith("study:"):
-            with_trainer(params, source)
     corpus = load_corpus(params.data)
     make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
 

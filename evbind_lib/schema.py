@@ -276,7 +276,9 @@ def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
         *parents, last = dotted.split(".")
         node = tree
         for part in parents:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:  # a section that was not set, such as the provenance of a hand-made trainer file
+                node[part] = {}
+            node = node[part]
         node[last] = value
     return tree
 

@@ -82,9 +82,6 @@ def check_search(params: Params) -> None:
     build_pruner(effective_pruner(params), n_folds=params.training.n_folds)
     check_space(params)
     check_objectives(params)
-    for source in params.hpo.enqueue:
-        if not source.startswith("study:"):
-            with_trainer(params, source)
     check_workers(params)
     training_arguments(params, output_dir="unused")
     check_storage(params.hpo.study.storage)

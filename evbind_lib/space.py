@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from evbind_lib.distributions import Categorical, IntRange, LogInt, Range, SearchSpaceEntry
 from evbind_lib.errors import ParamsError
-from evbind_lib.params import Params
+from evbind_lib.params import Params, with_trainer
 from evbind_lib.schema import dotted_name
 
 # A trial that changed one of these would be measured with another yardstick than its neighbours.
@@ -36,9 +36,13 @@ def check_space(params: Params) -> None:
     Raises
     ------
     ParamsError
-        For conditions that go in a circle, or a searched parameter that would change the yardstick.
+        For conditions that go in a circle, a searched parameter that would change the yardstick, or a trainer file to begin
+        with that there is not.
     """
     _parents_first(params.hpo.search_space)
+    for source in params.hpo.enqueue:
+        if not source.startswith("study:"):
+            with_trainer(params, source)
     for name in params.hpo.search_space:
         if dotted_name(name) in YARDSTICK:
             raise ParamsError(

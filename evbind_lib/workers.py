@@ -9,7 +9,6 @@ rooms below it; `search` imports it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,7 +17,6 @@ import sys
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -35,6 +33,7 @@ from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.folds import Fold
 from evbind_lib.kept import KeptFolds
 from evbind_lib.params import Params
+from evbind_lib.processes import quieten
 from evbind_lib.stopping import should_stop
 from evbind_lib.studies import finished_trials, join_study
 from evbind_lib.training import CrossValidator
@@ -94,9 +93,7 @@ def work(order: Order, slot: int) -> None:
     """
     if order.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = order.gpus[slot % len(order.gpus)]
-    warnings.filterwarnings("ignore")
-    for logger in ("transformers", "accelerate", "mlflow", "alembic", "optuna", "torch"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    quieten()
     torch.set_num_threads(order.threads)
     study = join_study(order.params, order.study_name)
 
@@ -324,7 +321,6 @@ def _begin(log: str) -> None:
     for stream in (1, 2):
         os.dup2(handle, stream)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - for good
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

@@ -276,3 +276,16 @@ def test_a_grid_of_a_logarithmic_whole_number_repeats_nothing() -> None:
     assert grid_values(entry(type="log_int", low=1, high=4), 9) == [1, 2, 3, 4]
     assert grid_values(entry(type="log_int", low=8, high=128), 5) == [8, 16, 32, 64, 128]
     assert grid_values(entry(type="uniform", low=0, high=1), 1) == [0.0]
+
+
+def test_a_search_may_begin_with_what_an_earlier_one_found(workspace: Path) -> None:
+    stored = Path(__file__).parent / "stored" / "hpo_best.yaml"
+    best = workspace / "params" / "trainer" / "hpo_best.yaml"
+    best.parent.mkdir(parents=True)
+    best.write_text(stored.read_text(encoding="utf-8"), encoding="utf-8")
+    params = compose({}, ["hpo.enqueue=[hpo_best]"])
+    check_space(params)
+    found = with_trainer(params, "hpo_best")
+    assert found.training.provenance is not None and params.training.provenance is None
+    values, notes = enqueued_values(params, searched_values(found))
+    assert values["learning_rate"] == found.training.args["learning_rate"] and not notes
