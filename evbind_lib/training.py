@@ -6,10 +6,11 @@ observers. Imports the rooms below it (`errors` to `metrics`); `search` and `not
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,8 +274,20 @@ def fit(
         # Without a progress bar Trainer would print its logs, which spoils notebooks.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.train()
+        with at_most_threads(params.model.threads):
+            trainer.train()
     return model
+
+
+@contextlib.contextmanager
+def at_most_threads(most: int | None) -> Iterator[None]:
+    """Share operations among no more threads than this for a while; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(most or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class WatchedLoss:

@@ -45,9 +45,18 @@ def store(names: Sequence[str]) -> None:
             )
             if name == "hpo_search":
                 shutil.copy(trainer, BEST)
+            refuse_log_lines(executed, file.name)
             keep_pictures(name, executed)
             nbformat.write(normalised(executed), file)
             print(f"stored {file.relative_to(PROJECT)}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def refuse_log_lines(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Stop before anything is stored where a cell wrote to stderr: a warning of ours, or a log line of the browser."""
+    for number, cell in enumerate(notebook.cells):
+        told = [output.text for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+        if told:
+            sys.exit(f"{name}, cell {number}: it wrote to stderr, so it is not stored; run this again: {told[0][:500]}")
 
 
 def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -58,9 +67,8 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     }
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags")
-        reason = cell.metadata.get("reason")
-        cell.metadata = {"tags": tags, **({"reason": reason} if reason else {})} if tags else {}
+        kept = ("tags", "within", "reason")
+        cell.metadata = {name: cell.metadata[name] for name in kept if cell.metadata.get(name)}
         if cell.cell_type == "code":
             for output in cell.outputs:
                 output.pop("metadata", None)

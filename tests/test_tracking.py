@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -362,6 +363,20 @@ def test_experiments_open_on_their_runs_and_keep_files_in_the_artifacts_folder(
         experiment = tracker.client.get_experiment_by_name(name)
         assert experiment.artifact_location == (Path(store.artifacts) / name).as_uri()
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_an_experiment_links_to_views_whose_columns_runs_have(tracker: MlflowTracker, study: StudyRun) -> None:
+    run_trial(study, 0, (0.7,))
+    logged = the_run(tracker, study.inherited["evbind.study"], trial="0", level="trial").data
+    tags = tracker.client.get_experiment(tracker.experiments["search"]).tags
+    linked = re.findall(r"viewStateShareKey=([\w-]+)", tags["mlflow.note.content"])
+    assert linked == ["evbind-table", "evbind-charts-of-the-trials"]
+    table, charts = (json.loads(tags[f"mlflow.sharedViewState.{key}"]) for key in linked)
+    metrics = [name for name in table["selectedColumns"] if name.startswith("metrics.")]
+    assert {name.split("`")[1] for name in metrics} - set(logged.metrics) == {"best_value"}  # which is the study's
+    assert charts["searchFilter"] == "tags.`evbind.level` = 'trial'"
+    found = tracker.client.search_runs([tracker.experiments["search"]], charts["searchFilter"])
+    assert {run.data.tags["evbind.level"] for run in found} == {"trial"}
 
 
 def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -> None:

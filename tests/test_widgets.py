@@ -171,6 +171,8 @@ def test_sentences_are_scored_when_asked(brief: Callable[..., Params], corpus: C
     score_sentences(open_scorer(brief(), corpus), ["I cannot sleep."])
     box, button, _ = shown[0].children
     assert list(shown[-1].data.columns) == ["1. I cannot sleep."]
+    assert "linear-gradient" in shown[-1]._repr_html_() and repr(shown[-1]).startswith(" ")
+    assert "object at" not in repr(shown[-1])
     box.value = "It rained.\n\nI am tired."
     button.click()
     assert list(shown[-1].data.columns) == ["1. It rained.", "2. I am tired."]

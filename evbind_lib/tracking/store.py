@@ -1,6 +1,6 @@
 """An MLflow store: experiments, one way to create, write and find runs, and what a value looks like in it.
 
-Imports `errors` and `params`; its neighbours `runs` and `tracking` import it.
+Imports `errors`, `params` and its neighbour `views`; its neighbours `runs` and `tracking` import it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from mlflow.exceptions import MlflowException
 from evbind_lib.errors import TrackingError
 from evbind_lib.params import TrackingParams, project_folder, resolve_sqlite, workspace
 from evbind_lib.processes import is_dead, lock_between_processes, this_process
+from evbind_lib.tracking import views
 
 SEARCH_EXPERIMENT = "search"
 TRAINING_EXPERIMENT = "training"
 NOTEBOOK_EXPERIMENT = "notebooks"
-EXPERIMENTS = (NOTEBOOK_EXPERIMENT, SEARCH_EXPERIMENT, TRAINING_EXPERIMENT)
+EXPERIMENTS = {
+    NOTEBOOK_EXPERIMENT: views.NOTEBOOKS,
+    SEARCH_EXPERIMENT: views.SEARCH,
+    TRAINING_EXPERIMENT: views.TRAINING,
+}
 PARENT = "mlflow.parentRunId"
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
@@ -101,7 +106,10 @@ class Store:
             # A server keeps files where it likes; for a database MLflow would take the current folder.
             location = None if self.served else (self.artifacts / name).as_uri()
             try:
-                return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+                made = str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+                for tag, value in views.view_tags(made, EXPERIMENTS[name]).items():
+                    self.client.set_experiment_tag(made, tag, value)
+                return made
             except MlflowException:  # another process was faster
                 found = self.client.get_experiment_by_name(name)
                 if found is None:

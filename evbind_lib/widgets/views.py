@@ -167,11 +167,24 @@ def score_sentences(scorer: Scorer, examples: Sequence[str]) -> None:
     score(None)
 
 
-def _scores(scorer: Scorer, sentences: Sequence[str]) -> Any:
+class _Bars:
+    """Table of probabilities with a bar in each cell; plain where no page is shown, which a styled table by itself is not."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.data = table
+
+    def _repr_html_(self) -> str:
+        bars = self.data.style.format("{:.2f}").bar(color="#56B4E9", vmin=0, vmax=1, width=90)
+        return str(bars.set_uuid("scores").to_html())
+
+    def __repr__(self) -> str:
+        return str(self.data.round(2).to_string())
+
+
+def _scores(scorer: Scorer, sentences: Sequence[str]) -> _Bars:
     table = scorer.score(sentences).T.rename_axis("criterion")
     table.columns = [f"{number}. {_cut(sentence)}" for number, sentence in enumerate(sentences, start=1)]
-    styled = table.style.format("{:.2f}").bar(color="#56B4E9", vmin=0, vmax=1, width=90)
-    return styled.set_uuid("scores")
+    return _Bars(table)
 
 
 def _cut(sentence: str, longest: int = 40) -> str:
