@@ -13,7 +13,7 @@ The rooms of this package, lowest first; each may import only rooms above it in 
 ``memory`` ``arguments`` ``prediction`` ``training``  one fold, and cross-validation (Hugging Face Trainer underneath)
 ``baselines`` ``estimate``                            what a model must beat; intervals and comparisons of predictions
 ``overview`` ``scoring``                              a look at the data; new sentences
-``kept`` ``races`` ``racing``                         finished folds on disk; trials compared post by post; the pruner on that
+``kept`` ``spread`` ``races`` ``racing``              finished folds on disk; trials compared post by post; the pruner on that
 ``space`` ``grid`` ``strategies``                     what a trial may draw; samplers and pruners
 ``objectives``                                        metrics, seconds and bounds; the best trial and the Pareto front
 ``processes`` ``storage`` ``studies``                 who does what on this machine; Optuna's storages; its studies

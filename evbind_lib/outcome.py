@@ -123,14 +123,15 @@ def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
     Returns
     -------
     trained : int
-        Folds that a trial took from an earlier one with the same parameters are not among them.
+        Folds that a trial took from an earlier one with the same parameters are not among them; one that it was stopped in is.
     whole : int
     """
     trials = finished_trials(study)
     trained = 0
     for trial in trials:
         reused = trial.user_attrs.get("folds_from_before", n_folds) if "reused_from" in trial.user_attrs else 0
-        trained += max(0, len(trial.user_attrs.get("fold_scores", [])) - reused)
+        begun = len(trial.user_attrs.get("fold_scores", [])) + ("stopped_within_fold" in trial.user_attrs)
+        trained += max(0, begun - reused)
     return trained, len(trials) * n_folds
 
 

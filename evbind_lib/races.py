@@ -5,47 +5,24 @@ surely inferior while it is evaluated (Hoeffding races, Maron and Moore, NIPS 19
 CVST, Krueger, Panel and Braun, JMLR 16, 2015), a bootstrap of out-of-sample predictions to do so (BBCD-CV, Tsamardinos,
 Greasidou and Borboudakis, Machine Learning 107, 2018), and giving up what can hardly win any more (stochastic
 curtailment: Lan, Simon and Halperin, Sequential Analysis 1, 1982). What is added: the noise of training anew, and that the
-best was chosen on these very folds. Knows nothing of Optuna. Imports `estimate` and `metrics`; `racing` imports it.
+best was chosen on these very folds. Knows nothing of Optuna. Imports `metrics` and `spread`; `racing` imports it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from evbind_lib.estimate import resampled
-from evbind_lib.metrics import AGGREGATIONS, log_losses
+from evbind_lib.metrics import AGGREGATIONS
+from evbind_lib.spread import FoldScore, peers_of, post_mean_square, residual_mean_square, training_shape
 
 CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
 MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
 SMOOTHING = 0.25  # of the drawn noise of training, in its standard deviations (Efron and Tibshirani 1993, chapter 16)
-FEWEST_PEERS = 5  # complete trials that the spread is estimated from, where there are as many
-
-
-@dataclass(frozen=True)
-class FoldScore:
-    """Metric of one trial in one fold, and how it would have varied over other posts.
-
-    Attributes
-    ----------
-    value : float
-    noise : ndarray of float, shape (n_resamples,)
-        Replicates of the metric over posts drawn anew, minus their mean; the same posts for every trial of a fold.
-    losses : ndarray of float, shape (n_posts,), or None
-        Mean log loss of each post, where the metric is log loss.
-    pairs : tuple
-        Number of pairs, posts and evidence; what differs in it cannot be compared.
-    """
-
-    value: float
-    noise: np.ndarray
-    losses: np.ndarray | None
-    pairs: tuple[int, int, int]
+FEWEST_COURSES = 8  # degrees of freedom of the prediction of a fold's end
 
 
 @dataclass(frozen=True)
@@ -76,117 +53,6 @@ class Verdict:
     level: float = float("nan")
     chance: float = float("nan")
     n_contenders: int = 0
-
-
-def score_fold(predictions: pd.DataFrame, metric: str, *, fold: int, n_resamples: int) -> FoldScore:
-    """Measure a fold, and draw its posts anew; the fold's number is the seed, so that all trials meet the same draws.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Of one fold; columns post_id, label and probability.
-    metric : str
-    fold : int
-    n_resamples : int
-
-    Returns
-    -------
-    FoldScore
-    """
-    posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
-    n_posts = int(posts.max()) + 1
-    value, *draws = resampled(predictions, metric, _weights(n_posts, n_resamples, fold))
-    noise = np.asarray(draws)
-    known = np.isfinite(noise)
-    center = noise[known].mean() if known.any() else np.nan
-    # A resample of n posts varies by (n - 1) / n of what n new posts would.
-    noise = np.where(known, noise - center, 0.0) * np.sqrt(n_posts / max(n_posts - 1, 1))
-    losses = None
-    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    if metric == "log_loss":
-        losses = np.bincount(posts, weights=log_losses(label, probability)) / np.bincount(posts)
-    return FoldScore(float(value), noise, losses, (len(posts), n_posts, int(label.sum())))
-
-
-@lru_cache(maxsize=16)
-def _weights(n_posts: int, n_resamples: int, fold: int) -> np.ndarray:
-    """Times each post is drawn; the first row is the posts as they are."""
-    drawn = np.random.default_rng(fold).multinomial(n_posts, np.full(n_posts, 1 / n_posts), size=n_resamples)
-    return np.vstack([np.ones((1, n_posts), dtype=drawn.dtype), drawn])
-
-
-def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
-    """Variance of a fold's score about what trial and fold explain, and its degrees of freedom.
-
-    Half the variance over folds of the difference of two trials, on average over pairs of trials: posts and training both.
-    The degrees are those of a chi-square that varies as much as the estimate does, by the residuals' excess kurtosis k: the
-    variance of a mean square of n is (2 / degrees + k / n) times its square, and failed trainings make long tails.
-
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n_trials, n_folds)
-
-    Returns
-    -------
-    tuple of float and float
-    """
-    left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    nominal = (scores.shape[0] - 1) * (scores.shape[1] - 1)
-    squares = left**2
-    excess = (squares**2).mean() / (squares.mean() ** 2 or 1.0) - 3
-    return float(squares.sum() / nominal), float(2 / (2 / nominal + max(0.0, excess) / squares.size))
-
-
-def training_shape(scores: np.ndarray) -> np.ndarray:
-    """Pooled noise of the folds' scores, with mean 0 and variance 1: trainings that fail are not normal, they are far below.
-
-    Distances to each trial's median over folds, since a mean would hand part of a failure to the other folds.
-
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n_trials, n_folds)
-
-    Returns
-    -------
-    ndarray of float, shape (n_trials * n_folds,)
-    """
-    apart = scores - scores.mean(axis=0)
-    left = (apart - np.median(apart, axis=1, keepdims=True)).ravel()
-    left = left - left.mean()
-    return np.asarray(left / (left.std() or 1.0))
-
-
-def peers_of(scores: np.ndarray) -> np.ndarray:
-    """Indices of the better half: what the spread is estimated from, since bad trials tell little of the noise of good ones.
-
-    Better by the median over folds. By the mean, a trial with one failed training would hardly ever be among them, and the
-    spread would be that of lucky trials.
-
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n_trials, n_folds)
-
-    Returns
-    -------
-    ndarray of int
-    """
-    middle = np.median(scores - scores.mean(axis=0), axis=1)
-    return np.argsort(-middle, kind="stable")[: max(FEWEST_PEERS, -(-len(middle) // 2))]
-
-
-def post_mean_square(noise: np.ndarray) -> float:
-    """Part of `residual_mean_square` that the choice of posts explains: what trials share in a resample cancels out.
-
-    Parameters
-    ----------
-    noise : ndarray of float, shape (n_trials, n_folds, n_resamples)
-
-    Returns
-    -------
-    float
-    """
-    apart = noise - noise.mean(axis=0)
-    return float((apart**2).mean(axis=(1, 2)).sum() / (len(noise) - 1))
 
 
 def null_differences(
@@ -243,7 +109,8 @@ def predicted_finals(
 
     Parameters
     ----------
-    candidate : ndarray of float, shape (n_done,)
+    candidate : ndarray of float, shape (n_done,) or (n_done, n_draws)
+        A fold whose score is itself a prediction comes as draws.
     peers : ndarray of float, shape (n_peers, n_folds)
     mean_square : float
     freedom : float
@@ -258,11 +125,102 @@ def predicted_finals(
     random = np.random.default_rng(1)
     n_done, n_left = len(candidate), peers.shape[1] - len(candidate)
     fold_means = peers.mean(axis=0)
+    own = np.broadcast_to(candidate.reshape(n_done, -1), (n_done, n_draws))
     spread = np.sqrt(mean_square * (1 + 1 / len(peers)) * freedom / random.chisquare(freedom, n_draws))
-    distance = (candidate - fold_means[:n_done]).mean() + spread / np.sqrt(n_done) * random.standard_normal(n_draws)
+    distance = (own - fold_means[:n_done, None]).mean(axis=0) + spread / np.sqrt(n_done) * random.standard_normal(
+        n_draws
+    )
     ahead = fold_means[n_done:, None] + distance + spread * random.standard_normal((n_left, n_draws))
-    finals = np.vstack([np.repeat(candidate[:, None], n_draws, axis=1), ahead])
+    finals = np.vstack([own, ahead])
     return np.asarray(AGGREGATIONS[aggregation](finals, axis=0))
+
+
+def predicted_fold(
+    score: float, share: float, complete: Sequence[Sequence[FoldScore]], n_draws: int
+) -> np.ndarray | None:
+    """Draws of a fold's score at the end of its training, from its score after a share of it.
+
+    By a regression of the final scores of all complete trials' folds on what they were after the same share of their own
+    training (between two epochs: on the line between them), with the error of a new observation: Student's t.
+
+    Parameters
+    ----------
+    score : float
+    share : float
+    complete : sequence of sequences of FoldScore
+    n_draws : int
+
+    Returns
+    -------
+    ndarray of float, shape (n_draws,), or None
+        None where too few courses are known to tell the error.
+    """
+    known = [fold for folds in complete for fold in folds if fold.course]
+    courses = [np.array(fold.course) for fold in known]
+    then = np.array([np.interp(share, course[:, 0], course[:, 1]) for course in courses])
+    end = np.array([fold.value for fold in known])
+    freedom = len(known) - 2
+    if freedom < FEWEST_COURSES or not (np.isfinite(then).all() and np.isfinite(end).all() and np.isfinite(score)):
+        return None
+    about = then - then.mean()
+    squares = float((about**2).sum())
+    slope = float((about * end).sum()) / squares if squares > 0 else 0.0
+    left = end - end.mean() - slope * about
+    leverage = 1 / len(known) + ((score - then.mean()) ** 2 / squares if squares > 0 else 0.0)
+    error = np.sqrt((left**2).sum() / freedom * (1 + leverage))
+    draws = np.random.default_rng(3).standard_t(freedom, n_draws)
+    return np.asarray(end.mean() + slope * (score - then.mean()) + error * draws)
+
+
+def chance_within_a_fold(
+    done: Sequence[FoldScore],
+    score: float,
+    share: float,
+    complete: Sequence[Sequence[FoldScore]],
+    *,
+    aggregation: str = "mean",
+    direction: str = "maximize",
+    margin: float = 0.0,
+    n_draws: int = 1000,
+) -> float:
+    """Predicted chance that a trial ends better than the best by more than the margin, asked within a fold's training.
+
+    The fold's end is predicted by `predicted_fold`, the trial's by `predicted_finals`. Only this chance is asked for then: the
+    test against being worse pairs predictions of trained models, and what half-trained ones predict tells of the schedule
+    of their training as much as of the parameters.
+
+    Parameters
+    ----------
+    done : sequence of FoldScore
+        Folds before this one; may be empty.
+    score : float
+        Metric in this fold so far.
+    share : float
+        Of this fold's training that is done.
+    complete : sequence of sequences of FoldScore
+    aggregation, direction, margin
+        As in `judge`.
+    n_draws : int
+
+    Returns
+    -------
+    float
+        1 where nothing can be told.
+    """
+    sign = 1.0 if direction == "maximize" else -1.0
+    if sign < 0:
+        aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
+    ending = predicted_fold(score, share, complete, n_draws)
+    scores = sign * np.array([[fold.value for fold in folds] for folds in complete])
+    own = sign * np.array([fold.value for fold in done])
+    if ending is None or not (np.isfinite(scores).all() and np.isfinite(own).all()):
+        return 1.0
+    peers = scores[peers_of(scores)]
+    mean_square, freedom = residual_mean_square(peers)
+    candidate = np.vstack([np.repeat(own[:, None], n_draws, axis=1), sign * ending])
+    ahead = predicted_finals(candidate, peers, mean_square, freedom, aggregation, n_draws)
+    finals: Any = AGGREGATIONS[aggregation]
+    return float((ahead > finals(scores, axis=1).max() + margin).mean())
 
 
 def signed_rank(candidate: Sequence[FoldScore], best: Sequence[FoldScore]) -> float:

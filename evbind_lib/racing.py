@@ -1,18 +1,20 @@
 """The racing pruner: after each fold a trial is compared with the best one on the same validation posts, pair by pair.
 
-Imports `kept` and `races`, where the statistics are; `strategies` imports it.
+Imports `kept`, and `spread` and `races`, where the statistics are; `strategies` imports it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.kept import KeptFolds
-from evbind_lib.races import FoldScore, Verdict, judge, score_fold
+from evbind_lib.races import Verdict, chance_within_a_fold, judge
+from evbind_lib.spread import FoldScore, score_fold
 
 MOST_BYTES = 64_000_000  # of replicates held in memory
 
@@ -53,6 +55,10 @@ class RacingPruner(optuna.pruners.BasePruner):
         Folds that no trial is stopped before; the steps that are reported are folds, counted from 0.
     n_resamples : int
         Draws of posts, at least 100.
+    epochs : bool
+        Look within each fold as well: after every epoch but its last the futility rule is asked, with the fold's end predicted
+        from where complete trials stood after the same share of their training. The test against being worse waits for whole
+        folds.
     test : {"auto", "bootstrap", "signed_rank"}
         ``auto``: the bootstrap. Signed ranks are for log loss alone; other metrics, which are no means over posts, are
         bootstrapped whatever the choice.
@@ -77,6 +83,7 @@ class RacingPruner(optuna.pruners.BasePruner):
         n_startup_trials: int = 3,
         n_warmup_steps: int = 0,
         n_resamples: int = 1000,
+        epochs: bool = False,
         test: Literal["auto", "bootstrap", "signed_rank"] = "auto",
     ) -> None:
         if not 0 < p < 1:
@@ -89,11 +96,13 @@ class RacingPruner(optuna.pruners.BasePruner):
             raise ValueError("n_startup_trials and n_warmup_steps must be 0 or more")
         if n_resamples < 100:
             raise ValueError(f"n_resamples={n_resamples} must be 100 or more")
+        if epochs and futility is None:
+            raise ValueError("epochs=true asks the futility rule after each epoch, so futility must not be null")
         if test not in ("auto", "bootstrap", "signed_rank"):
             raise ValueError(f"test={test} must be auto, bootstrap or signed_rank")
         self.p, self.futility, self.margin = p, futility, margin
         self.n_startup_trials, self.n_warmup_steps = n_startup_trials, n_warmup_steps
-        self.n_resamples, self.test = n_resamples, test
+        self.n_resamples, self.epochs, self.test = n_resamples, epochs, test
         self._scores: OrderedDict[tuple[str, str, int, str], FoldScore] = OrderedDict()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -120,18 +129,10 @@ class RacingPruner(optuna.pruners.BasePruner):
             return Verdict(False, "last fold")
         if step < self.n_warmup_steps:
             return Verdict(False, "warm-up")
-        kept = KeptFolds(study.study_name)
-        key = trial.user_attrs.get("parameter_key")
-        candidate = self._folds(kept, key, step + 1, metric)
-        if candidate is None:
-            return Verdict(False, "no predictions")
-        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        keys = dict.fromkeys(other.user_attrs.get("parameter_key") for other in others)
-        found = [self._folds(kept, other, n_folds, metric) for other in keys if other != key]
-        pairs = [fold.pairs for fold in candidate]
-        complete = [folds for folds in found if folds and [fold.pairs for fold in folds[: step + 1]] == pairs]
-        if len(complete) < max(self.n_startup_trials, 2):
-            return Verdict(False, "start-up")
+        field = self._field(study, trial.user_attrs.get("parameter_key"), step + 1)
+        if isinstance(field, str):
+            return Verdict(False, field)
+        candidate, complete = field
         return judge(
             candidate,
             complete,
@@ -144,6 +145,63 @@ class RacingPruner(optuna.pruners.BasePruner):
             ranks=metric == "log_loss" and self.test == "signed_rank",
         )
 
+    def chance_within_a_fold(self, study: optuna.Study, key: str, fold: int, score: float, share: float) -> float:
+        """Chance that a trial ends better than the best, asked after an epoch.
+
+        Parameters
+        ----------
+        study : optuna.Study
+        key : str
+            The trial's ``parameter_key``.
+        fold : int
+            That is being trained, counted from 0.
+        score : float
+            Metric of the fold after the epoch.
+        share : float
+            Of the fold's training that is done, above 0 and below 1.
+
+        Returns
+        -------
+        float
+            1 where there is nothing to compare with yet.
+        """
+        identity = study.user_attrs.get("identity")
+        if identity is None or not isinstance(identity.get("metric"), str) or fold < self.n_warmup_steps:
+            return 1.0
+        field = self._field(study, key, fold)
+        if isinstance(field, str):
+            return 1.0
+        done, complete = field
+        return chance_within_a_fold(
+            done,
+            score,
+            share,
+            complete,
+            aggregation=identity["fold_aggregation"],
+            direction=identity["direction"],
+            margin=self.margin,
+            n_draws=self.n_resamples,
+        )
+
+    def _field(
+        self, study: optuna.Study, key: str | None, n_done: int
+    ) -> tuple[list[FoldScore], list[list[FoldScore]]] | str:
+        """A trial's first folds and the complete trials it is compared with, or why there is nothing to compare."""
+        identity = study.user_attrs["identity"]
+        metric, n_folds = identity["metric"], identity["n_folds"]
+        kept = KeptFolds(study.study_name)
+        candidate = self._folds(kept, key, n_done, metric)
+        if candidate is None:
+            return "no predictions"
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        keys = dict.fromkeys(other.user_attrs.get("parameter_key") for other in others)
+        found = [self._folds(kept, other, n_folds, metric) for other in keys if other != key]
+        pairs = [fold.pairs for fold in candidate]
+        complete = [folds for folds in found if folds and [fold.pairs for fold in folds[:n_done]] == pairs]
+        if len(complete) < max(self.n_startup_trials, 2):
+            return "start-up"
+        return candidate, complete
+
     def _folds(self, kept: KeptFolds, key: str | None, n_folds: int, metric: str) -> list[FoldScore] | None:
         """Scores of the first folds of a parameter set; None where one of them is not kept."""
         if key is None:
@@ -155,7 +213,9 @@ class RacingPruner(optuna.pruners.BasePruner):
                 report = kept.load(key, fold)
                 if report is None:
                     return None
-                self._scores[name] = score_fold(report.predictions, metric, fold=fold, n_resamples=self.n_resamples)
+                scored = score_fold(report.predictions, metric, fold=fold, n_resamples=self.n_resamples)
+                course = [(epoch.share, epoch.metrics[metric]) for epoch in report.epochs if epoch.share is not None]
+                self._scores[name] = replace(scored, course=tuple(course))
                 if len(self._scores) * self.n_resamples * 8 > MOST_BYTES:
                     self._scores.popitem(last=False)  # the one not asked for longest
             self._scores.move_to_end(name)

@@ -16,13 +16,17 @@ PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label",
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch gave: mean training loss, validation metrics by name, seconds of training and validating."""
+    """What an epoch gave: mean training loss, validation metrics by name, seconds of training and validating.
+
+    ``share`` is how much of the fold's training was done by then, above 0 and up to 1; None where nobody said.
+    """
 
     fold: int
     epoch: int
     training_loss: float
     metrics: dict[str, float]
     seconds: float
+    share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -338,14 +338,15 @@ class _ValidateEachEpoch(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._validate(kwargs["model"], args.per_device_eval_batch_size)
+        share = min(1.0, state.global_step / state.max_steps) if state.max_steps > 0 else None
+        self._validate(kwargs["model"], args.per_device_eval_batch_size, share)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # max_steps or a fractional num_train_epochs may end between two epochs.
         if self.loss.values or not self.epochs:
-            self._validate(kwargs["model"], args.per_device_eval_batch_size)
+            self._validate(kwargs["model"], args.per_device_eval_batch_size, 1.0)
 
-    def _validate(self, model: PreTrainedModel, batch_size: int) -> None:
+    def _validate(self, model: PreTrainedModel, batch_size: int, share: float | None) -> None:
         self.probabilities = predict(
             model,
             self.data.validation,
@@ -359,6 +360,7 @@ class _ValidateEachEpoch(TrainerCallback):
             training_loss=self.loss.epoch_mean(),
             metrics=compute_metrics(self.data.validation.labels, self.probabilities),
             seconds=time.perf_counter() - self.started,
+            share=share,
         )
         self.epochs.append(report)
         for observer in self.observers:

@@ -23,7 +23,8 @@ from evbind_lib.kept import KeptFolds, parameter_key
 from evbind_lib.metrics import aggregate
 from evbind_lib.objectives import constraint_values, objective_values
 from evbind_lib.params import Params
-from evbind_lib.reports import FoldReport, Observer
+from evbind_lib.racing import RacingPruner
+from evbind_lib.reports import EpochReport, FoldReport, Observer
 from evbind_lib.space import merge, suggest
 from evbind_lib.strategies import reports_each_fold_alone
 from evbind_lib.training import CrossValidator
@@ -76,7 +77,23 @@ class ReportFolds(Observer):
         self.aggregation = aggregation
         self.n_folds = n_folds
         self.each_fold_alone = each_fold_alone
+        racing = isinstance(trial.study.pruner, RacingPruner) and len(trial.study.directions) == 1
+        self.stops_within_folds = racing and trial.study.pruner.epochs
         self.reports: list[FoldReport] = []
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Raise `optuna.TrialPruned` where a racing pruner looks within folds, and the trial can hardly end better.
+
+        Nothing is reported then: what Optuna knows of the trial is what its whole folds gave.
+        """
+        study = self.trial.study
+        if not self.stops_within_folds or report.share is None or report.share >= 1:
+            return
+        key, score = self.trial.user_attrs["parameter_key"], report.metrics[self.metric]
+        chance = study.pruner.chance_within_a_fold(study, key, report.fold, score, report.share)
+        if chance < study.pruner.futility:
+            self.trial.set_user_attr("stopped_within_fold", {"fold": report.fold + 1, "epoch": report.epoch})
+            raise optuna.TrialPruned
 
     def on_fold(self, report: FoldReport) -> None:
         """Report, and raise `optuna.TrialPruned` where the pruner stops the trial; after the last fold it never does."""

@@ -20,7 +20,7 @@ ROOMS = [
     *("errors", "sentences", "distributions", "hpo", "schema", "params"),
     *("tables", "data", "negatives", "folds", "encoding", "models", "losses"),
     *("metrics", "reports", "memory", "arguments", "prediction", "training", "baselines", "estimate"),
-    *("overview", "scoring", "kept", "races", "racing", "space", "grid", "strategies"),
+    *("overview", "scoring", "kept", "spread", "races", "racing", "space", "grid", "strategies"),
     *("objectives", "processes", "storage", "studies", "stopping", "claims"),
     *("trials", "workers", "search", "pages", "tracking", "plots", "widgets", "outcome"),
     *("runner", "sweep", "engine", "execution", "display", "notebook", "cli"),
@@ -131,5 +131,14 @@ def test_the_checkout_holds_only_what_a_reader_expects() -> None:
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
     assert top <= {
         *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
-        *("constraints.txt", "environment.yml", "evbind_lib", "notebooks", "params", "pyproject.toml", "tests"),
+        *(
+            "conftest.py",
+            "constraints.txt",
+            "environment.yml",
+            "evbind_lib",
+            "notebooks",
+            "params",
+            "pyproject.toml",
+            "tests",
+        ),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import linregress, wilcoxon
 from scipy.stats import t as student
-from scipy.stats import wilcoxon
 from sklearn import metrics as scores
 
 from evbind_lib.estimate import resampled
 from evbind_lib.kept import KeptFolds
 from evbind_lib.metrics import compute_metrics
-from evbind_lib.races import (
-    FoldScore,
-    judge,
-    null_differences,
-    peers_of,
-    post_mean_square,
-    predicted_finals,
-    residual_mean_square,
-    score_fold,
-    training_shape,
-)
+from evbind_lib.races import chance_within_a_fold, judge, null_differences, predicted_finals, predicted_fold
 from evbind_lib.racing import RacingPruner
-from evbind_lib.reports import FoldReport
+from evbind_lib.reports import EpochReport, FoldReport
+from evbind_lib.spread import FoldScore, peers_of, post_mean_square, residual_mean_square, score_fold, training_shape
+from evbind_lib.trials import ReportFolds
 
 N_FOLDS = 5
 
@@ -267,6 +260,43 @@ def test_log_loss_is_tested_by_signed_ranks() -> None:
     assert candidate[0].value == pytest.approx(scores.log_loss(label, probability), rel=1e-5)
 
 
+def with_course(folds: list[FoldScore], half: float) -> list[FoldScore]:
+    """A trial that was at some part of its final score after half of each fold's training."""
+    return [replace(fold, course=((0.5, half * fold.value), (1.0, fold.value))) for fold in folds]
+
+
+def test_a_folds_end_is_predicted_by_regression_on_the_same_share_of_training() -> None:
+    random = np.random.default_rng(5)
+    complete = [with_course(made_trial(skill, seed), 1.0) for seed, skill in enumerate((0.4, 0.8, 1.2))]
+    then = np.array([fold.value for folds in complete for fold in folds]) + 0.05 * random.standard_normal(15)
+    scattered = iter(then)
+    complete = [[replace(f, course=((0.5, next(scattered)), (1.0, f.value))) for f in folds] for folds in complete]
+    end = np.array([fold.value for folds in complete for fold in folds])
+    draws = predicted_fold(0.6, 0.5, complete, 40_000)
+    assert draws is not None
+    line = linregress(then, end)
+    left = end - line.intercept - line.slope * then
+    error = np.sqrt((left**2).sum() / 13 * (1 + 1 / 15 + (0.6 - then.mean()) ** 2 / ((then - then.mean()) ** 2).sum()))
+    expected = line.intercept + line.slope * 0.6 + error * student(13).ppf([0.1, 0.5, 0.9])
+    assert np.quantile(draws, [0.1, 0.5, 0.9]) == pytest.approx(expected, abs=error / 20)
+
+
+def test_within_a_fold_the_hopeless_are_told_from_the_hopeful_and_nothing_is_told_without_courses() -> None:
+    complete = [with_course(made_trial(0.6 + 0.2 * number, seed=number), 0.8) for number in range(5)]
+    best = max(np.mean([fold.value for fold in folds]) for folds in complete)
+    assert (
+        chance_within_a_fold([], 0.5 * best, 0.5, complete) < 0.1 < chance_within_a_fold([], 0.85 * best, 0.5, complete)
+    )
+    assert chance_within_a_fold(made_trial(1.6, seed=9)[:2], 0.8, 0.5, complete) > 0.5
+    assert chance_within_a_fold([], 0.1, 0.5, [made_trial(0.8, seed=number) for number in range(5)]) == 1.0
+    upside_down = [
+        [replace(f, value=-f.value, course=tuple((s, -v) for s, v in f.course)) for f in t] for t in complete
+    ]
+    for score in (0.6, 0.8):
+        turned = chance_within_a_fold([], -score * best, 0.5, upside_down, direction="minimize")
+        assert turned == pytest.approx(chance_within_a_fold([], score * best, 0.5, complete), abs=0.05)
+
+
 # The pruner in a study: predictions are kept as a search keeps them, and trials are told to Optuna.
 
 
@@ -279,6 +309,14 @@ class MadeStudy:
         self.study.set_user_attr("identity", identity)
         self.kept, self.metric = KeptFolds(self.study.study_name), metric
 
+    def course(self, table: pd.DataFrame, fold: int) -> tuple[EpochReport, ...]:
+        """Half of the fold's training brings four fifths of its score."""
+        score = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())[self.metric]
+        return tuple(
+            EpochReport(fold, epoch, 1.0, {self.metric: part * score}, 1.0, epoch / 2)
+            for epoch, part in ((1, 0.8), (2, 1.0))
+        )
+
     def add(self, skill: float, seed: int, done: int = N_FOLDS, *, keep: bool = True) -> FrozenTrial:
         """Report folds of a made-up trial, complete it where all are done, and give it as a pruner would see it."""
         trial = self.study.ask()
@@ -286,7 +324,9 @@ class MadeStudy:
         for fold in range(done):
             table = made_fold(fold, skill, seed)
             if keep:
-                self.kept.keep(f"key{seed}", FoldReport(fold, {}, (), table, 1.0, 1, len(table), 0.0))
+                self.kept.keep(
+                    f"key{seed}", FoldReport(fold, {}, self.course(table, fold), table, 1.0, 1, len(table), 0.0)
+                )
             trial.report(skill, fold)
         if done == N_FOLDS:
             self.study.tell(trial, skill)
@@ -309,6 +349,26 @@ def test_a_clearly_worse_trial_is_stopped_after_its_first_fold_and_a_good_one_ne
     assert pruner.prune(made.study, bad) is True
     for done in range(1, N_FOLDS):
         assert not RacingPruner().prune(made.study, made.add(1.6, seed=60 + done, done=done))
+
+
+def test_with_epochs_a_trial_is_stopped_within_its_fold_by_the_futility_rule_alone(made: MadeStudy) -> None:
+    def begun(epochs: bool) -> tuple[optuna.Trial, ReportFolds]:
+        made.study.pruner = RacingPruner(epochs=epochs)
+        trial = made.study.ask()
+        trial.set_user_attr("parameter_key", f"key{trial.number}")
+        return trial, ReportFolds(trial, metric="macro_f1", aggregation="mean", n_folds=N_FOLDS)
+
+    hopeless, hopeful = (EpochReport(0, 1, 1.0, {"macro_f1": score}, 1.0, 0.5) for score in (0.2, 0.75))
+    trial, report = begun(epochs=True)
+    report.on_epoch(hopeful)
+    report.on_epoch(replace(hopeless, share=1.0))  # the fold's own look follows at once
+    report.on_epoch(replace(hopeless, share=None))
+    with pytest.raises(optuna.TrialPruned):
+        report.on_epoch(hopeless)
+    assert trial.user_attrs["stopped_within_fold"] == {"fold": 1, "epoch": 1}
+    begun(epochs=False)[1].on_epoch(hopeless)
+    with pytest.raises(ValueError, match="futility must not be null"):
+        RacingPruner(epochs=True, futility=None)
 
 
 def test_after_the_last_fold_nothing_is_stopped(made: MadeStudy) -> None:

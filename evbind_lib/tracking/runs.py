@@ -141,7 +141,8 @@ class FoldRuns(Run, Observer):
         self.is_open = False
         if self.fold_run is not None:
             self._write_epochs()
-            self.tracker.client.set_terminated(self.fold_run, "KILLED" if status == "KILLED" else "FAILED")
+            # A fold that the end of a trial cuts off; a pruner that looks within folds does so, and all is well.
+            self.tracker.client.set_terminated(self.fold_run, status)
             self.fold_run = None
         self.tracker.write(self.run_id, metrics=metrics, tags=tags)
         self.close(status)
