@@ -45,11 +45,21 @@ class Pool:
         self.members: list[Member] = read_members()
         kept = KeptFolds(NAME)
         self.scores = np.array([self._scores(kept, member) for member in self.members])
+        self.courses = [self._courses(kept, member) for member in self.members]
 
     def _scores(self, kept: KeptFolds, member: Member) -> list[float]:
         tables = kept.predictions(member.key).values()
         metric = self.identity["metric"]
         return [compute_metrics(t["label"].to_numpy(), t["probability"].to_numpy())[metric] for t in tables]
+
+    def _courses(self, kept: KeptFolds, member: Member) -> list[list[tuple[float, float]]]:
+        """Share of each fold's training and the metric then, after every epoch but the last."""
+        metric, found = self.identity["metric"], []
+        for fold in range(self.scores.shape[1]):
+            report = kept.load(member.key, fold)
+            epochs = report.epochs if report is not None else ()
+            found.append([(e.share, e.metrics[metric]) for e in epochs if e.share is not None and e.share < 1])
+        return found
 
     def study(
         self, pruner: optuna.pruners.BasePruner, sampler: optuna.samplers.BaseSampler | None = None
@@ -62,11 +72,16 @@ class Pool:
         study.set_user_attr("identity", self.identity)
         return study
 
-    def run_trial(self, trial: optuna.Trial, member: int, *, raw: bool = False) -> int:
-        """Report a member's folds as a search would; gives the number of folds until the pruner stops it, or all."""
+    def run_trial(self, trial: optuna.Trial, member: int, *, raw: bool = False) -> float:
+        """Report a member's folds as a search would; gives how many are trained until the pruner stops it, or all."""
         trial.set_user_attr("parameter_key", self.members[member].key)
-        values = self.scores[member]
+        values, pruner = self.scores[member], trial.study.pruner
+        within = isinstance(pruner, RacingPruner) and pruner.epochs
         for fold in range(len(values)):
+            for share, score in self.courses[member][fold] if within else ():
+                key = self.members[member].key
+                if pruner.chance_within_a_fold(trial.study, key, fold, score, share) < pruner.futility:
+                    return fold + share
             trial.report(float(values[fold] if raw else values[: fold + 1].mean()), fold)
             if fold < len(values) - 1 and trial.should_prune():
                 return fold + 1
@@ -84,14 +99,14 @@ class Pool:
 class Outcome:
     """Of one search: folds trained, final score of the best complete trial, and whether that is the best there was."""
 
-    folds: int
+    folds: float
     best: float
     kept_best: bool
 
 
 def replay(pool: Pool, order: Sequence[int], pruner: optuna.pruners.BasePruner, *, raw: bool) -> Outcome:
     """Run one search over the members in this order."""
-    study, folds = pool.study(pruner), 0
+    study, folds = pool.study(pruner), 0.0
     for member in order:
         trial = study.ask()
         done = pool.run_trial(trial, member, raw=raw)
@@ -138,6 +153,9 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
         "racing, futility 0.1, start-up 3": (racing(futility=0.1, n_startup_trials=3), False),
         "racing, futility 0.2, start-up 3": (racing(futility=0.2, n_startup_trials=3), False),
         "racing, futility 0.3, start-up 3": (racing(futility=0.3, n_startup_trials=3), False),
+        "racing, futility 0.05, start-up 3, epochs": (racing(futility=0.05, n_startup_trials=3, epochs=True), False),
+        "racing, futility 0.1, start-up 3, epochs": (racing(n_startup_trials=3, epochs=True), False),
+        "racing, futility 0.2, start-up 3, epochs": (racing(futility=0.2, n_startup_trials=3, epochs=True), False),
         "racing, futility 0.1, start-up 3, warm-up 1": (racing(n_startup_trials=3, n_warmup_steps=1), False),
     }
 
@@ -148,6 +166,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--random-orders", type=int, default=40)
     parser.add_argument("--metric")
+    parser.add_argument("--pruners", default="", help="only those whose name holds this, and none")
     given = parser.parse_args()
     pool = Pool(given.metric)
     searches = pool.searches(given.trials, given.random_orders)
@@ -159,7 +178,8 @@ def main() -> None:
     print("| pruner | folds | share | best | difference to none | kept the best | worst loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     unpruned: np.ndarray = np.empty(0)
-    for name, (make, raw) in contestants().items():
+    chosen = {name: value for name, value in contestants().items() if name == "none" or given.pruners in name}
+    for name, (make, raw) in chosen.items():
         outcomes = [replay(pool, order, make(), raw=raw) for order in searches]
         best = pool.sign * np.array([outcome.best for outcome in outcomes])
         folds = np.array([outcome.folds for outcome in outcomes])
