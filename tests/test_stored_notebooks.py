@@ -14,9 +14,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from conftest import settle
 from evbind_lib.pages import PLOTLY, WIDGET
 from evbind_lib.runner import notebooks
+from notebooks.conftest import settle
 
 PROJECT = Path(__file__).resolve().parent.parent
 MACHINE = re.compile(r"(/(home|root|tmp|work|Users|opt|usr)/|[A-Z]:\\)")
@@ -98,8 +98,7 @@ def test_a_changed_result_in_the_library_is_caught(name: str, tmp_path: Path) ->
     copy = tmp_path / "checkout"
     for part in ("evbind_lib", "params", "notebooks", "tests"):
         shutil.copytree(PROJECT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "hpo_best.yaml.*"))
-    for file_of_project in ("pyproject.toml", "conftest.py"):
-        shutil.copy(PROJECT / file_of_project, copy)
+    shutil.copy(PROJECT / "pyproject.toml", copy)
     source = copy / "evbind_lib" / file
     text = source.read_text(encoding="utf-8")
     assert text.count(before) == 1

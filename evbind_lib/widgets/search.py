@@ -48,7 +48,7 @@ class SearchMonitor(SearchListener):
         self.study: optuna.Study | None = None
         self.n_earlier = 0
         self.started = time.monotonic()
-        layout = {"width": "100%"}
+        layout = {"width": "98%"}
         self.head = ipywidgets.HTML("<b>The study is being opened.</b>")
         self.trials = ipywidgets.IntProgress(max=params.hpo.trials.n_trials, description="trials", layout=layout)
         self.folds = ipywidgets.IntProgress(max=self.n_folds, description="folds", layout=layout)
