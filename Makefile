@@ -1,6 +1,6 @@
 # make search   set up, then the first search on the bundled sample (about two minutes on two cores)
 # make test     set up, then the whole test suite
-# make test-full  the long forms: kills at thirty moments, two hundred trials (an hour)
+# make test-full  the long forms: kills at thirty moments, two hundred trials (about a quarter of an hour)
 # make lab      JupyterLab on the notebooks
 # make lint     ruff, format check, mypy
 # make notebooks  run all notebooks again and store them with their outputs

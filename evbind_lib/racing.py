@@ -58,7 +58,7 @@ class RacingPruner(optuna.pruners.BasePruner):
     epochs : bool
         Look within each fold as well: after every epoch but its last the futility rule is asked, with the fold's end predicted
         from where complete trials stood after the same share of their training. The test against being worse waits for whole
-        folds.
+        folds. It asks that rule several times as often, so a stricter futility, such as 0.05, belongs to it.
     test : {"auto", "bootstrap", "signed_rank"}
         ``auto``: the bootstrap. Signed ranks are for log loss alone; other metrics, which are no means over posts, are
         bootstrapped whatever the choice.

@@ -132,7 +132,6 @@ def test_the_checkout_holds_only_what_a_reader_expects() -> None:
     assert top <= {
         *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
         *(
-            "conftest.py",
             "constraints.txt",
             "environment.yml",
             "evbind_lib",

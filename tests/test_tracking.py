@@ -258,6 +258,14 @@ def test_a_failed_trial_says_why_and_closes_its_fold(tracker: MlflowTracker, stu
     assert run.data.tags["evbind.error"] == "ValueError: the loss is nan"
 
 
+def test_a_trial_that_is_stopped_within_a_fold_has_no_failed_fold(tracker: MlflowTracker, study: StudyRun) -> None:
+    trial = study.trial(0, {})
+    trial.on_fold_start(0)
+    trial.finish("PRUNED")
+    runs = runs_of(tracker, study.inherited["evbind.study"], trial="0")
+    assert {run.data.tags["evbind.level"]: run.info.status for run in runs} == {"trial": "FINISHED", "fold": "FINISHED"}
+
+
 def test_an_interrupted_search_leaves_nothing_running(tracker: MlflowTracker, study: StudyRun) -> None:
     study.trial(0, {}).on_fold_start(0)
     study.finish("KILLED")

@@ -119,6 +119,7 @@ def test_observers_are_told_in_order(brief: Callable[..., Params], corpus: Corpu
     ]
     assert all(report.metrics == report.epochs[-1].metrics for report in result.folds)
     assert all(epoch.training_loss > 0 and epoch.seconds > 0 for report in result.folds for epoch in report.epochs)
+    assert [epoch.share for report in result.folds for epoch in report.epochs] == [0.5, 1.0] * len(result.folds)
 
 
 def test_part_of_an_epoch_is_validated_too(brief: Callable[..., Params], corpus: Corpus) -> None:
