@@ -206,9 +206,9 @@ class RacingPruner(optuna.pruners.BasePruner):
         """Scores of the first folds of a parameter set; None where one of them is not kept."""
         if key is None:
             return None
-        found = []
+        found, folder = [], str(kept.folder)
         for fold in range(n_folds):
-            name = (str(kept.folder), key, fold, metric)
+            name = (folder, key, fold, metric)
             if name not in self._scores:
                 report = kept.load(key, fold)
                 if report is None:

@@ -281,6 +281,11 @@ def run_trials(study: optuna.Study, objective: Objective, enough: Callable[[optu
             run_one(study, trial, objective)
 
 
+def _as_told(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
+    """The trial as the study has it; `Study.trials` would copy all of them, which takes a tenth of a second in an old study."""
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
 def run_one(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> None:
     """Run a claimed trial and tell Optuna and the listeners how it ended.
 
@@ -303,17 +308,17 @@ def run_one(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> N
         study.tell(trial, state=TrialState.PRUNED)
     except SearchStopped:
         study.tell(trial, state=TrialState.FAIL)
-        queue_again(study, study.trials[trial.number])
+        queue_again(study, _as_told(study, trial))
     except KeyboardInterrupt as error:
         trial.set_user_attr("interrupted", True)
         study.tell(trial, state=TrialState.FAIL)
-        queue_again(study, study.trials[trial.number])
+        queue_again(study, _as_told(study, trial))
         interrupted = error
     except Exception as error:
         if "error" not in trial.user_attrs:  # before or after the training itself
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         study.tell(trial, state=TrialState.FAIL)
-    ended = study.trials[trial.number]
+    ended = _as_told(study, trial)
     for listener in objective.listeners:
         listener.on_trial_end(study, ended)
     if interrupted is not None:
