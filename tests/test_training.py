@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn import metrics as sklearn_metrics
 
 from evbind_lib.arguments import training_arguments
@@ -20,7 +21,7 @@ from evbind_lib.negatives import validation_pairs
 from evbind_lib.params import Params, compose
 from evbind_lib.prediction import predict
 from evbind_lib.reports import PREDICTION_COLUMNS, CrossValidation, EpochReport, FoldReport, Observer
-from evbind_lib.training import CrossValidator, train_fold
+from evbind_lib.training import CrossValidator, at_most_threads, train_fold
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +218,26 @@ def test_memory_and_sizes_are_reported(brief: Callable[..., Params], corpus: Cor
     report = train_fold(params, data)
     assert (report.n_training, report.n_validation) == (len(data.training), len(data.validation))
     assert report.peak_memory_mb > 10 and report.seconds > 0
+
+
+def test_a_model_may_take_fewer_threads_and_gives_them_back(brief: Callable[..., Params], corpus: Corpus) -> None:
+    class Threads(Observer):
+        def __init__(self) -> None:
+            self.seen: set[int] = set()
+
+        def on_step(self) -> None:
+            self.seen.add(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        watcher = Threads()
+        cross_validate(brief("model.threads=1"), corpus, watcher)
+        assert watcher.seen == {1} and torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError, match="cut off"), at_most_threads(1):
+            raise RuntimeError("cut off")
+        assert torch.get_num_threads() == 2
+        with at_most_threads(None):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
