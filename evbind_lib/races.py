@@ -22,6 +22,7 @@ from evbind_lib.spread import FoldScore, peers_of, post_mean_square, residual_me
 CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
 MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
 SMOOTHING = 0.25  # of the drawn noise of training, in its standard deviations (Efron and Tibshirani 1993, chapter 16)
+NOTHING = 1e-9  # a difference of scores that is but rounding
 FEWEST_COURSES = 8  # degrees of freedom of the prediction of a fold's end
 
 
@@ -153,7 +154,7 @@ def predicted_fold(
     Returns
     -------
     ndarray of float, shape (n_draws,), or None
-        None where too few courses are known to tell the error.
+        None where nothing can be told: too few courses are known, or they are so much alike that they say nothing of this one.
     """
     known = [fold for folds in complete for fold in folds if fold.course]
     courses = [np.array(fold.course) for fold in known]
@@ -162,14 +163,19 @@ def predicted_fold(
     freedom = len(known) - 2
     if freedom < FEWEST_COURSES or not (np.isfinite(then).all() and np.isfinite(end).all() and np.isfinite(score)):
         return None
-    about = then - then.mean()
+    about, away = then - then.mean(), score - then.mean()
+    alike = bool(np.ptp(then) < NOTHING)
+    if alike and abs(away) > NOTHING:
+        return None  # where all stood at one score, nobody knows what another one leads to
     squares = float((about**2).sum())
-    slope = float((about * end).sum()) / squares if squares > 0 else 0.0
+    slope = 0.0 if alike else float((about * end).sum()) / squares
     left = end - end.mean() - slope * about
-    leverage = 1 / len(known) + ((score - then.mean()) ** 2 / squares if squares > 0 else 0.0)
+    leverage = 1 / len(known) + (0.0 if alike else away**2 / squares)
     error = np.sqrt((left**2).sum() / freedom * (1 + leverage))
+    if alike and error < NOTHING:
+        return None  # complete trials that call everything alike; this one may yet learn
     draws = np.random.default_rng(3).standard_t(freedom, n_draws)
-    return np.asarray(end.mean() + slope * (score - then.mean()) + error * draws)
+    return np.asarray(end.mean() + slope * away + error * draws)
 
 
 def chance_within_a_fold(
@@ -207,9 +213,7 @@ def chance_within_a_fold(
     float
         1 where nothing can be told.
     """
-    sign = 1.0 if direction == "maximize" else -1.0
-    if sign < 0:
-        aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
+    sign, aggregation = _as_if_maximized(aggregation, direction)
     ending = predicted_fold(score, share, complete, n_draws)
     scores = sign * np.array([[fold.value for fold in folds] for folds in complete])
     own = sign * np.array([fold.value for fold in done])
@@ -230,6 +234,13 @@ def signed_rank(candidate: Sequence[FoldScore], best: Sequence[FoldScore]) -> fl
     pairs = zip(candidate, best, strict=False)  # the best has more folds
     differences = np.concatenate([np.asarray(own.losses) - np.asarray(other.losses) for own, other in pairs])
     return float(wilcoxon(differences, alternative="greater", zero_method="zsplit").pvalue)
+
+
+def _as_if_maximized(aggregation: str, direction: str) -> tuple[float, str]:
+    """Sign of the scores, and aggregation, that make a direction one of maximizing: what is small and good is turned over."""
+    if direction == "maximize":
+        return 1.0, aggregation
+    return -1.0, {"min": "max", "max": "min"}.get(aggregation, aggregation)
 
 
 def judge(
@@ -265,9 +276,7 @@ def judge(
     -------
     Verdict
     """
-    sign = 1.0 if direction == "maximize" else -1.0
-    if sign < 0:  # what is small is good: turned over, so that below all is as if maximized
-        aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
+    sign, aggregation = _as_if_maximized(aggregation, direction)
     together: Any = AGGREGATIONS[aggregation]
     own, n_done = sign * np.array([fold.value for fold in candidate]), len(candidate)
     scores = sign * np.array([[fold.value for fold in folds] for folds in complete])

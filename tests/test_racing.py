@@ -297,6 +297,16 @@ def test_within_a_fold_the_hopeless_are_told_from_the_hopeful_and_nothing_is_tol
         assert turned == pytest.approx(chance_within_a_fold([], score * best, 0.5, complete), abs=0.05)
 
 
+def test_courses_that_are_all_alike_do_not_make_a_fold_look_hopeless() -> None:
+    # Trials that call nothing evidence, from the first epoch to the last, say nothing of one that has not learned yet, or has.
+    still = [[FoldScore(0.43, np.zeros(300), None, (1, 1, 1), ((0.5, 0.43), (1.0, 0.43)))] * N_FOLDS for _ in range(3)]
+    assert chance_within_a_fold([], 0.43, 0.5, still) == chance_within_a_fold([], 0.7, 0.5, still) == 1.0
+    # Nor do they where all stood at one score, this one does not, and their ends differ.
+    late = [[replace(fold, value=value) for fold in still[0]] for value in (0.5, 0.6, 0.7)]
+    assert chance_within_a_fold([], 0.6, 0.5, late) == 1.0
+    assert chance_within_a_fold([], 0.43, 0.5, late) < 0.5
+
+
 # The pruner in a study: predictions are kept as a search keeps them, and trials are told to Optuna.
 
 
