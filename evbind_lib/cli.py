@@ -1,4 +1,4 @@
-"""The ``evbind`` command: a thin skin over `evbind_lib.runner`.
+"""The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`.
 
 Nothing heavy is imported before it is needed, so that ``evbind --help`` answers at once.
 """
@@ -21,7 +21,6 @@ examples:
   evbind hpo_search hpo.trials.n_trials=30 hpo.metric.name=pos_f1 training.n_folds=3
   evbind hpo_search "hpo.search_space.loss_function.choices=[focal]"
   evbind score trainer=hpo_best --sentence "I lie awake until four."
-  evbind sweep params/sweeps/seeds.yaml
   evbind hpo_search data=redsm5 data.posts=posts.csv data.annotations=annotations.csv model=deberta_v3_base
 """
 
@@ -51,12 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.notebook == "sweep":
-        return _sweep(options)
     if options.sentence or options.input:
         return _score(options)
-    from evbind_lib.params import split_arguments
-    from evbind_lib.runner import NotebookError, find_notebook, near, run_notebook
+    from evbind_lib.config.compose import split_arguments
+    from evbind_lib.notebook.run import NotebookError, find_notebook, near, run_notebook
 
     notebook = find_notebook(options.notebook)
     choices, overrides = split_arguments(options.parameters)
@@ -74,9 +71,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     """Score sentences from the shell, with the model that notebook 05 trains and keeps."""
+    from evbind_lib.config.compose import compose, split_arguments
     from evbind_lib.errors import ParamsError
-    from evbind_lib.params import compose, split_arguments
-    from evbind_lib.runner import default_choices, find_notebook
+    from evbind_lib.notebook.run import default_choices, find_notebook
 
     if options.notebook != "score":
         raise ParamsError(
@@ -84,8 +81,8 @@ def _score(options: argparse.Namespace) -> int:
         )
     choices, overrides = split_arguments(options.parameters)
     params = compose({**default_choices(find_notebook("score")), **choices}, overrides)
-    from evbind_lib.data import load_corpus
-    from evbind_lib.scoring import (
+    from evbind_lib.data.corpus import load_corpus
+    from evbind_lib.evaluation.final import (
         clean_sentences,
         criterion_texts,
         open_scorer,
@@ -115,33 +112,11 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(options: argparse.Namespace) -> int:
-    """Run a notebook over several parameter sets and print a table of how each ended."""
-    from evbind_lib.errors import ParamsError
-    from evbind_lib.sweep import SetOutcome, read_sweep, run_sweep
-
-    if len(options.parameters) != 1:
-        raise ParamsError("evbind sweep takes one file; write for example evbind sweep params/sweeps/seeds.yaml.")
-    sweep = read_sweep(options.parameters[0])
-
-    def tell(outcome: SetOutcome, number: int) -> None:
-        row = outcome.row()
-        print(f"{number}/{len(sweep.sets)}  {row['status']}: {row['parameters']}", file=sys.stderr)
-
-    rows = [outcome.row() for outcome in run_sweep(sweep, tell)]
-    widths = {name: max(len(str(row[name])) for row in [*rows, dict.fromkeys(rows[0], name)]) for name in rows[0]}
-    for row in [{name: name for name in widths}, *rows]:
-        print("  ".join(str(row[name]).ljust(width) for name, width in widths.items()).rstrip())
-    return 1 if any(row["status"] == "failed" for row in rows) else 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evbind",
         usage="evbind NOTEBOOK [GROUP=FILE ...] [KEY=VALUE ...]",
-        description="Run a notebook of the kit with other parameters.\n\nnotebooks:\n"
-        + _notebook_list()
-        + "\n\nevbind sweep FILE runs one over several parameter sets.",
+        description="Run a notebook of the kit with other parameters.\n\nnotebooks:\n" + _notebook_list(),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -177,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _notebook_list() -> str:
-    from evbind_lib.runner import notebooks
+    from evbind_lib.notebook.run import notebooks
 
     return "\n".join(f"  {name:<14} {_title(file)}" for name, file in notebooks().items())
 

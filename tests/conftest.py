@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
-from evbind_lib.params import DataParams, Params, compose
+from evbind_lib.config.compose import DataParams, Params, compose
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 # The same examples in every run, so that a change is what makes a test fail; HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("same", derandomize=True)

@@ -69,7 +69,7 @@ def grpc_proxy(storage: str) -> Iterator[str]:
     port = free_port()
     code = f"""
 import optuna
-from evbind_lib.storage import open_storage
+from evbind_lib.hpo.storage import open_storage
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 optuna.storages.run_grpc_proxy_server(open_storage({storage!r}), host="127.0.0.1", port={port})
 """

@@ -17,8 +17,8 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from evbind_lib.pages import PLOTLY
-from evbind_lib.runner import notebooks
+from evbind_lib.notebook.run import notebooks
+from evbind_lib.tracking.page import PLOTLY
 
 PROJECT = Path(__file__).resolve().parent.parent
 BEST = PROJECT / "tests" / "stored" / "hpo_best.yaml"  # what the stored 04 and 05 are made with

@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.objectives import names_of
+from evbind_lib.hpo.objectives import names_of
 
 _SHORT = {"per_device_train_batch_size": "batch_size", "num_train_epochs": "epochs"}
 

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn import metrics as sklearn_metrics
 
-from evbind_lib.estimate import at_threshold
+from evbind_lib.evaluation.estimate import at_threshold
 from evbind_lib.plots.style import BLUE, GREEN, ORANGE, PALETTE, VERMILION, styled
-from evbind_lib.reports import CrossValidation
+from evbind_lib.training.result import CrossValidation
 
 SHOWN = ("macro_f1", "pos_f1", "roc_auc", "pr_auc")
 GRID = np.round(np.arange(0.0, 1.005, 0.01), 2)
@@ -102,7 +102,7 @@ def criteria_side_by_side(tables: Mapping[str, pd.DataFrame], score: str = "pos_
     Parameters
     ----------
     tables : mapping of str to pandas.DataFrame
-        As `evbind_lib.estimate.by_criterion` gives them.
+        As `evbind_lib.evaluation.estimate.by_criterion` gives them.
     score : str
         One of their columns.
 

@@ -19,7 +19,7 @@ def class_balance(support: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     support : pandas.DataFrame
-        As `evbind_lib.data.Corpus.support` gives it.
+        As `evbind_lib.data.corpus.Corpus.support` gives it.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def fold_balance(balance: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     balance : pandas.DataFrame
-        As `evbind_lib.folds.balance` gives it.
+        As `evbind_lib.data.folds.balance` gives it.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def lengths(table: pd.DataFrame, max_length: int) -> go.Figure:
     Parameters
     ----------
     table : pandas.DataFrame
-        As `evbind_lib.overview.pair_lengths` gives it.
+        As `evbind_lib.notebook.overview.pair_lengths` gives it.
     max_length : int
         Word pieces that a pair may have.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import optuna
 import plotly.graph_objects as go
 
-from evbind_lib.objectives import complete_trials, is_feasible, names_of, pareto_front
+from evbind_lib.hpo.objectives import complete_trials, is_feasible, names_of, pareto_front
 from evbind_lib.plots.axes import objective_label
 from evbind_lib.plots.style import BLUE, GREY, VERMILION, sentence, styled
 

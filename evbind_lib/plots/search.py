@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
-from evbind_lib.objectives import best_trial, is_feasible
+from evbind_lib.hpo.objectives import best_trial, is_feasible
 from evbind_lib.plots.axes import (
     arrange,
     complete_trials,

@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn import metrics as sklearn_metrics
 
-from evbind_lib.metrics import SCORES, THRESHOLD
 from evbind_lib.plots.style import GREY, PALETTE, sentence, styled
-from evbind_lib.reports import CrossValidation, FoldReport
+from evbind_lib.training.metrics import SCORES, THRESHOLD
+from evbind_lib.training.result import CrossValidation, FoldResult
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy
 
@@ -29,7 +29,7 @@ def fold_scores(result: CrossValidation, metrics: Sequence[str] = SCORES) -> go.
     ----------
     result : CrossValidation
     metrics : sequence of str
-        Names of `evbind_lib.metrics.METRICS`; by default those that lie between 0 and 1.
+        Names of `evbind_lib.training.metrics.METRICS`; by default those that lie between 0 and 1.
 
     Returns
     -------
@@ -51,12 +51,12 @@ def fold_scores(result: CrossValidation, metrics: Sequence[str] = SCORES) -> go.
     return styled(figure, f"Scores of {len(result.folds)} folds", x="metric", y="score (0 to 1)")
 
 
-def learning_curves(folds: Sequence[FoldReport], metric: str = "macro_f1") -> go.Figure:
+def learning_curves(folds: Sequence[FoldResult], metric: str = "macro_f1") -> go.Figure:
     """Training loss and validation metric after each epoch, one line per fold.
 
     Parameters
     ----------
-    folds : sequence of FoldReport
+    folds : sequence of FoldResult
     metric : str
 
     Returns

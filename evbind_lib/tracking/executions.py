@@ -17,7 +17,7 @@ import pandas as pd
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from evbind_lib.pages import export_html
+from evbind_lib.tracking.page import export_html
 from evbind_lib.tracking.runs import SHOW_AFTER, Run, error_tags, keeps_going, run_link
 from evbind_lib.tracking.store import Store, points
 

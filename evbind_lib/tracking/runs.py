@@ -18,9 +18,9 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 
-from evbind_lib.processes import is_dead, this_process
-from evbind_lib.reports import EpochReport, FoldReport, Observer
+from evbind_lib.config.processes import is_dead, this_process
 from evbind_lib.tracking.store import PROCESS, Store, legal, package_versions, plain, points, shown
+from evbind_lib.training.result import Callback, EpochResult, FoldResult
 
 TEXT_COLUMNS = ("sentence", "text", "post", "criterion")
 SHOW_AFTER = 5.0  # seconds; epochs that take longer are to be seen while they come, quick ones are written per fold
@@ -76,7 +76,7 @@ class Run:
         self.tracker.client.set_terminated(self.run_id, status)
 
 
-class FoldRuns(Run, Observer):
+class FoldRuns(Run, Callback):
     """A run whose folds are child runs; an observer of the training."""
 
     def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ class FoldRuns(Run, Observer):
         self._values: dict[str, list[float]] = {}
 
     @keeps_going()
-    def on_fold_start(self, fold: int) -> None:
+    def on_fold_begin(self, fold: int) -> None:
         """Open the fold's run."""
         self.fold_run = None  # where it cannot be opened, nothing may go to the fold before
         self._unwritten = []
@@ -98,7 +98,7 @@ class FoldRuns(Run, Observer):
         self.fold_run = self.tracker.start(self.experiment, f"fold {fold + 1} of {self.name()}", self.run_id, tags)
 
     @keeps_going()
-    def on_epoch(self, report: EpochReport) -> None:
+    def on_epoch_end(self, report: EpochResult) -> None:
         """Log the epoch's loss and validation metrics, by epoch; those of quick epochs go together."""
         numbers = {"training_loss": report.training_loss, **report.metrics, "epoch_seconds": report.seconds}
         self._unwritten += points(numbers, report.epoch)
@@ -112,7 +112,7 @@ class FoldRuns(Run, Observer):
         self._written_at = time.monotonic()
 
     @keeps_going()
-    def on_fold(self, report: FoldReport) -> None:
+    def on_fold_end(self, report: FoldResult) -> None:
         """Log sizes and durations, close the fold's run, and log its metrics and their mean so far here."""
         facts = {
             "seconds": report.seconds,

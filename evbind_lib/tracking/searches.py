@@ -12,11 +12,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from evbind_lib.objectives import best_trial
-from evbind_lib.params import Params, TrackingParams
-from evbind_lib.reports import Observer
-from evbind_lib.tracking import StudyRun, Tracker, open_tracker
-from evbind_lib.trials import SearchListener
+from evbind_lib.config.compose import Params, TrackingParams
+from evbind_lib.hpo.objective import SearchListener
+from evbind_lib.hpo.objectives import best_trial
+from evbind_lib.tracking.tracker import StudyRun, Tracker, open_tracker
+from evbind_lib.training.result import Callback
 
 # What a trial keeps of its own course that is worth a tag.
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before")
@@ -41,14 +41,14 @@ class TrackedTrials(SearchListener):
         assert self.study_run is not None
         return self.study_run
 
-    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Observer | None:
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
         """Open the Trial run; it follows the folds."""
         run = self.open_study().trial(trial.number, suggested)
         self.trial_runs[trial.number] = run
         if hasattr(run, "run_id"):
             # So that a view of the study can lead to the run.
             trial.set_user_attr("mlflow_run", {"experiment": run.experiment, "run": run.run_id})
-        observer: Observer | None = run
+        observer: Callback | None = run
         return observer
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:

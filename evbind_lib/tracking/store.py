@@ -24,9 +24,9 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from evbind_lib.config.compose import TrackingParams, project_folder, resolve_sqlite, workspace
+from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.errors import TrackingError
-from evbind_lib.params import TrackingParams, project_folder, resolve_sqlite, workspace
-from evbind_lib.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.tracking import views
 
 SEARCH_EXPERIMENT = "search"

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evbind_lib.data import load_corpus
-from evbind_lib.folds import make_folds
-from evbind_lib.kept import KeptFolds
-from evbind_lib.metrics import compute_metrics
-from evbind_lib.params import Params, compose
-from evbind_lib.reports import CrossValidation, EpochReport, FoldReport, Observer
-from evbind_lib.search import run_search
-from evbind_lib.studies import finished_trials, open_study, study_identity
-from evbind_lib.tracking import open_tracker
+from evbind_lib.config.compose import Params, compose
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.objective import Objective, run_trials
+from evbind_lib.hpo.search import run_search
+from evbind_lib.hpo.study import finished_trials, open_study, study_identity
 from evbind_lib.tracking.searches import TrackedSearch
-from evbind_lib.trials import Objective, run_trials
+from evbind_lib.tracking.tracker import open_tracker
+from evbind_lib.training.cache import FoldCache
+from evbind_lib.training.metrics import compute_metrics
+from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
 
 def trials_per_minute(params: Params) -> float:
@@ -76,24 +76,24 @@ class WithoutTraining:
         self.rng = rng
 
     def run(
-        self, params: Params, observers: Sequence[Observer] = (), finished: Mapping[int, FoldReport] | None = None
+        self, params: Params, observers: Sequence[Callback] = (), finished: Mapping[int, FoldResult] | None = None
     ) -> CrossValidation:
         reports = []
         for fold in self.folds:
             for observer in observers:
-                observer.on_fold_start(fold.index)
+                observer.on_fold_begin(fold.index)
             noise = self.rng.random(len(self.ids))
             table = self.ids.assign(
                 fold=np.int8(fold.index), probability=(0.3 * self.ids["label"] + 0.7 * noise).astype("f4")
             )
             metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
-            epochs = tuple(EpochReport(fold.index, epoch, 0.5, metrics, 0.0) for epoch in (1, 2, 3))
+            epochs = tuple(EpochResult(fold.index, epoch, 0.5, metrics, 0.0) for epoch in (1, 2, 3))
             for epoch in epochs:
                 for observer in observers:
-                    observer.on_epoch(epoch)
-            report = FoldReport(fold.index, metrics, epochs, table, 0.0, 1000, len(table), 100.0)
+                    observer.on_epoch_end(epoch)
+            report = FoldResult(fold.index, metrics, epochs, table, 0.0, 1000, len(table), 100.0)
             for observer in observers:
-                observer.on_fold(report)
+                observer.on_fold_end(report)
             reports.append(report)
         return CrossValidation(tuple(reports), "fp32")
 
@@ -121,4 +121,4 @@ def test_cost_of_a_trial_when_the_study_is_old(benchmark: Any, workspace: Path, 
     benchmark.extra_info["seconds of trial 10 to 30"] = round(young, 3)
     benchmark.extra_info["seconds of trial 980 to 1000"] = round(old, 3)
     benchmark.extra_info["old over young"] = round(old / young, 2)
-    assert len(finished_trials(study)) == 1000 and KeptFolds(study.study_name).folder.is_dir()
+    assert len(finished_trials(study)) == 1000 and FoldCache(study.study_name).folder.is_dir()

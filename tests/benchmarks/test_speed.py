@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from evbind_lib.data import load_corpus
-from evbind_lib.folds import make_folds
-from evbind_lib.params import compose
-from evbind_lib.search import run_search
-from evbind_lib.studies import finished_trials
-from evbind_lib.tracking import open_tracker
+from evbind_lib.config.compose import compose
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.search import run_search
+from evbind_lib.hpo.study import finished_trials
 from evbind_lib.tracking.searches import TrackedSearch
+from evbind_lib.tracking.tracker import open_tracker
 
 COMMAND = [sys.executable, "-m", "evbind_lib.cli"]
 

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from evbind_lib.data import Corpus
-from evbind_lib.folds import Fold
-from evbind_lib.losses import choose_loss
-from evbind_lib.metrics import compute_metrics
-from evbind_lib.negatives import training_pairs, validation_pairs
-from evbind_lib.params import Params
-from evbind_lib.reports import FoldReport
+from evbind_lib.config.compose import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold
+from evbind_lib.data.negatives import training_pairs, validation_pairs
+from evbind_lib.training.losses import choose_loss
+from evbind_lib.training.metrics import compute_metrics
+from evbind_lib.training.result import FoldResult
 
 HIDDEN = 64
 
@@ -85,7 +85,7 @@ class FrozenFolds:
         scale = np.float32(np.sqrt(claim.shape[1]))
         return torch.from_numpy(np.hstack([claim * sentence * scale, np.abs(claim - sentence)]))
 
-    def train_fold(self, params: Params, fold: int) -> FoldReport:
+    def train_fold(self, params: Params, fold: int) -> FoldResult:
         """Train a head anew and predict the validation pairs."""
         started = time.perf_counter()
         training, validation = self.pairs[fold]
@@ -117,6 +117,6 @@ class FrozenFolds:
         table["label"] = validation["label"].to_numpy(dtype=np.int8)
         table["probability"] = probability.astype(np.float32)
         metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
-        return FoldReport(
+        return FoldResult(
             fold, metrics, (), table, time.perf_counter() - started, len(training), len(validation), peak_memory_mb=0.0
         )

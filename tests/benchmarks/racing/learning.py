@@ -17,9 +17,9 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from evbind_lib.params import Params, compose
-from evbind_lib.racing import RacingPruner
-from evbind_lib.space import suggest
+from evbind_lib.config.compose import Params, compose
+from evbind_lib.hpo.racing.pruner import RacingPruner
+from evbind_lib.hpo.space import suggest
 from tests.benchmarks.racing.pool import Member
 from tests.benchmarks.racing.replay import Pool
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import optuna
 
-from evbind_lib.data import load_corpus
-from evbind_lib.folds import Fold, make_folds
-from evbind_lib.kept import KeptFolds
-from evbind_lib.params import Params, compose, workspace
-from evbind_lib.reports import FoldReport
-from evbind_lib.space import merge, suggest
+from evbind_lib.config.compose import Params, compose, workspace
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import Fold, make_folds
+from evbind_lib.hpo.space import merge, suggest
+from evbind_lib.training.cache import FoldCache
+from evbind_lib.training.result import FoldResult
 
 NAME = "pool"
 
@@ -52,12 +52,12 @@ def members(params: Params, n_seeds: int, n_trials: int) -> Iterator[tuple[Membe
 
 def train_pool(params: Params, n_seeds: int, n_trials: int, frozen: Path | None = None) -> None:
     """Train what is not yet there; a parameter set that cannot be trained is left out, as a failed trial is."""
-    from evbind_lib.training import CrossValidator, train_fold
+    from evbind_lib.training.crossval import CrossValidator, train_fold
 
     corpus = load_corpus(params.data)
     folds = make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
-    kept = KeptFolds(NAME)
-    train: Callable[[Params, Fold], FoldReport]
+    kept = FoldCache(NAME)
+    train: Callable[[Params, Fold], FoldResult]
     if frozen is None:
         validator = CrossValidator(corpus, folds)
         train = lambda merged, fold: train_fold(merged, validator.prepare(merged, fold))  # noqa: E731

@@ -17,9 +17,9 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from evbind_lib.kept import KeptFolds
-from evbind_lib.metrics import compute_metrics
-from evbind_lib.racing import RacingPruner
+from evbind_lib.hpo.racing.pruner import RacingPruner
+from evbind_lib.training.cache import FoldCache
+from evbind_lib.training.metrics import compute_metrics
 from tests.benchmarks.racing.pool import NAME, Member, read_identity, read_members
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -43,16 +43,16 @@ class Pool:
             self.identity |= {"metric": metric, "direction": "minimize" if metric == "log_loss" else "maximize"}
         self.sign = 1 if self.identity["direction"] == "maximize" else -1
         self.members: list[Member] = read_members()
-        kept = KeptFolds(NAME)
+        kept = FoldCache(NAME)
         self.scores = np.array([self._scores(kept, member) for member in self.members])
         self.courses = [self._courses(kept, member) for member in self.members]
 
-    def _scores(self, kept: KeptFolds, member: Member) -> list[float]:
+    def _scores(self, kept: FoldCache, member: Member) -> list[float]:
         tables = kept.predictions(member.key).values()
         metric = self.identity["metric"]
         return [compute_metrics(t["label"].to_numpy(), t["probability"].to_numpy())[metric] for t in tables]
 
-    def _courses(self, kept: KeptFolds, member: Member) -> list[list[tuple[float, float]]]:
+    def _courses(self, kept: FoldCache, member: Member) -> list[list[tuple[float, float]]]:
         """Share of each fold's training and the metric then, after every epoch but the last."""
         metric, found = self.identity["metric"], []
         for fold in range(self.scores.shape[1]):

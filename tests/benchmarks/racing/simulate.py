@@ -16,8 +16,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
-from evbind_lib.races import judge, null_differences, signed_rank
-from evbind_lib.spread import FoldScore, peers_of, post_mean_square, residual_mean_square, score_fold, training_shape
+from evbind_lib.hpo.racing.races import judge, null_differences, signed_rank
+from evbind_lib.hpo.racing.spread import (
+    FoldScore,
+    peers_of,
+    post_mean_square,
+    residual_mean_square,
+    score_fold,
+    training_shape,
+)
 
 N_FOLDS = 5
 

@@ -1,0 +1,1 @@
+"""What a user sets: the parameter tree, composed from ``params/`` and overrides; where files lie; registries."""

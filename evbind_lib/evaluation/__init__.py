@@ -1,0 +1,1 @@
+"""What the numbers mean: intervals, comparisons, baselines, and the model one keeps."""

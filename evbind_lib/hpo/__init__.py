@@ -1,0 +1,1 @@
+"""The search: search space, samplers and pruners, studies, trials, workers, results."""

@@ -1,0 +1,1 @@
+"""The racing pruner, and the statistics it rests on."""

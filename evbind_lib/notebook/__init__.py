@@ -1,0 +1,1 @@
+"""What notebooks call and show, and how they are run in batch."""

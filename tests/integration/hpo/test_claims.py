@@ -1,0 +1,176 @@
+"""Trials claimed by several processes on real storages: the total is exact, and what a killed process ran is done again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from evbind_lib.config.compose import Params
+from evbind_lib.config.processes import is_dead, this_process
+from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, queue_again, requeue_lost
+from evbind_lib.hpo.storage import open_storage
+from evbind_lib.hpo.study import finished_trials, open_study
+from tests.storages import grpc_proxy, postgres
+
+IDENTITY = {"data": "d", "folds": "f"}
+
+# A process that claims trials and gives each a score at once, as a worker does around its training.
+CLAIMER = """
+import random, sys, time
+from evbind_lib.hpo.claims import claim_trial, signs_of_life
+from evbind_lib.config.compose import compose
+from evbind_lib.hpo.study import open_study
+params = compose({"hpo": "quick"}, sys.argv[2:])
+study = open_study(params, {"data": "d", "folds": "f"})
+while (trial := claim_trial(study, params)) is not None:
+    with signs_of_life(trial):
+        rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+        time.sleep(random.expovariate(1 / float(sys.argv[1])))
+        study.tell(trial, rate)
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "grpc"])
+def storage(request: pytest.FixtureRequest, workspace: Path) -> Iterator[str]:
+    file = f"sqlite:///{workspace}/optuna.db"
+    with contextlib.ExitStack() as stack:
+        if request.param == "postgresql":
+            yield stack.enter_context(postgres())
+        else:
+            yield stack.enter_context(grpc_proxy(file)) if request.param == "grpc" else file
+
+
+def start(workspace: Path, storage: str, n_trials: int, seconds: float) -> subprocess.Popen[bytes]:
+    words = [f"hpo.study.storage={storage}", f"hpo.trials.n_trials={n_trials}", "hpo.sampler.type=random"]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CLAIMER, str(seconds), *words],
+        env={**os.environ, "EVBIND_WORKSPACE": str(workspace)},
+    )
+
+
+def load(storage: str) -> optuna.Study:
+    return optuna.load_study(study_name="deberta-v3-hpo", storage=open_storage(storage))
+
+
+def test_four_processes_make_exactly_the_total(workspace: Path, storage: str) -> None:
+    workers = [start(workspace, storage, 200, 0.01) for _ in range(4)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0] * 4
+    study = load(storage)
+    finished = finished_trials(study)
+    assert len(finished) == 200 and all(trial.state == TrialState.COMPLETE for trial in finished)
+    assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
+    surplus = [trial for trial in study.trials if trial.user_attrs.get("surplus")]
+    assert len(study.trials) == 200 + len(surplus)
+    by = Counter(trial.user_attrs["worker"] for trial in finished)
+    assert len(by) == 4  # all took part
+    rates = [trial.params["learning_rate"] for trial in finished]
+    assert len(set(rates)) == 200  # workers that start at once do not draw alike
+
+
+def test_killed_processes_lose_and_double_nothing(workspace: Path, storage: str) -> None:
+    pick = random.Random(7)
+    deadline = time.monotonic() + 240
+    killed = 0
+    workers = [start(workspace, storage, 60, 0.4) for _ in range(3)]
+    while any(worker.poll() is None for worker in workers) and killed < 3:
+        assert time.monotonic() < deadline
+        time.sleep(6 + 2 * pick.random())  # starting takes some seconds
+        victim = pick.randrange(3)
+        if workers[victim].poll() is None:
+            workers[victim].send_signal(signal.SIGKILL)
+            workers[victim].wait()
+            killed += 1
+            workers[victim] = start(workspace, storage, 60, 0.4)
+    assert [worker.wait(timeout=240) for worker in workers] == [0] * 3
+    assert start(workspace, storage, 60, 0.01).wait(timeout=120) == 0  # what the last kill left
+    study = load(storage)
+    finished = finished_trials(study)
+    assert len(finished) == 60 and killed
+    assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    for trial in study.trials:
+        if trial.user_attrs.get("interrupted") and trial.params:
+            again = [other for other in study.trials if other.user_attrs.get("retry_of") == trial.number]
+            assert len(again) == 1 and again[0].params == trial.params
+    assert len({trial.params["learning_rate"] for trial in finished}) == 60
+
+
+def test_a_process_is_told_from_one_that_has_its_number_now() -> None:
+    host, number, started = this_process().rsplit(" ", 2)
+    assert not is_dead(this_process())
+    assert is_dead(f"{host} {number} {float(started) - 100:.1f}")
+    assert is_dead(f"{host} 999999999 {started}")
+    assert not is_dead(f"another-host 999999999 {started}")
+
+
+def test_parameters_that_kill_their_process_again_and_again_fail(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=2")
+    study = open_study(params, IDENTITY)
+    dead = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
+    for death in range(1, DEATHS_ALLOWED + 1):
+        trial = claim_trial(study, params)
+        assert trial is not None
+        trial.suggest_float("learning_rate", 0.1, 0.2)
+        study._storage.set_trial_user_attr(trial._trial_id, "worker", dead)
+        assert close_dead(study) == [trial.number]
+        ended = study.trials[trial.number]
+        assert ended.user_attrs.get("interrupted", False) is (death < DEATHS_ALLOWED)
+    assert ended.state == TrialState.FAIL and f"its process died {DEATHS_ALLOWED} times" in ended.user_attrs["error"]
+    assert len({trial.params["learning_rate"] for trial in study.trials}) == 1
+    assert len(finished_trials(study)) == 1 and close_dead(study) == []
+
+
+def test_a_search_that_was_killed_does_not_count_against_its_trials(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=2")
+    study = open_study(params, IDENTITY)
+    dead = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
+    for _ in range(DEATHS_ALLOWED + 1):
+        trial = claim_trial(study, params)
+        assert trial is not None
+        trial.suggest_float("learning_rate", 0.1, 0.2)
+        study._storage.set_trial_user_attr(trial._trial_id, "worker", dead)
+        assert close_dead(study, blamed=False) == [trial.number]
+    assert not finished_trials(study)
+
+
+def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=2")
+    study = open_study(params, IDENTITY)
+    trial = claim_trial(study, params)
+    assert trial is not None
+    rate = trial.suggest_float("learning_rate", 0.1, 0.2)
+    trial.set_user_attr("interrupted", True)
+    study.tell(trial, state=TrialState.FAIL)
+    requeue_lost(study)
+    assert len(study.trials) == 1  # another process may be about to do it
+    time.sleep(5.1)
+    requeue_lost(study)
+    requeue_lost(study)
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.user_attrs["retry_of"] == 0
+    again = claim_trial(study, params)
+    assert again is not None and again.suggest_float("learning_rate", 0.1, 0.2) == rate
+
+
+def test_waiting_trials_beyond_the_total_stay_waiting(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=1")
+    study = open_study(params, IDENTITY)
+    for rate in (0.1, 0.15):
+        study.enqueue_trial({"learning_rate": rate})
+    first = claim_trial(study, params)
+    assert first is not None and claim_trial(study, params) is None
+    study.tell(first, first.suggest_float("learning_rate", 0.1, 0.2))
+    assert claim_trial(study, params) is None
+    queue_again(study, study.trials[0])
+    assert claim_trial(study, params) is None

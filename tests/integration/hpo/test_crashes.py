@@ -1,0 +1,129 @@
+"""A search that is killed at any moment, parent, worker or both, and started again: nothing is lost, doubled or left running."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from evbind_lib.config.compose import resolve_sqlite
+from evbind_lib.hpo.study import finished_trials
+from tests.conftest import BRIEF
+
+SEARCH = """
+import sys
+from evbind_lib.notebook.session import session as notebook
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.config.compose import compose
+if __name__ == "__main__":
+    params = compose({"hpo": "quick"}, sys.argv[1:])
+    corpus = load_corpus(params.data)
+    notebook.search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+"""
+
+
+def start(workspace: Path, n_trials: int) -> subprocess.Popen[bytes]:
+    script = workspace / "search.py"
+    script.write_text(SEARCH, encoding="utf-8")
+    words = [*BRIEF, "hpo.trials.n_jobs=2", "training.args.max_steps=40", f"hpo.trials.n_trials={n_trials}"]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), *words], env={**os.environ, "EVBIND_WORKSPACE": str(workspace)}
+    )
+
+
+def workers_of(parent: int) -> list[psutil.Process]:
+    children = psutil.Process(parent).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def kill_at_random(workspace: Path, *, kills: int, n_trials: int, seed: int) -> Counter[str]:
+    """Start a search again and again and kill something of it each time; then let it come to its end."""
+    pick, killed = random.Random(seed), Counter[str]()
+    running = start(workspace, n_trials)
+    try:
+        while killed.total() < kills and running.poll() is None:
+            time.sleep(3 + 15 * pick.random())  # starting takes a good part of it: that is killed as well
+            what = pick.choice(["parent", "worker", "both"])
+            found = workers_of(running.pid) if running.poll() is None else []
+            if what in {"worker", "both"}:
+                for worker in found[: 1 if what == "worker" else None]:
+                    worker.send_signal(signal.SIGKILL)
+            if what in {"parent", "both"} and running.poll() is None:
+                running.send_signal(signal.SIGKILL)
+                running.wait()
+            if found or what == "parent":
+                killed[what] += 1
+            if running.poll() is not None:
+                running = start(workspace, n_trials)
+        assert running.wait(timeout=600) == 0
+    finally:
+        running.kill()
+    assert start(workspace, n_trials).wait(timeout=600) == 0  # where the last kill came after the last trial
+    return killed
+
+
+def check(workspace: Path, n_trials: int) -> None:
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+    trials = study.get_trials()
+    assert len(finished_trials(study)) == n_trials
+    assert not [trial for trial in trials if not trial.state.is_finished()]
+    assert not [trial for trial in finished_trials(study) if trial.state == TrialState.FAIL]
+    for trial in trials:
+        if trial.user_attrs.get("interrupted") and trial.params:
+            (again,) = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
+            assert {name: again.params[name] for name in trial.params} == trial.params or not again.params
+            if again.params and trial.intermediate_values:
+                assert again.user_attrs["folds_from_before"] >= len(trial.intermediate_values)
+
+    client = mlflow.MlflowClient(f"sqlite:///{workspace}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    levels = Counter(run.data.tags["evbind.level"] for run in runs)
+    assert (levels["study"], levels["summary"]) == (1, 1)
+    assert [run.info.run_id for run in runs if run.info.status == "RUNNING"] == []
+    by_trial = Counter(run.data.tags["evbind.trial"] for run in runs if run.data.tags["evbind.level"] == "trial")
+    assert set(by_trial.values()) == {1}
+    assert {str(trial.number) for trial in finished_trials(study)} <= set(by_trial)
+    states = {
+        run.data.tags["evbind.trial"]: run.info.status for run in runs if run.data.tags["evbind.level"] == "trial"
+    }
+    assert all(states[str(trial.number)] == "FINISHED" for trial in finished_trials(study))
+    parents = {run.info.run_id for run in runs}
+    assert all(
+        run.data.tags.get("mlflow.parentRunId", "") in parents
+        for run in runs
+        if run.data.tags["evbind.level"] != "study"
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_three_moments(workspace: Path) -> None:
+    killed = kill_at_random(workspace, kills=3, n_trials=8, seed=3)
+    assert killed.total() >= 1
+    check(workspace, 8)
+
+
+@pytest.mark.full
+def test_killed_at_thirty_moments(workspace: Path) -> None:
+    killed = kill_at_random(workspace, kills=30, n_trials=60, seed=11)
+    assert killed.total() >= 20 and set(killed) == {"parent", "worker", "both"}
+    check(workspace, 60)
+
+
+@pytest.mark.full
+def test_two_searches_with_two_workers_each_hold_the_total_of_two_hundred(workspace: Path) -> None:
+    both = [start(workspace, 200) for _ in range(2)]
+    assert [process.wait(timeout=3000) for process in both] == [0, 0]
+    check(workspace, 200)

@@ -1,0 +1,339 @@
+"""Searches in worker processes with real trainings: totals, MLflow, workers and parents that are killed, hanging trials, dask."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import psutil
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from evbind_lib.config.compose import Params, compose, resolve_sqlite
+from evbind_lib.config.hpo import workers
+from evbind_lib.data.corpus import Corpus, load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.errors import ParamsError, SearchError
+from evbind_lib.hpo.search import SearchListener, SearchResult, check_search, run_search
+from evbind_lib.hpo.study import count_trials, finished_trials
+from evbind_lib.notebook.session import search as tracked_search
+from evbind_lib.training.result import Callback, FoldResult
+from tests.conftest import BRIEF
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return load_corpus(compose().data)
+
+
+def search(params: Params, corpus: Corpus, *listeners: SearchListener) -> SearchResult:
+    return run_search(params, corpus, make_folds(corpus, n_folds=2, seed=42), listeners)
+
+
+def pid_of(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs["worker"].split()[1])
+
+
+class Ends(SearchListener):
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.numbers.append(trial.number)
+
+
+def test_two_workers_share_a_study_and_mlflow_has_each_trial_once(
+    brief: Callable[..., Params], corpus: Corpus, workspace: Path
+) -> None:
+    params = brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=6")
+    result, outcome = tracked_search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+    assert count_trials(result.study)["total"] == len(result.study.trials) == 6
+    assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
+    client = mlflow.MlflowClient(f"sqlite:///{workspace}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
+    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    by_level: dict[str, list[Any]] = {}
+    for run in runs:
+        by_level.setdefault(run.data.tags["evbind.level"], []).append(run)
+    assert {level: len(found) for level, found in by_level.items()} == {
+        "study": 1,
+        "summary": 1,
+        "trial": 6,
+        "fold": 12,
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    study_run = by_level["study"][0].info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in by_level["trial"]} == {study_run}
+    trial_runs = {run.info.run_id: run.data.tags["evbind.trial"] for run in by_level["trial"]}
+    assert sorted(map(int, trial_runs.values())) == list(range(6))
+    for run in by_level["fold"]:
+        assert trial_runs[run.data.tags["mlflow.parentRunId"]] == run.data.tags["evbind.trial"]
+    (best,) = [run for run in by_level["trial"] if run.data.tags.get("evbind.best") == "true"]
+    assert int(best.data.tags["evbind.trial"]) == result.best.number
+    assert best.data.metrics["objective"] == pytest.approx(result.best.value)
+    assert outcome.best_trainer.is_file()
+
+
+def test_the_parent_hears_of_every_trial_and_workers_overlap(brief: Callable[..., Params], corpus: Corpus) -> None:
+    ends = Ends()
+    result = search(brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=5", "tracking=none"), corpus, ends)
+    assert sorted(ends.numbers) == list(range(5))
+    times = sorted((trial.datetime_start, trial.datetime_complete) for trial in result.study.trials)
+    assert any(start < end for (_, end), (start, _) in itertools.pairwise(times))
+    again = Ends()
+    result = search(brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=5", "tracking=none"), corpus, again)
+    assert (again.numbers, result.n_earlier_trials) == ([], 5)  # nothing to do, and no worker is started for it
+
+
+class KillOnce(SearchListener):
+    """Kills the worker of the first trial that has its first fold."""
+
+    def __init__(self) -> None:
+        self.victim: FrozenTrial | None = None
+
+    def on_running(self, study: optuna.Study, running: Any) -> None:
+        for trial in running:
+            if self.victim is None and trial.intermediate_values:
+                self.victim = trial
+                os.kill(pid_of(trial), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced_and_its_finished_folds_are_kept(
+    brief: Callable[..., Params], corpus: Corpus
+) -> None:
+    params = brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=3", "tracking=none", "training.args.max_steps=60")
+    killer = KillOnce()
+    result = search(params, corpus, killer)
+    assert killer.victim is not None
+    cut_off = result.study.trials[killer.victim.number]
+    assert cut_off.state == TrialState.FAIL and cut_off.user_attrs["interrupted"]
+    (again,) = [trial for trial in result.study.trials if trial.user_attrs.get("retry_of") == cut_off.number]
+    assert again.params == cut_off.params and again.state == TrialState.COMPLETE
+    assert again.user_attrs["folds_from_before"] >= 1
+    assert again.intermediate_values[0] == cut_off.intermediate_values[0]
+    assert count_trials(result.study) == {"total": 3, "complete": 3, "pruned": 0, "failed": 0}
+    assert not result.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+SEARCHING = f"""
+from evbind_lib.config.compose import compose
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.search import run_search
+if __name__ == "__main__":
+    params = compose({{"hpo": "quick"}}, {[*BRIEF, "tracking=none", "hpo.trials.n_jobs=2", "training.args.max_steps=100000"]!r})
+    corpus = load_corpus(params.data)
+    run_search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+"""
+
+
+def test_workers_leave_with_a_parent_that_is_killed_and_the_search_goes_on(
+    brief: Callable[..., Params], corpus: Corpus, workspace: Path
+) -> None:
+    script = workspace / "searching.py"
+    script.write_text(SEARCHING, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "EVBIND_WORKSPACE": str(workspace)})
+    try:
+        pids = _wait_for_two_running(workspace)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    result = search(brief("tracking=none"), corpus)
+    assert count_trials(result.study)["total"] == 3
+    retried = {trial.user_attrs.get("retry_of") for trial in result.study.trials}
+    assert {0, 1} <= retried and not result.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+def _wait_for_two_running(workspace: Path) -> list[int]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        if (workspace / "runs" / "studies" / "deberta-v3-hpo" / "workers.log").exists():
+            with contextlib.suppress(Exception):  # the file is there before its tables
+                study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+                running = [trial for trial in study.trials if "resolved" in trial.user_attrs]
+                if len(running) == 2:
+                    return [pid_of(trial) for trial in running]
+    raise AssertionError("two workers did not start")
+
+
+class HangInWorker(SearchListener, Callback):
+    """Makes one trial hang for good, there where it is trained."""
+
+    def for_workers(self) -> SearchListener:
+        return self
+
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
+        return self if trial.number == 1 else None
+
+    def on_fold_begin(self, fold: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        time.sleep(10_000)
+
+
+def test_a_hanging_trial_is_ended_with_its_process_and_the_search_goes_on(
+    brief: Callable[..., Params], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "HANGS_AFTER", 1.0)
+    result = search(brief("hpo.trials.trial_timeout=12", "tracking=none"), corpus, HangInWorker())
+    hung = result.study.trials[1]
+    assert hung.state == TrialState.FAIL and not hung.user_attrs.get("interrupted")
+    assert "took longer than hpo.trials.trial_timeout=12 seconds" in hung.user_attrs["error"]
+    assert count_trials(result.study) == {"total": 3, "complete": 2, "pruned": 0, "failed": 1}
+
+
+def test_a_slow_trial_ends_itself(brief: Callable[..., Params], corpus: Corpus) -> None:
+    params = brief(
+        "hpo.trials.trial_timeout=2", "tracking=none", "hpo.trials.n_trials=1", "training.args.max_steps=100000"
+    )
+    with pytest.raises(
+        SearchError, match="none of its 1 trials was completed; trial 0 failed with TrainingError: the trial took"
+    ):
+        search(params, corpus)
+
+
+class Interrupt(SearchListener, Callback):
+    """Ctrl-C while the first fold of a trial is trained; twice where asked."""
+
+    def __init__(self, trial: int, times: int = 1) -> None:
+        self.trial, self.times = trial, times
+
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
+        return self if trial.number == self.trial else None
+
+    def on_step(self) -> None:
+        for _ in range(self.times):
+            self.times -= 1
+            signal.raise_signal(signal.SIGINT)
+
+
+class Trained(SearchListener, Callback):
+    """Counts steps: folds that are given back from before have none."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.folds: list[int] = []
+
+    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback:
+        return self
+
+    def on_step(self) -> None:
+        self.steps += 1
+
+    def on_fold_end(self, report: FoldResult) -> None:
+        self.folds.append(report.fold)
+
+
+def test_ctrl_c_stops_after_the_fold_and_the_same_command_trains_only_the_others(
+    brief: Callable[..., Params], corpus: Corpus
+) -> None:
+    params = brief("tracking=none")
+    before = signal.getsignal(signal.SIGINT)  # a suite in the background is started with it ignored
+    result = search(params, corpus, Interrupt(trial=1))
+    assert result.stopped
+    assert result.notes[-1].startswith("Stopped on request after 1 of 3 trials; the same command goes on")
+    assert signal.getsignal(signal.SIGINT) is before
+    watcher = Trained()
+    result = search(params, corpus, watcher)
+    assert count_trials(result.study)["total"] == 3 and not result.stopped
+    assert watcher.folds == [0, 1, 0, 1]  # told of all
+    assert watcher.steps == 3 * 3  # and trained three of them, with three steps each
+    again = next(trial for trial in result.study.trials if trial.user_attrs.get("retry_of") == 1)
+    assert again.user_attrs["folds_from_before"] == 1
+
+
+def test_ctrl_c_before_any_trial_is_complete_says_how_to_go_on(brief: Callable[..., Params], corpus: Corpus) -> None:
+    with pytest.raises(SearchError, match="Stopped on request after 0 of 3 trials; the same command goes on"):
+        search(brief("tracking=none"), corpus, Interrupt(trial=0))
+
+
+def test_ctrl_c_twice_stops_at_once_and_queues_the_trial_again(brief: Callable[..., Params], corpus: Corpus) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(brief("tracking=none"), corpus, Interrupt(trial=0, times=2))
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+    cut_off, waiting = study.trials
+    assert cut_off.user_attrs["interrupted"] and waiting.state == TrialState.WAITING
+
+
+class InterruptWhenBothRun(SearchListener):
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_running(self, study: optuna.Study, running: Any) -> None:
+        if not self.done and len([trial for trial in running if "resolved" in trial.user_attrs]) == 2:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_stops_workers_after_their_folds(brief: Callable[..., Params], corpus: Corpus) -> None:
+    params = brief("tracking=none", "hpo.trials.n_jobs=2", "hpo.trials.n_trials=8", "training.args.max_steps=40")
+    with contextlib.suppress(SearchError):  # stopped before any trial was complete
+        assert search(params, corpus, InterruptWhenBothRun()).stopped
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+    assert len(finished_trials(study)) < 8 and not study.get_trials(states=(TrialState.RUNNING,))
+    cut_off = [trial for trial in study.trials if trial.user_attrs.get("interrupted")]
+    waiting = study.get_trials(states=(TrialState.WAITING,))
+    assert {trial.user_attrs["retry_of"] for trial in waiting} == {trial.number for trial in cut_off}
+    result = search(
+        brief("tracking=none", "hpo.trials.n_jobs=2", "hpo.trials.n_trials=8", "training.args.max_steps=40"), corpus
+    )
+    assert count_trials(result.study)["total"] == 8
+
+
+def test_the_same_search_on_a_dask_cluster(brief: Callable[..., Params], corpus: Corpus) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        words = (
+            "cluster=dask",
+            f"cluster.scheduler={cluster.scheduler_address}",
+            "hpo.trials.n_jobs=2",
+            "tracking=none",
+        )
+        result = search(brief(*words, "hpo.trials.n_trials=4"), corpus)
+    assert count_trials(result.study)["total"] == 4
+    assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
+
+
+def test_a_cluster_that_cannot_be_used(brief: Callable[..., Params]) -> None:
+    from distributed import LocalCluster
+
+    with pytest.raises(SearchError, match="no dask scheduler can be reached there"):
+        check_search(brief("cluster=dask", "cluster.scheduler=tcp://127.0.0.1:1"))
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address=None
+        ) as cluster,
+        pytest.raises(ParamsError, match="a worker there runs several threads"),
+    ):
+        check_search(brief("cluster=dask", f"cluster.scheduler={cluster.scheduler_address}"))
+
+
+def test_more_workers_than_gpus_hold(brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert workers.visible_gpus() == ("3", "5")
+    workers.check_workers(brief("hpo.trials.n_jobs=2"))
+    workers.check_workers(brief("hpo.trials.n_jobs=4", "cluster.gpu_share=2"))
+    with pytest.raises(ParamsError, match=r"n_jobs=3: there are 2 GPUs .* cluster\.gpu_share=2"):
+        workers.check_workers(brief("hpo.trials.n_jobs=3"))
+
+
+def test_more_workers_than_processors(brief: Callable[..., Params]) -> None:
+    workers.check_workers(brief("hpo.trials.n_jobs=1"))
+    with pytest.raises(ParamsError, match=r"n_jobs=100000: there are \d+ processors"):
+        workers.check_workers(brief("hpo.trials.n_jobs=100000"))

@@ -1,0 +1,52 @@
+"""What the README tells people to type composes, and what it shows is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.hpo.samplers import build_pruner, build_sampler
+from evbind_lib.hpo.space import check_space
+from evbind_lib.notebook.run import default_choices, find_notebook
+
+PROJECT = Path(__file__).resolve().parents[2]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(evbind [^`]+)`", README)
+    found = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("evbind ")]
+    return [line for line in found if "…" not in line and "..." not in line and "NAME" not in line]
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands()))
+def test_a_command_composes(command: str, workspace: Path) -> None:
+    best = workspace / "params" / "trainer" / "hpo_best.yaml"
+    best.parent.mkdir(parents=True)
+    best.write_text((PROJECT / "tests" / "stored" / "hpo_best.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    _, name, *words = shlex.split(command)
+    notebook = find_notebook(name)
+    options = [index for index, word in enumerate(words) if word.startswith("--")]
+    choices, overrides = split_arguments(words[: options[0]] if options else words)
+    params = compose({**default_choices(notebook), **choices}, overrides)
+    check_space(params)
+    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
+    build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(set(commands())) > 20
+
+
+def test_every_picture_and_file_it_links_is_there() -> None:
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert linked and [target for target in linked if not (PROJECT / target).is_file()] == []
+    named = [word for word in re.findall(r"`((?:params|tests|notebooks|evbind_lib)/[\w./-]+)`", README)]
+    missing = [word for word in named if not (PROJECT / word).exists() and "hpo_best" not in word]
+    assert missing == []

@@ -1,0 +1,263 @@
+"""Every execution of a notebook is a run in MLflow: under papermill, in a front end, failed, interrupted or killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import nbformat
+import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from mlflow.entities import Run
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from evbind_lib.cli import main
+from evbind_lib.config.compose import resolve_sqlite
+from evbind_lib.notebook.run import find_notebook
+from tests.conftest import BRIEF
+
+PARAMETERS = 'trainer: str = "default"  # file of params/trainer/\noverrides: list = []  # Hydra overrides'
+START = "from evbind_lib import notebook\nparams = notebook.start(trainer=trainer, overrides=overrides)"
+SHOW = "from IPython.display import display\nprint('a line')\ndisplay({'text/plain': 'shown'}, raw=True)"
+
+
+def client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri=resolve_sqlite("sqlite:///mlflow.db"))
+
+
+def executions() -> list[Run]:
+    """The runs of the experiment `notebooks`, oldest first."""
+    experiment = client().get_experiment_by_name("notebooks")
+    assert experiment is not None
+    return list(client().search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def kept(run: Run, name: str) -> Path:
+    return Path(client().download_artifacts(run.info.run_id, name))
+
+
+def write_notebook(file: Path, *cells: str, kernel: str = "python3") -> Path:
+    made = new_notebook(metadata={"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}})
+    made.cells = [new_markdown_cell("# A notebook of one's own\n\n## Its only part")]
+    made.cells += [new_code_cell(source) for source in cells]
+    made.cells[1].metadata["tags"] = ["parameters"]
+    nbformat.write(made, file)
+    return file
+
+
+def papermill(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "papermill", "--engine", "evbind", "--no-progress-bar", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_papermills_engine_tracks_a_notebook_that_knows_nothing_of_it(workspace: Path) -> None:
+    write_notebook(workspace / "own.ipynb", "x = 1  # a number", "print(f'x is {x}')")
+    done = papermill("own.ipynb", "out.ipynb", "-p", "x", "3")
+    assert done.returncode == 0, done.stderr
+    (run,) = executions()
+    assert (run.info.status, run.info.run_name, run.data.params["x"]) == ("FINISHED", "own", "3")
+    assert run.data.tags["evbind.way"] == "papermill"
+    assert run.data.metrics["cells"] == 3  # the parameters that papermill put in are one
+    assert run.data.metrics["seconds"] > 0
+    history = client().get_metric_history(run.info.run_id, "cell_seconds")
+    assert [sign.step for sign in history] == [2, 3, 4]
+    assert "x is 3" in kept(run, "own.ipynb").read_text()
+    assert "x is 3" in kept(run, "own.html").read_text()
+    assert kept(run, "cells.csv").read_text().splitlines()[1].startswith("2,Its only part,")
+
+
+def test_a_cell_that_raises_marks_the_execution_failed_and_the_notebook_up_to_there_is_kept(workspace: Path) -> None:
+    write_notebook(workspace / "own.ipynb", "x = 1", "print('before')", "1 / 0", "print('after')")
+    assert papermill("own.ipynb", "out.ipynb").returncode != 0
+    (run,) = executions()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["evbind.error"] == "ZeroDivisionError: division by zero"
+    document = nbformat.read(kept(run, "own.ipynb"), as_version=4)
+    assert document.metadata["evbind"] == {"status": "FAILED", "error": "ZeroDivisionError: division by zero"}
+    texts = [output.get("text", output.get("ename")) for cell in document.cells[1:] for output in cell.outputs]
+    assert texts == ["before\n", "ZeroDivisionError"]
+
+
+def test_a_killed_execution_is_marked_at_the_next_start(workspace: Path) -> None:
+    write_notebook(workspace / "slow.ipynb", "x = 1", "import time; time.sleep(100)")
+    write_notebook(workspace / "own.ipynb", "x = 1")
+    command = [sys.executable, "-m", "papermill", "--engine", "evbind", "slow.ipynb", "out.ipynb"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(lambda: statuses_in(workspace / "mlflow.db"))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [run.info.status for run in executions()] == ["RUNNING"]
+    assert papermill("own.ipynb", "out2.ipynb").returncode == 0
+    assert [(run.info.run_name, run.info.status) for run in executions()] == [("slow", "KILLED"), ("own", "FINISHED")]
+
+
+def statuses_in(database: Path) -> list[str]:
+    """Looked at from outside: MLflow would make the database a second time while it is being made."""
+    address = f"file:{database}?mode=ro"
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(address, uri=True)) as base:
+        return [status for (status,) in base.execute("SELECT status FROM runs")]
+    return []
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.3)
+    raise AssertionError("it did not happen")
+
+
+@contextlib.contextmanager
+def kernel_of(notebook: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    """A kernel as a front end starts it for a notebook."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(notebook.parent), env={**os.environ, "JPY_SESSION_NAME": notebook.name})
+    talk = manager.blocking_client()
+    talk.start_channels()
+    talk.wait_for_ready(timeout=60)
+    try:
+        yield manager, talk
+    finally:
+        talk.stop_channels()
+        manager.shutdown_kernel()
+
+
+def run_cells(talk: BlockingKernelClient, notebook: Path, *numbers: int, source: str | None = None) -> list[str]:
+    """Run cells as JupyterLab does, which tells the kernel their ids; return how each ended."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    ended = []
+    for number in numbers:
+        content = {"code": source or cells[number].source, "silent": False, "store_history": True}
+        message = talk.session.msg("execute_request", content, metadata={"cellId": cells[number].id})
+        talk.shell_channel.send(message)
+        ended.append(talk._recv_reply(message["header"]["msg_id"], timeout=90)["content"]["status"])
+    return ended
+
+
+@pytest.mark.slow
+def test_in_a_front_end_run_all_makes_a_run_and_running_cells_again_makes_none(workspace: Path) -> None:
+    file = write_notebook(workspace / "mine.ipynb", PARAMETERS, START, SHOW, "params.training.n_folds")
+    with kernel_of(file) as (manager, talk):
+        assert run_cells(talk, file, 1, 2, 3) == ["ok"] * 3
+        assert [run.info.status for run in executions()] == ["RUNNING"]
+        assert run_cells(talk, file, 4) == ["ok"]
+        (run,) = executions()
+        assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
+        assert run.data.tags["evbind.way"] == "jupyter"
+        assert run.data.params["trainer"] == "default" and run.data.params["training.n_folds"] == "5"
+        document = nbformat.read(kept(run, "mine.ipynb"), as_version=4)
+        assert [output.output_type for output in document.cells[3].outputs] == ["stream", "display_data"]
+        assert document.cells[4].outputs[0].data["text/plain"] == "5"
+        assert "# A notebook of one's own" in document.cells[0].source
+
+        run_cells(talk, file, 4, 3, 2, 2, 3, 4)  # cells again, the one that starts among them
+        assert len(executions()) == 1
+        run_cells(talk, file, 1, 2, 3, 4)  # all of them again, from the top
+        assert [run.info.status for run in executions()] == ["FINISHED", "FINISHED"]
+
+        wrong = PARAMETERS.replace('"default"', '"defalt"')
+        run_cells(talk, file, 1, source=wrong)
+        assert run_cells(talk, file, 2) == ["error"]
+        run = executions()[-1]
+        assert len(executions()) == 3 and run.info.status == "FAILED"
+        assert run.data.tags["evbind.error"].startswith("ParamsError: trainer=defalt: there is no file")
+        run_cells(talk, file, 1, 2)
+        assert [run.info.status for run in executions()] == ["FINISHED", "FINISHED", "FAILED", "RUNNING"]
+
+        interrupting = threading.Timer(2, manager.interrupt_kernel)
+        interrupting.start()
+        assert run_cells(talk, file, 3, source="import time; time.sleep(60)") == ["error"]
+        assert executions()[-1].info.status == "KILLED"
+        run_cells(talk, file, 3)  # on it goes
+        assert executions()[-1].info.status == "RUNNING"
+    wait_for(lambda: executions()[-1].info.status == "KILLED")
+    assert executions()[-1].data.tags["evbind.error"] == "the kernel was shut down before its last cell"
+
+
+@pytest.mark.slow
+def test_executions_that_start_at_once_are_all_tracked(workspace: Path) -> None:
+    write_notebook(workspace / "own.ipynb", "x = 1")
+    command = [sys.executable, "-m", "papermill", "--engine", "evbind", "--no-progress-bar", "own.ipynb"]
+    processes = [subprocess.Popen([*command, f"out{number}.ipynb"]) for number in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert [run.info.status for run in executions()] == ["FINISHED"] * 4
+
+
+@pytest.mark.slow
+def test_three_ways_to_run_one_notebook_record_the_same(workspace: Path) -> None:
+    words = [*BRIEF[:4]]
+    assert main(["train", *words]) == 0
+    file = find_notebook("train")
+    given = ["-y", f"overrides: {words}".replace("'", '"')]
+    assert papermill(str(file), "engine.ipynb", *given).returncode == 0
+    plain = [sys.executable, "-m", "papermill", "--no-progress-bar", str(file), "plain.ipynb", *given]
+    assert subprocess.run(plain, capture_output=True, timeout=120).returncode == 0
+    runs = executions()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.data.tags["evbind.way"] for run in runs] == ["papermill", "papermill", "kernel"]
+    assert len({run.info.run_name for run in runs}) == 1
+    assert len({run.data.params["training.args.max_steps"] for run in runs}) == 1
+    for run in runs:
+        training = client().get_run(run.data.tags["evbind.training_run"])
+        assert training.data.tags["evbind.notebook_run"] == run.info.run_id
+        assert training.info.run_id in run.data.tags["mlflow.note.content"]
+        document = nbformat.read(kept(run, "02_train.ipynb"), as_version=4)
+        kinds = [list(output.data) for cell in document.cells for output in cell.get("outputs", [])]
+        assert sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 5
+        assert "Plotly.newPlot" in kept(run, "02_train.html").read_text()
+
+
+def test_a_missing_kernel_is_one_sentence_and_a_failed_execution(workspace: Path, capsys: Any) -> None:
+    file = write_notebook(workspace / "mine.ipynb", PARAMETERS, "1", kernel="julia-9")
+    assert main([str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("evbind: mine.ipynb: its kernel 'julia-9' is not installed here; choose one of")
+    assert said.count("\n") == 1
+    assert [run.info.status for run in executions()] == ["FAILED"]
+
+
+def test_a_file_where_a_folder_should_be(workspace: Path, capsys: Any) -> None:
+    (workspace / "taken").write_text("")
+    assert main(["train", "--output", "taken/out.ipynb"]) == 2
+    assert "taken: the folder cannot be written (File exists); choose another --output." in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_was_saved_of_the_notebook(workspace: Path, capsys: Any) -> None:
+    small = workspace / "small"
+    small.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        file = write_notebook(
+            workspace / "mine.ipynb", PARAMETERS, "print('first')", "print('x' * 100_000)", "print('last')"
+        )
+        assert main([str(file), "--output", "small/out.ipynb"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "evbind: small/out.ipynb: the notebook cannot be written (No space left on device); make room"
+        )
+        assert said.count("\n") == 1
+        saved = nbformat.read(small / "out.ipynb", as_version=4)
+        assert [output.text for cell in saved.cells[1:] for output in cell.outputs] == ["first\n"]
+        (run,) = executions()
+        assert run.info.status == "FAILED" and "No space left" in run.data.tags["evbind.error"]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

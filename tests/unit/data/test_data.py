@@ -1,0 +1,492 @@
+"""What a corpus holds, by hand-made files; which files are refused, and that the message says what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evbind_lib.config.compose import DataParams
+from evbind_lib.data.corpus import DEFAULT_CRITERIA, RULES, Corpus, load_corpus
+from evbind_lib.data.tables import read_criteria, split_sentences
+from evbind_lib.errors import DataError
+from tests.conftest import PROJECT
+
+SHARED = PROJECT.parent / "shared" / "data"
+CRITERIA = {"SLEEP": "Sleeping badly.", "MOOD": "Low mood."}
+POSTS = {"s_ann_1": "I lie awake. I feel low!\nHello there", "s_bob_1": "I lie  awake. Bye.", "s_bob_2": " "}
+ROWS = [
+    ("s_bob_1", "I lie awake.", "SLEEP", 1),
+    ("s_ann_1", "I lie awake.", "SLEEP", 0),
+    ("s_ann_1", "I feel low!", "MOOD", 1),
+    ("s_ann_1", "I feel low!", "MOOD", 1),
+    ("s_ann_1", "Something else.", "MOOD", 0),
+    ("s_ann_1", "  ", "MOOD", 0),
+    ("s_eve_1", "Kept without a post.", "SLEEP", 0),
+    ("s_ann_1", "Of no known symptom.", "HUNGER", 1),
+]
+Write = Callable[..., DataParams]
+
+
+def labelled(corpus: Corpus) -> dict[tuple[str, str], int]:
+    keys = zip(corpus.pairs["criterion_id"], corpus.pairs["sentence"], strict=True)
+    return dict(zip(keys, corpus.pairs["label"].tolist(), strict=True))
+
+
+def write_pairs(folder: Path, table: pd.DataFrame, suffix: str = ".csv") -> DataParams:
+    file = folder / f"pairs{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    elif suffix == ".jsonl":
+        table.to_json(file, orient="records", lines=True)
+    else:
+        table.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
+    return DataParams(format="pairs", pairs=str(file))
+
+
+def pairs_table() -> pd.DataFrame:
+    rows = [
+        ("p1", "Sleeping badly.", "I lie awake.", 1, "x"),
+        ("p1", "Low mood.", "None", 0, "x"),
+        ("p2", "Low mood.", "NA", 1, "y"),
+        ("p3", "Sleeping badly.", "Fine, “really”.", 0, "y"),
+    ]
+    return pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label", "forum"])
+
+
+def refusal(load: Callable[[], object]) -> str:
+    """Message of the one-sentence error that loading ends in."""
+    with pytest.raises(DataError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message and message[-1] in ".?"
+    return message
+
+
+# What is kept
+
+
+def test_pairs_are_merged_into_the_first_post_and_evidence_wins(write_redsm5: Write) -> None:
+    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    assert labelled(corpus) == {
+        ("SLEEP", "I lie awake."): 1,
+        ("MOOD", "I feel low!"): 1,
+        ("MOOD", "Something else."): 0,
+        ("SLEEP", "Kept without a post."): 0,
+    }
+    awake = corpus.pairs[corpus.pairs["sentence"] == "I lie awake."].iloc[0]
+    assert (awake["post_id"], awake["group"], awake["criterion"]) == ("s_ann_1", "s_ann_1", "Sleeping badly.")
+    assert corpus.pairs["label"].dtype == "int8"
+    assert list(corpus.pairs.index) == list(range(4))
+
+
+def test_every_sentence_is_in_the_pool_once_with_its_first_post(write_redsm5: Write) -> None:
+    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    pool = dict(zip(corpus.sentences["sentence"], corpus.sentences["post_id"], strict=True))
+    assert len(pool) == len(corpus.sentences)
+    assert pool == {
+        "I lie awake.": "s_ann_1",
+        "I feel low!": "s_ann_1",
+        "Hello there": "s_ann_1",
+        "Something else.": "s_ann_1",
+        "Bye.": "s_bob_1",
+        "Kept without a post.": "s_eve_1",
+    }
+
+
+def test_report_counts_what_was_done(write_redsm5: Write) -> None:
+    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    counts = corpus.report.table()["count"]
+    assert {name: counts[name.replace("_", " ")] for name in RULES} == {
+        "posts": 3,
+        "groups": 4,
+        "criteria": 2,
+        "annotations": 8,
+        "pairs": 4,
+        "evidence": 2,
+        "explicit_negatives": 2,
+        "sentences": 6,
+        "special_case_rows": 0,
+        "unknown_symptoms": 1,
+        "empty_sentences": 1,
+        "repeated_criteria": 0,
+        "repeated_pairs": 2,
+        "conflicting_labels": 1,
+        "repeated_sentences": 1,
+        "repeated_posts": 0,
+        "posts_without_text": 1,
+        "annotations_without_post": 1,
+    }
+    support = corpus.support()
+    assert support.loc["SLEEP"].tolist() == [1, 1, 1]
+    assert support.loc["MOOD"].tolist() == [1, 1, 1]
+
+
+def test_special_cases_are_negatives_of_every_criterion_or_dropped(write_redsm5: Write) -> None:
+    rows = [
+        *ROWS[:3],
+        ("s_ann_1", "I dance.", "SPECIAL_CASE", 1),
+        ("s_ann_1", "I feel low!", "SPECIAL_CASE", 0),
+    ]
+    kept = load_corpus(write_redsm5(rows, POSTS, CRITERIA))
+    assert {pair: label for pair, label in labelled(kept).items() if pair[1] != "I lie awake."} == {
+        ("SLEEP", "I dance."): 0,
+        ("MOOD", "I dance."): 0,
+        ("SLEEP", "I feel low!"): 0,
+        ("MOOD", "I feel low!"): 1,
+    }
+    dropped = load_corpus(write_redsm5(rows, POSTS, CRITERIA, special_case="drop"))
+    assert set(labelled(dropped)) == {("SLEEP", "I lie awake."), ("MOOD", "I feel low!")}
+    assert kept.report.special_case_rows == dropped.report.special_case_rows == 2
+
+
+def test_texts_that_look_alike_are_one(write_redsm5: Write) -> None:
+    rows = [
+        ("a", "Cafe\u0301  is\tshut ", "MOOD", 1),
+        ("b", "Café is shut", "MOOD", 1),
+        ("b", "NA", "MOOD", 0),
+    ]
+    corpus = load_corpus(write_redsm5(rows, {"a": "x", "b": "None"}, CRITERIA))
+    assert labelled(corpus) == {("MOOD", "Café is shut"): 1, ("MOOD", "NA"): 0}
+    assert {"None", "NA"} < set(corpus.sentences["sentence"])
+
+
+def test_criteria_of_the_same_text_are_one(write_redsm5: Write) -> None:
+    criteria = {"SLEEP": "Sleeping badly.", "INSOMNIA": "Sleeping  badly."}
+    rows = [
+        ("a", "I lie awake.", "SLEEP", 1),
+        ("b", "I lie awake.", "INSOMNIA", 0),
+        ("b", "Hm.", "INSOMNIA", 0),
+    ]
+    corpus = load_corpus(write_redsm5(rows, {"a": "x", "b": "y"}, criteria))
+    assert labelled(corpus) == {("SLEEP", "I lie awake."): 1, ("SLEEP", "Hm."): 0}
+    assert corpus.criteria == {"SLEEP": "Sleeping badly."}
+    assert corpus.report.repeated_criteria == 1
+
+
+def test_sentences_end_at_stops_and_line_ends() -> None:
+    text = "One.  Two!\nThree\r\n\r\nfour? “Five”... 3.5 times"
+    assert split_sentences(text) == ["One.", "Two!", "Three", "four?", "“Five”...", "3.5 times"]
+    assert split_sentences(" \n ") == []
+
+
+def test_packaged_criteria_are_the_nine_symptoms_and_the_default(write_redsm5: Write) -> None:
+    assert len(read_criteria(DEFAULT_CRITERIA)) == 9
+    rows = [("a", "I lie awake.", "SLEEP_ISSUES", 1)]
+    corpus = load_corpus(write_redsm5(rows, {"a": "I lie awake."}, {}, criteria=None))
+    assert set(corpus.criteria) == {
+        "DEPRESSED_MOOD",
+        "ANHEDONIA",
+        "APPETITE_CHANGE",
+        "SLEEP_ISSUES",
+        "PSYCHOMOTOR",
+        "FATIGUE",
+        "WORTHLESSNESS",
+        "COGNITIVE_ISSUES",
+        "SUICIDAL_THOUGHTS",
+    }
+
+
+# Tables of pairs
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
+def test_tables_of_pairs_are_the_same_corpus_in_every_format(tmp_path: Path, suffix: str) -> None:
+    corpus = load_corpus(write_pairs(tmp_path, pairs_table(), suffix))
+    assert labelled(corpus) == {
+        ("C0002", "I lie awake."): 1,
+        ("C0001", "None"): 0,
+        ("C0001", "NA"): 1,
+        ("C0002", "Fine, “really”."): 0,
+    }
+    assert corpus.criteria == {"C0001": "Low mood.", "C0002": "Sleeping badly."}
+    assert sorted(corpus.sentences["sentence"]) == ["Fine, “really”.", "I lie awake.", "NA", "None"]
+    other = tmp_path / "other"
+    other.mkdir()
+    assert corpus.fingerprint == load_corpus(write_pairs(other, pairs_table())).fingerprint
+
+
+def test_posts_beside_a_table_of_pairs_add_sentences(tmp_path: Path) -> None:
+    posts = tmp_path / "posts.csv"
+    posts.write_text("post_id,text\np1,I lie awake. I read.\n", encoding="utf-8")
+    data = write_pairs(tmp_path, pairs_table())
+    corpus = load_corpus(data.model_copy(update={"posts": str(posts)}))
+    assert "I read." in set(corpus.sentences["sentence"])
+    assert corpus.report.annotations_without_post == 2
+
+
+def test_ids_of_criteria_take_their_texts_from_the_json(tmp_path: Path) -> None:
+    table = pairs_table().assign(criterion_id=["S", "M", "M", "other"]).drop(columns="criterion")
+    data = write_pairs(tmp_path, table)
+    assert "set data.criteria" in refusal(lambda: load_corpus(data))
+    criteria = tmp_path / "criteria.json"
+    criteria.write_text(json.dumps({"criteria": [{"id": "S", "text": "Sleep."}, {"id": "M", "text": "Mood."}]}))
+    corpus = load_corpus(data.model_copy(update={"criteria": str(criteria)}))
+    assert corpus.criteria == {"S": "Sleep.", "M": "Mood."}
+    assert corpus.report.unknown_symptoms == 1
+
+
+def test_utf8_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    data = write_pairs(tmp_path, pairs_table())
+    file = Path(str(data.pairs))
+    file.write_text("\ufeff" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert len(load_corpus(data).pairs) == 4
+
+
+# Groups
+
+
+def test_groups_are_posts_authors_or_a_column(write_redsm5: Write, tmp_path: Path) -> None:
+    for wanted, groups in (
+        ("post_id", {"s_ann_1", "s_bob_1", "s_bob_2", "s_eve_1"}),
+        ("author", {"ann", "bob", "eve"}),
+        ("auto", {"ann", "bob", "eve"}),
+    ):
+        corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA, group_by=wanted))
+        assert corpus.report.groups == len(groups)
+        assert set(corpus.pairs["group"]) | set(corpus.sentences["group"]) <= groups
+        assert corpus.grouped_by == ("author" if wanted == "auto" else wanted)
+    forums = write_pairs(tmp_path, pairs_table()).model_copy(update={"group_by": "forum"})
+    assert set(load_corpus(forums).pairs["group"]) == {"x", "y"}
+
+
+def test_auto_groups_by_post_where_an_id_names_no_author(write_redsm5: Write) -> None:
+    corpus = load_corpus(write_redsm5([("plain", "x", "MOOD", 1)], POSTS, CRITERIA, group_by="auto"))
+    assert corpus.grouped_by == "post_id"
+
+
+def test_a_column_of_authors_goes_before_the_author_in_the_id(tmp_path: Path) -> None:
+    table = pairs_table().assign(post_id=["s_1_1", "s_1_1", "s_2_1", "s_3_1"], author=["a", "a", "b", "b"])
+    for wanted in ("author", "auto"):
+        data = write_pairs(tmp_path, table).model_copy(update={"group_by": wanted})
+        assert load_corpus(data).report.groups == 2
+
+
+def test_groups_that_are_not_one_per_post_are_refused(write_redsm5: Write, tmp_path: Path) -> None:
+    def load(**others: str) -> Corpus:
+        return load_corpus(write_pairs(tmp_path, pairs_table().assign(**columns)).model_copy(update=others))
+
+    columns: dict[str, list[str]] = {"forum": ["x", "y", "y", "y"]}
+    message = refusal(lambda: load(group_by="forum"))
+    assert "data.group_by=forum" in message and "p1" in message and "several" in message
+    columns = {"forum": ["x", "x", "", "y"]}
+    message = refusal(lambda: load(group_by="forum"))
+    assert "p2" in message and "data.group_by=post_id" in message
+    assert "did you mean 'forum'?" in refusal(lambda: load(group_by="forums"))
+    message = refusal(lambda: load(group_by="author"))
+    assert "the post_id p1" in message and "set data.group_by=post_id" in message
+
+
+def test_a_post_given_twice_is_one_unless_its_texts_or_groups_differ(write_redsm5: Write) -> None:
+    data = write_redsm5(ROWS, POSTS, CRITERIA, group_by="author")
+    posts = Path(str(data.posts))
+
+    def write(*rows: tuple[str, str, str]) -> None:
+        pd.DataFrame(rows, columns=["post_id", "text", "author"]).to_csv(posts, index=False)
+
+    others = [("s_bob_1", "y", "bob"), ("s_eve_1", "z", "eve")]
+    write(("s_ann_1", "x", "ann"), ("s_ann_1", "x", "ann"), *others)
+    assert load_corpus(data).report.repeated_posts == 1
+    write(("s_ann_1", "x", "ann"), ("s_ann_1", "x", "anna"), *others)
+    assert "the post s_ann_1 has several values" in refusal(lambda: load_corpus(data))
+    write(("s_ann_1", "x", "ann"), ("s_ann_1", "y", "ann"), *others)
+    message = refusal(lambda: load_corpus(data))
+    assert "data.posts=" in message and "s_ann_1 has different texts" in message
+
+
+# Fingerprint
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_order_of_rows_changes_nothing(write_redsm5: Write, mixer: random.Random, with_ids: bool) -> None:
+    def load(rows: list, posts: dict[str, str]) -> Corpus:
+        data = write_redsm5(rows, posts, CRITERIA, group_by="author")
+        if with_ids:  # one id for two sentences, as a careless table may have it
+            table = pd.read_csv(str(data.annotations), keep_default_na=False).assign(sentence_id="1")
+            table.to_csv(str(data.annotations), index=False)
+        return load_corpus(data)
+
+    rows, posts = list(ROWS), list(POSTS.items())
+    mixer.shuffle(rows)
+    mixer.shuffle(posts)
+    plain, mixed = load(ROWS, POSTS), load(rows, dict(posts))
+    assert plain.fingerprint == mixed.fingerprint
+    pd.testing.assert_frame_equal(plain.pairs, mixed.pairs)
+    pd.testing.assert_frame_equal(plain.sentences, mixed.sentences)
+
+
+def test_any_change_of_content_changes_the_fingerprint(write_redsm5: Write) -> None:
+    def fingerprint(rows: list = ROWS, posts: dict = POSTS, criteria: dict = CRITERIA, **others: str) -> str:
+        return load_corpus(write_redsm5(rows, posts, criteria, **others)).fingerprint
+
+    prints = [
+        fingerprint(),
+        fingerprint(rows=ROWS[:-3]),
+        fingerprint(rows=[*ROWS[:4], ("s_ann_1", "Something else.", "MOOD", 1), *ROWS[5:]]),
+        fingerprint(rows=[*ROWS[:4], ("s_ann_1", "Something else!", "MOOD", 0), *ROWS[5:]]),
+        fingerprint(posts=POSTS | {"s_bob_2": "One more."}),
+        fingerprint(criteria=CRITERIA | {"MOOD": "Sad mood."}),
+        fingerprint(criteria=CRITERIA | {"HUNGER": "Eating little."}),
+        fingerprint(group_by="author"),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint() == prints[0]
+
+
+# Refusals
+
+ANNOTATIONS = "post_id,sentence_text,DSM5_symptom,status\n"
+PAIRS = "post_id,criterion,sentence,label\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["empty", "give a file with data"]),
+        (ANNOTATIONS, ["no rows", "give a file with data"]),
+        (
+            "post_id,sentence,DSM5_symptom,status\na,x,MOOD,1\n",
+            ["sentence_text is missing", "mean 'sentence'"],
+        ),
+        (ANNOTATIONS + "a,x,MOOD,1\na,y,MOOD,2\n", ["row 3", "status is 2", "write 1"]),
+        (ANNOTATIONS + "a,x,MOOD,\n", ["row 2", "status is empty", "write 1"]),
+        (ANNOTATIONS + " ,x,MOOD,1\n", ["row 2", "post_id is empty", "fill it in"]),
+        (ANNOTATIONS + 'a,"x,MOOD,1\nb,y,MOOD,0\n', ["quote texts"]),
+        (ANNOTATIONS + "a,x,MOOD,1\nb,y, and z,MOOD,0\n", ["3", "quote texts"]),
+        (ANNOTATIONS + "a,x,MOODY,1\n", ["no DSM5_symptom", "MOODY", "did you mean 'MOOD'?"]),
+        (ANNOTATIONS + "a,x,SPECIAL_CASE,1\n", ["every DSM5_symptom is SPECIAL_CASE", "add rows"]),
+        (ANNOTATIONS + "a,x,MOOD,0\n", ["no row is evidence (status 1)", "add such rows"]),
+        (ANNOTATIONS + "a, ,MOOD,1\n", ["every sentence is empty", "give a table"]),
+    ],
+)
+def test_annotations_that_cannot_be_used(write_redsm5: Write, content: str, words: list[str]) -> None:
+    data = write_redsm5(ROWS, POSTS, CRITERIA)
+    Path(str(data.annotations)).write_text(content, encoding="utf-8")
+    message = refusal(lambda: load_corpus(data))
+    assert message.startswith(f"data.annotations={data.annotations}")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"post_id,text\na,caf\xe9\n", ["not UTF-8", "save it in UTF-8"]),
+        ("post_id,text\na,x\n".encode("utf-16"), ["not UTF-8", "save it in UTF-8"]),
+        (b"id,text\na,x\n", ["column post_id is missing"]),
+        (b"post_id,text\na,x\n,y\n", ["row 3", "post_id is empty"]),
+    ],
+)
+def test_posts_that_cannot_be_used(write_redsm5: Write, content: bytes, words: list[str]) -> None:
+    data = write_redsm5(ROWS, POSTS, CRITERIA)
+    Path(str(data.posts)).write_bytes(content)
+    message = refusal(lambda: load_corpus(data))
+    assert message.startswith(f"data.posts={data.posts}")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["empty"]),
+        ('{"criteria": [', ["not valid JSON", "line 1", "mend"]),
+        ("[1, 2]", ["neither"]),
+        ('{"criteria": [{"id": "A"}]}', ["neither", "write"]),
+        ('{"criteria": []}', ["names no criterion", "add one"]),
+        ('{"A": 1}', ["neither"]),
+        ('{"criteria": [{"id": "A", "text": "x"}, {"id": "A", "text": "y"}]}', ["id A", "twice", "own id"]),
+        ('{"A": "x", "A": "y"}', ["id A", "twice"]),
+        ('{"A": " "}', ["criterion A has no text", "write what"]),
+    ],
+)
+def test_criteria_that_cannot_be_used(write_redsm5: Write, content: str, words: list[str]) -> None:
+    data = write_redsm5(ROWS, POSTS, CRITERIA)
+    Path(str(data.criteria)).write_text(content, encoding="utf-8")
+    message = refusal(lambda: load_corpus(data))
+    assert message.startswith(f"data.criteria={data.criteria}")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("pairs.xlsx", "x", [".xlsx", ".csv"]),
+        ("pairs", "x", ["suffix", ".csv"]),
+        ("pairs.parquet", "x", ["not a readable Parquet file", "write it again"]),
+        ("pairs.jsonl", '{"post_id": "a"}\n[1]\n', ["line 2", "not a JSON object", "one object per line"]),
+        ("pairs.csv", "post_id,sentence,label\na,x,1\n", ["criterion or criterion_id", "has neither"]),
+        ("pairs.csv", PAIRS + "a,c,x,1\na,c,y,yes\n", ["row 3", "label is yes", "write 1"]),
+        ("pairs.csv", PAIRS + "a,c,x,1\na,,y,0\n", ["row 3", "criterion is empty", "fill it in"]),
+        ("pairs.csv", PAIRS + "a,c,x,1\n", ["no row is a negative (label 0)", "add such rows"]),
+        ("pairs.csv", PAIRS + "a,c,x,0\n", ["no row is evidence (label 1)", "add such rows"]),
+        (
+            "pairs.csv",
+            "post_id,criterion_id,criterion,sentence,label\na,A,c,x,0\na,A,d,y,1\n",
+            ["criterion_id A has several texts", "its own id"],
+        ),
+    ],
+)
+def test_pairs_that_cannot_be_used(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    message = refusal(lambda: load_corpus(DataParams(format="pairs", pairs=str(tmp_path / name))))
+    assert message.startswith(f"data.pairs={tmp_path / name}")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("key", ["posts", "annotations", "criteria"])
+def test_a_missing_file_is_named(write_redsm5: Write, tmp_path: Path, key: str) -> None:
+    data = write_redsm5(ROWS, POSTS, CRITERIA).model_copy(update={key: str(tmp_path / "gone.csv")})
+    message = refusal(lambda: load_corpus(data))
+    assert message.startswith(f"data.{key}=") and "gone.csv" in message and f"set data.{key}" in message
+
+
+@pytest.mark.parametrize("columns", [(1, 0, 2, 3), (0, 2, 1, 3), (0, 3, 2, 1)])
+def test_messages_repeat_no_text_that_slipped_into_another_column(
+    write_redsm5: Write, columns: tuple[int, ...]
+) -> None:
+    data = write_redsm5([("a", "My own words", "MOOD", 1)], POSTS, CRITERIA, group_by="author")
+    table = pd.read_csv(str(data.annotations))
+    header = list(table.columns)
+    table.iloc[:, list(columns)].set_axis(header, axis=1).to_csv(str(data.annotations), index=False)
+    assert "own words" not in refusal(lambda: load_corpus(data))
+
+
+# Beyond hand-made files
+
+
+def test_data_is_light_to_import() -> None:
+    heavy = "{'sklearn', 'torch', 'transformers', 'mlflow', 'optuna'}"
+    check = f"import sys, evbind_lib.data.corpus; print(sorted({heavy} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not (SHARED / "redsm5-sample").is_dir(), reason="the public ReDSM5 sample is not here")
+def test_public_sample_of_redsm5() -> None:
+    folder = SHARED / "redsm5-sample"
+    data = DataParams(posts=str(folder / "posts.csv"), annotations=str(folder / "annotations.csv"), group_by="author")
+    corpus = load_corpus(data)
+    assert (len(corpus.pairs), corpus.report.posts, corpus.report.groups) == (25, 17, 14)
+    assert (corpus.report.evidence, corpus.report.explicit_negatives) == (21, 4)
+    assert corpus.report.annotations_without_post == corpus.report.unknown_symptoms == 0
+
+
+@pytest.mark.skipif(not (SHARED / "wice-dev").is_dir(), reason="the dev split of WiCE is not here")
+def test_wice() -> None:
+    folder = SHARED / "wice-dev"
+    files = {"posts": "posts.csv", "annotations": "annotations.csv", "criteria": "criteria.json"}
+    corpus = load_corpus(DataParams(**{key: str(folder / name) for key, name in files.items()}))
+    report = corpus.report
+    assert (report.annotations, report.criteria, report.posts) == (41_700, 349, 349)
+    assert report.pairs + report.repeated_pairs + report.empty_sentences == 41_700
+    assert not corpus.pairs.duplicated(["criterion", "sentence"]).any()
+    assert not corpus.sentences.duplicated("sentence").any()
+    assert set(corpus.pairs["sentence"]) <= set(corpus.sentences["sentence"])

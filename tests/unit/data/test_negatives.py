@@ -1,0 +1,244 @@
+"""Which negatives are drawn: no annotated pair, none twice, at the ratio, none on both sides of a fold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evbind_lib.config.compose import DataParams
+from evbind_lib.data.corpus import Corpus, load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.data.negatives import COLUMNS, training_pairs, validation_pairs
+from evbind_lib.errors import DataError, FoldError
+
+Write = Callable[..., DataParams]
+CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "C": "Eating little."}
+POSTS = {f"s_{number % 4}_{number}": f"Filler {number}. Shared. Also {number % 2}." for number in range(8)}
+
+# Rows over few sentences, so that repeats, conflicts and sentences shared by authors are frequent.
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(sorted(POSTS)),
+        st.sampled_from([*(f"Said {number}." for number in range(9)), "Shared.", "Filler 3."]),
+        st.sampled_from(["A", "B", "C", "C", "SPECIAL_CASE"]),
+        st.integers(0, 1),
+    ),
+    min_size=1,
+    max_size=40,
+).filter(lambda rows: any(row[3] == 1 and row[2] != "SPECIAL_CASE" for row in rows))
+STRATEGIES = st.sampled_from(["stratified", "hard", "random", "all"])
+RATIOS = st.sampled_from([0.1, 0.5, 1.0, 2.5, 3.0, 50.0])
+EXAMPLES = settings(max_examples=40, deadline=None)
+
+
+def keys(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(table["criterion"], table["sentence"], strict=True))
+
+
+def inside(table: pd.DataFrame, groups: frozenset[str]) -> pd.DataFrame:
+    return table[table["group"].isin(groups)]
+
+
+def unannotated(corpus: Corpus, groups: frozenset[str]) -> set[tuple[str, str]]:
+    """Every combination that may be sampled, listed one by one."""
+    pool = inside(corpus.sentences, groups)["sentence"]
+    return {(text, sentence) for text in corpus.criteria.values() for sentence in pool} - set(keys(corpus.pairs))
+
+
+def some_groups(corpus: Corpus) -> frozenset[str]:
+    """All groups but the last, and always one with evidence."""
+    names = sorted(set(corpus.sentences["group"]))
+    return frozenset({*names[:-1], corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].iloc[0]})
+
+
+@given(ROWS, STRATEGIES, RATIOS, st.integers(0, 3))
+@EXAMPLES
+def test_what_is_drawn_is_lawful(write_redsm5: Write, rows: list, strategy: str, ratio: float, seed: int) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
+    corpus = load_corpus(data)
+    groups = some_groups(corpus)
+    pairs = training_pairs(corpus, groups, data=data, seed=seed)
+    annotated, sampled = pairs[pairs["origin"] == "annotated"], pairs[pairs["origin"] == "sampled"]
+
+    assert list(pairs.columns) == COLUMNS and list(pairs.index) == list(range(len(pairs)))
+    assert set(pairs["group"]) <= groups
+    assert len(set(keys(pairs))) == len(pairs)
+    assert set(keys(sampled)) <= unannotated(corpus, groups)
+    assert (sampled["label"] == 0).all() and pairs["label"].dtype == "int8"
+    assert (pairs["criterion_id"].map(corpus.criteria) == pairs["criterion"]).all()
+    of_groups = inside(corpus.pairs, groups)
+    truth = dict(zip(keys(of_groups), of_groups["label"], strict=True))
+    assert all(truth[key] == label for key, label in zip(keys(annotated), annotated["label"], strict=True))
+    assert set(keys(pairs[pairs["label"] == 1])) == {key for key, label in truth.items() if label == 1}
+
+
+@given(ROWS, st.sampled_from(["stratified", "hard"]), RATIOS)
+@EXAMPLES
+def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
+    write_redsm5: Write, rows: list, strategy: str, ratio: float
+) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
+    data = data.model_copy(update={"pos_neg_ratio": ratio, "eval_neg_ratio": ratio})
+    corpus = load_corpus(data)
+    groups = some_groups(corpus)
+    of_groups = inside(corpus.pairs, groups)
+    free = unannotated(corpus, groups)
+    for draw in (training_pairs, validation_pairs):
+        pairs = draw(corpus, groups, data=data, seed=1)
+        for text in corpus.criteria.values():
+            mine, known = (table[table["criterion"] == text] for table in (pairs, of_groups))
+            evidence, explicit = int(known["label"].sum()), int((known["label"] == 0).sum())
+            possible = sum(criterion == text for criterion, _ in free)
+            quota = max(round(ratio * evidence), 1) if evidence else 0
+            negatives = mine[mine["label"] == 0]
+            assert len(negatives) == min(quota, explicit + possible)
+            assert (negatives["origin"] == "annotated").sum() == min(quota, explicit)
+
+
+@given(ROWS, RATIOS)
+@EXAMPLES
+def test_random_has_the_ratio_over_all_criteria_together(write_redsm5: Write, rows: list, ratio: float) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="random", pos_neg_ratio=ratio)
+    corpus = load_corpus(data)
+    groups = some_groups(corpus)
+    known = inside(corpus.pairs, groups)
+    explicit = int((known["label"] == 0).sum())
+    pairs = training_pairs(corpus, groups, data=data, seed=1)
+    quota = round(ratio * int(known["label"].sum()))
+    assert (pairs["label"] == 0).sum() == min(quota, explicit + len(unannotated(corpus, groups)))
+    assert ((pairs["label"] == 0) & (pairs["origin"] == "annotated")).sum() == min(quota, explicit)
+
+
+def test_random_draws_over_all_criteria_alike(write_redsm5: Write) -> None:
+    rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(100)]
+    posts = {f"p{number}": f"Told {number}. Wrote {number}. Sang {number}." for number in range(100)}
+    data = write_redsm5(rows, posts, CRITERIA, negative_strategy="random", pos_neg_ratio=3)
+    corpus = load_corpus(data)
+    pairs = training_pairs(corpus, set(posts), data=data, seed=1)
+    counts = pairs[pairs["origin"] == "sampled"]["criterion_id"].value_counts()
+    # 300 drawn from 300, 400 and 400 combinations: 82, 109 and 109 expected, standard deviation about 8.
+    assert counts.sum() == 300
+    assert 58 < counts["A"] < 106 and 82 < counts["B"] < 136 and 82 < counts["C"] < 136
+
+
+@given(ROWS)
+@EXAMPLES
+def test_all_and_natural_take_everything(write_redsm5: Write, rows: list) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="all", eval_neg_ratio="natural")
+    corpus = load_corpus(data)
+    groups = some_groups(corpus)
+    everything = set(keys(inside(corpus.pairs, groups))) | unannotated(corpus, groups)
+    for draw in (training_pairs, validation_pairs):
+        pairs = draw(corpus, groups, data=data, seed=1)
+        assert sorted(keys(pairs)) == sorted(everything)
+
+
+def test_hard_prefers_evidence_for_another_criterion(write_redsm5: Write) -> None:
+    rows = [(f"p{number}", f"Said {number}.", "AB"[number % 2], 1) for number in range(8)]
+    posts = {f"p{number}": f"Filler {number}. More {number}." for number in range(8)}
+    for ratio in (1.0, 2.0):
+        data = write_redsm5(rows, posts, CRITERIA, negative_strategy="hard", pos_neg_ratio=ratio)
+        corpus = load_corpus(data)
+        pairs = training_pairs(corpus, set(posts), data=data, seed=1)
+        negatives = pairs[pairs["label"] == 0]
+        hard = negatives[negatives["sentence"].str.startswith("Said")]
+        # Four sentences of evidence each: ratio 1 has room for no other, ratio 2 is filled up.
+        assert hard["criterion_id"].value_counts().to_dict() == {"A": 4, "B": 4}
+        assert len(negatives) == 8 * ratio
+
+
+@given(ROWS, STRATEGIES, st.randoms(use_true_random=False))
+@EXAMPLES
+def test_draws_depend_on_content_and_seed_alone(
+    write_redsm5: Write, rows: list, strategy: str, mixer: random.Random
+) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
+    corpus = load_corpus(data)
+    groups = sorted(some_groups(corpus))
+    mixed_rows = list(rows)
+    mixer.shuffle(mixed_rows)
+    other = load_corpus(write_redsm5(mixed_rows, POSTS, CRITERIA, group_by="author"))
+    for draw in (training_pairs, validation_pairs):
+        first = draw(corpus, groups, data=data, seed=7)
+        pd.testing.assert_frame_equal(first, draw(corpus, groups, data=data, seed=7))
+        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], data=data, seed=7))
+        columns = ["criterion", "sentence", "label", "group", "origin"]
+        reordered = draw(other, frozenset(groups), data=data, seed=7)
+        pd.testing.assert_frame_equal(first[columns], reordered[columns])
+
+
+@given(ROWS, st.sampled_from([0.5, 3.0, "natural"]))
+@EXAMPLES
+def test_validation_is_the_same_whatever_training_is_set_to(
+    write_redsm5: Write, rows: list, eval_neg_ratio: Any
+) -> None:
+    data = write_redsm5(rows, POSTS, CRITERIA, eval_neg_ratio=eval_neg_ratio)
+    corpus = load_corpus(data)
+    groups = some_groups(corpus)
+    plain = validation_pairs(corpus, groups, data=data, seed=1)
+    for strategy, ratio in (("hard", 1.0), ("random", 10.0), ("all", 3.0)):
+        changed = data.model_copy(update={"negative_strategy": strategy, "pos_neg_ratio": ratio})
+        pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, data=changed, seed=1))
+
+
+@given(ROWS, STRATEGIES, st.sampled_from([3.0, "natural"]), st.integers(0, 100))
+@EXAMPLES
+def test_no_pair_is_trained_on_and_validated(
+    write_redsm5: Write, rows: list, strategy: str, eval_neg_ratio: Any, seed: int
+) -> None:
+    rows = [*rows, ("s_1_1", "Said 1.", "A", 1), ("s_2_2", "Said 2.", "A", 1)]
+    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
+    data = data.model_copy(update={"eval_neg_ratio": eval_neg_ratio})
+    corpus = load_corpus(data)
+    evidence = corpus.pairs[corpus.pairs["label"] == 1]
+    if evidence["group"].nunique() < 2:
+        return
+    try:
+        folds = make_folds(corpus, n_folds=2, seed=seed)
+    except FoldError:  # so few rows may leave a part without evidence, which is refused
+        return
+    for fold in folds:
+        training = training_pairs(corpus, fold.training_groups, data=data, seed=seed)
+        validation = validation_pairs(corpus, fold.validation_groups, data=data, seed=seed)
+        assert not set(keys(training)) & set(keys(validation))
+        assert not set(training["group"]) & set(validation["group"])
+        for part in (training, validation):
+            assert set(part["label"]) == {0, 1}
+
+
+def test_seeds_and_roles_draw_differently(write_redsm5: Write) -> None:
+    rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(20)]
+    data = write_redsm5(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, CRITERIA)
+    data = data.model_copy(update={"pos_neg_ratio": 0.5, "eval_neg_ratio": 0.5})
+    corpus = load_corpus(data)
+    groups = set(corpus.pairs["group"])
+    drawn = [
+        sorted(keys(draw(corpus, groups, data=data, seed=seed)))
+        for draw in (training_pairs, validation_pairs)
+        for seed in (1, 2)
+    ]
+    assert all(drawn[i] != drawn[j] for i in range(4) for j in range(i))
+
+
+def test_more_than_five_million_pairs_are_refused(tmp_path: Path) -> None:
+    number = pd.Series(range(2_300)).astype(str)
+    table = pd.DataFrame({"post_id": "p" + number, "criterion": "Claim " + number, "sentence": "Said " + number})
+    table["label"] = table.index % 2
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    data = DataParams(format="pairs", pairs=str(tmp_path / "pairs.csv"), negative_strategy="all")
+    corpus = load_corpus(data)
+    groups = set(corpus.pairs["group"])
+    with pytest.raises(DataError, match=r"data\.negative_strategy=all: .* set .*strategy=stratified\.$"):
+        training_pairs(corpus, groups, data=data, seed=1)
+    natural = data.model_copy(update={"eval_neg_ratio": "natural"})
+    with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: .*5,290,000 pairs.*ratio=10\.$"):
+        validation_pairs(corpus, groups, data=natural, seed=1)
+    drawn = validation_pairs(corpus, groups, data=data, seed=1)  # a ratio needs no list of all combinations
+    assert (drawn["label"] == 0).sum() == 3 * (drawn["label"] == 1).sum()
