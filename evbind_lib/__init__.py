@@ -1,39 +1,60 @@
-"""evbind: hyperparameter search for evidence binding, driven from notebooks.
+"""evbind: is this sentence evidence for this criterion? Hyperparameter search for that question, driven from notebooks.
 
-The rooms of this package, lowest first; each may import only rooms above it in this list (a test holds them to it):
-
-====================================================  ==========================================================================
-``errors``                                            the few exceptions a person meets
-``sentences`` ``distributions`` ``hpo``               what was wrong with a value; searched parameters; all about a search
-``schema`` ``params``                                 ``params/`` and overrides, composed and validated into one frozen `Params`
-``tables`` ``data`` ``negatives``                     files to sentences and judgements; pairs with sampled negatives
-``folds``                                             leakage-free, stratified, grouped splits
-``encoding`` ``models`` ``losses``                    word pieces of pairs; tokenizer and classifier; weighted and focal loss
-``metrics`` ``reports``                               scores; what training tells its observers
-``memory`` ``arguments`` ``prediction`` ``training``  one fold, and cross-validation (Hugging Face Trainer underneath)
-``baselines`` ``estimate``                            what a model must beat; intervals and comparisons of predictions
-``overview`` ``scoring``                              a look at the data; new sentences
-``kept`` ``spread`` ``races`` ``racing``              finished folds on disk; trials compared post by post; the pruner on that
-``space`` ``grid`` ``strategies``                     what a trial may draw; samplers and pruners
-``objectives``                                        metrics, seconds and bounds; the best trial and the Pareto front
-``processes`` ``storage`` ``studies``                 who does what on this machine; Optuna's storages; its studies
-``stopping`` ``claims``                               when a search ends early; which worker runs which trial
-``trials`` ``workers`` ``search``                     one trial; processes that run them; the search itself
-``pages`` ``tracking``                                executed notebooks as pages; MLflow
-``plots`` ``widgets`` ``outcome``                     figures; views to explore with; the files a search leaves behind
-``runner`` ``sweep`` ``engine``                       papermill in batch, once and many times; what papermill loads for it
-``execution`` ``display`` ``notebook``                a kernel's own run; what notebooks show; what they call
-``cli``                                               the command line
-====================================================  ==========================================================================
-
-Importing the package itself loads none of them: torch, transformers and mlflow take seconds.
+Notebooks type ``import evbind_lib as ev``; every name of ``__all__`` is loaded when it is first used, so that importing this
+package loads neither torch, transformers nor mlflow, which take seconds. Behind it stand errors, config, data, training,
+evaluation, hpo, plots, tracking, notebook and cli; each imports only those named before it.
 """
 
-import os
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test holds it equal to the table below
+    from evbind_lib import plots
+    from evbind_lib.config.compose import compose
+    from evbind_lib.config.schema import Params
+    from evbind_lib.data.corpus import READERS, Corpus, load_corpus
+    from evbind_lib.data.folds import Fold, make_folds
+    from evbind_lib.data.negatives import fold_pairs
+    from evbind_lib.errors import EvbindError
+    from evbind_lib.evaluation.estimate import compare
+    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.hpo.objective import Objective, report_folds, suggest
+    from evbind_lib.hpo.racing.pruner import RacingPruner
+    from evbind_lib.hpo.results import SearchResult
+    from evbind_lib.notebook.session import cross_validate, finalize, search, start
+    from evbind_lib.training.fold import train_fold
+    from evbind_lib.training.losses import LOSSES
+    from evbind_lib.training.metrics import METRICS, Metric
+    from evbind_lib.training.result import Callback, CrossValidation, FoldResult
 
 __version__ = "0.1.0"
+# fmt: off
+__all__ = [
+    "LOSSES", "METRICS", "READERS", "Callback", "Corpus", "CrossValidation", "EvbindError", "EvidenceModel", "Fold", "FoldResult",
+    "Metric", "Objective", "Params", "RacingPruner", "SearchResult", "compare", "compose", "cross_validate", "finalize",
+    "fold_pairs", "load_corpus", "make_folds", "plots", "report_folds", "search", "start", "suggest", "train_fold",
+]
+_MODULES = {
+    "config.compose": "compose", "config.schema": "Params", "data.corpus": "READERS Corpus load_corpus",
+    "data.folds": "Fold make_folds", "data.negatives": "fold_pairs", "errors": "EvbindError", "evaluation.estimate": "compare",
+    "evaluation.final": "EvidenceModel", "hpo.objective": "Objective report_folds suggest", "hpo.racing.pruner": "RacingPruner",
+    "hpo.results": "SearchResult", "notebook.session": "cross_validate finalize search start", "training.fold": "train_fold",
+    "training.losses": "LOSSES", "training.metrics": "METRICS Metric", "training.result": "Callback CrossValidation FoldResult",
+}
+# fmt: on
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-# Waiting threads of OpenMP spin by default: two trainings with two threads each on two cores then wait for each other
-# without end. It must be set before torch is loaded. Sleeping costs an encoder of 4 layers about 5 % of a step, and the tiny
-# model half its speed, which therefore trains with one thread (model.threads).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("evbind_lib.plots")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'evbind_lib' has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f"evbind_lib.{_MODULE_OF[name]}"), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,7 +1,4 @@
-"""The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`.
-
-Nothing heavy is imported before it is needed, so that ``evbind --help`` answers at once.
-"""
+"""The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`; nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from evbind_lib import __version__
-from evbind_lib.errors import EvbindError
+from evbind_lib.errors import EvbindError, ParamsError
 
 EXAMPLES = """\
 examples:
@@ -26,21 +23,14 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Words of the command line; those of the process when not given.
-
-    Returns
-    -------
-    int
-        0 when all went well, 1 when a notebook failed, 2 for a person's mistake, 130 when interrupted.
-    """
-    options = _parser().parse_args(arguments)
+    """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
-        return _run(options)
+        if options.notebook is None:
+            parser.print_help()
+            return 0
+        return _score(options) if options.sentence or options.input else _run(options)
     except EvbindError as error:
         print(f"evbind: {error}", file=sys.stderr)
         return 2
@@ -50,29 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.sentence or options.input:
-        return _score(options)
     from evbind_lib.config.compose import split_arguments
     from evbind_lib.notebook.run import NotebookError, find_notebook, near, run_notebook
 
     notebook = find_notebook(options.notebook)
     choices, overrides = split_arguments(options.parameters)
     try:
-        execution = run_notebook(notebook, choices, overrides, output=options.output)
+        executed = run_notebook(notebook, choices, overrides, output=options.output)
     except NotebookError as error:
         print(f"evbind: {error}", file=sys.stderr)
         return 1
-    for line in execution.result.get("lines", []):
+    for line in executed.result.get("lines", []):
         print(line)
-    print(f"Notebook: {near(execution.notebook)}")
-    print(f"Page:     {near(execution.html)}")
-    return 130 if execution.result.get("stopped") else 0
+    print(f"Notebook: {near(executed.notebook)}")
+    print(f"Page:     {near(executed.html)}")
+    return 130 if executed.result.get("stopped") else 0
 
 
 def _score(options: argparse.Namespace) -> int:
-    """Score sentences from the shell, with the model that notebook 05 trains and keeps."""
+    """Score sentences with the model that notebook 05 trains and keeps."""
     from evbind_lib.config.compose import compose, split_arguments
-    from evbind_lib.errors import ParamsError
+    from evbind_lib.data.corpus import load_corpus
     from evbind_lib.notebook.run import default_choices, find_notebook
 
     if options.notebook != "score":
@@ -80,30 +68,23 @@ def _score(options: argparse.Namespace) -> int:
             f"--sentence and --input go with `evbind score`, not with {options.notebook}; leave them out."
         )
     choices, overrides = split_arguments(options.parameters)
-    params = compose({**default_choices(find_notebook("score")), **choices}, overrides)
-    from evbind_lib.data.corpus import load_corpus
-    from evbind_lib.evaluation.final import (
-        clean_sentences,
-        criterion_texts,
-        open_scorer,
-        read_sentences,
-        score_table,
-        scorer_folder,
-    )
+    params = compose(overrides, **{**default_choices(find_notebook("score")), **choices})
+    corpus = load_corpus(params)
+    from evbind_lib.evaluation import final
 
-    corpus = load_corpus(params.data)
-    # What cannot be scored is told before a model is trained for it.
-    criterion_texts(options.criterion, corpus.criteria)
-    table = read_sentences(options.input) if options.input else None
-    sentences = clean_sentences(options.sentence)
-    if not scorer_folder(params, corpus).is_dir():
+    # What cannot be scored is refused before a model is trained for it.
+    final.criterion_texts(options.criterion, corpus.criteria)
+    table = final.read_sentences(options.input) if options.input else None
+    sentences = final.clean_sentences(options.sentence)
+    folder = final.model_folder(corpus, params)
+    if folder is None or not folder.is_dir():
         print("Training the model on all posts; the next time it is there.", file=sys.stderr)
-    scorer = open_scorer(params, corpus)
+    model = final.open_model(corpus, params)
     if table is not None:
-        scored = score_table(scorer, table, options.criterion)
+        scored = final.score_table(model, table, options.criterion)
         scored.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
         return 0
-    scores = scorer.score(sentences, options.criterion)
+    scores = final.score_sentences(model, sentences, options.criterion)
     for number, row in scores.iterrows():
         if len(scores) > 1:
             print(f"sentence {number}")
@@ -120,34 +101,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("notebook", metavar="NOTEBOOK", help="a name from the list above, or the path of a notebook")
-    parser.add_argument(
-        "parameters",
-        metavar="KEY=VALUE",
-        nargs="*",
-        help="a file of params/ for a group (hpo=quick), or any parameter",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores",
-    )
-    scoring = parser.add_argument_group("evbind score, from the shell")
-    scoring.add_argument(
-        "--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated"
-    )
-    scoring.add_argument(
-        "--input", metavar="FILE", help="a table with a column sentence; scores go to --output, or here"
-    )
-    scoring.add_argument(
-        "--criterion",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="a criterion's id, or a text of one's own; default: all",
-    )
-    parser.add_argument("--version", action="version", version=f"evbind {__version__}")
+    add = parser.add_argument
+    add("notebook", metavar="NOTEBOOK", nargs="?", help="a name from the list above, or the path of a notebook")
+    help_of_words = "a file of params/ for a group (hpo=quick), or any parameter"
+    add("parameters", metavar="KEY=VALUE", nargs="*", help=help_of_words)
+    help_of_output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
+    add("--output", type=Path, metavar="FILE", help=help_of_output)
+    add("--version", action="version", version=f"evbind {version('evbind')}")
+    add = parser.add_argument_group("evbind score, from the shell").add_argument
+    add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")
+    add("--input", metavar="FILE", help="a table with a column sentence; scores go to --output, or here")
+    help_of_criteria = "a criterion's id, or a text of your own; default: all"
+    add("--criterion", action="append", default=[], metavar="ID", help=help_of_criteria)
     return parser
 
 
@@ -159,8 +124,7 @@ def _notebook_list() -> str:
 
 def _title(notebook: Path) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    first = "".join(cells[0]["source"]).splitlines()
-    return first[0].lstrip("# ") if first else ""
+    return "".join(cells[0]["source"]).partition("\n")[0].lstrip("# ")
 
 
 if __name__ == "__main__":

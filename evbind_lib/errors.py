@@ -1,7 +1,4 @@
-"""The few exceptions a person meets.
-
-Every message is one sentence that says where, what is wrong and what to do. Every room may import this one.
-"""
+"""The few exceptions a user meets; every message is one sentence that says where, what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Iterable
 
 
 class EvbindError(Exception):
-    """Base of everything a person can put right; the command line shows its message alone and exits with 2."""
+    """Base of everything a user can put right; the command line shows its message alone and exits with 2."""
 
     def _render_traceback_(self) -> list[str]:
         """Let IPython show the sentence and no traceback, in a notebook's cell as on the command line."""
@@ -22,7 +19,7 @@ class ParamsError(EvbindError):
 
 
 class DataError(EvbindError):
-    """A data file cannot be used as it is."""
+    """A table of data cannot be used as it is."""
 
 
 class FoldError(EvbindError):
@@ -46,25 +43,11 @@ class TrackingError(EvbindError):
 
 
 class ExecutionError(EvbindError):
-    """A notebook cannot be executed, or not kept where it should be."""
+    """A notebook cannot be executed, or not stored where it should be."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest, as the end of an error sentence.
-
-    Parameters
-    ----------
-    name : str
-        What the person wrote.
-    known : iterable of str
-        What could have been meant.
-
-    Returns
-    -------
-    str
-        The end of a sentence: ``"; did you mean 'quick'?"``; where nothing is near, ``"; known are: default, quick."``;
-        where there are too many to list, a full stop.
-    """
+    """End of an error sentence: the nearest known name, else all of them where they are few, else a full stop."""
     options = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:

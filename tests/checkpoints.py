@@ -21,7 +21,7 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-SAMPLE = Path(__file__).resolve().parent.parent / "evbind_lib" / "sample_data"
+SAMPLE = Path(__file__).resolve().parent.parent / "evbind_lib" / "data" / "sample"
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 

@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
-from evbind_lib.config.compose import DataParams, Params, compose
+from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import DataParams, Params
+from evbind_lib.data.corpus import Corpus, load_corpus
+from evbind_lib.data.folds import Fold, make_folds
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -58,4 +61,16 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def brief(workspace: Path) -> Callable[..., Params]:
     """Parameters of a run that takes seconds, with further overrides."""
-    return lambda *overrides: compose({"hpo": "quick"}, [*BRIEF, *overrides])
+    return lambda *overrides: compose([*BRIEF, *overrides], hpo="quick")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """The bundled sample."""
+    return load_corpus(compose())
+
+
+@pytest.fixture(scope="session")
+def folds(corpus: Corpus) -> list[Fold]:
+    """Two folds of the sample, as `BRIEF` has them."""
+    return make_folds(corpus, compose(BRIEF))

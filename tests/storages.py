@@ -1,4 +1,4 @@
-"""Real storages for tests: a SQLite file, a PostgreSQL server of the test's own, and Optuna's gRPC proxy before a file."""
+"""A real PostgreSQL server for tests, of the test's own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,27 +59,3 @@ def postgres() -> Iterator[str]:
         with contextlib.suppress(AssertionError):
             call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def grpc_proxy(storage: str) -> Iterator[str]:
-    """Optuna's proxy server before a storage; yields its address."""
-    port = free_port()
-    code = f"""
-import optuna
-from evbind_lib.hpo.storage import open_storage
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-optuna.storages.run_grpc_proxy_server(open_storage({storage!r}), host="127.0.0.1", port={port})
-"""
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert server.poll() is None
-            time.sleep(0.1)
-        yield f"grpc://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()

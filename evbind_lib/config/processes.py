@@ -1,28 +1,15 @@
-"""Which process does what: a name for this one, whether another still lives, locks between those of one machine, and quiet.
-
-Imports nothing of the library; `storage`, `claims`, `workers`, `tracking` and `notebook` import it.
-"""
+"""Which process does what: a name for this one, whether another still lives, locks between those of one machine."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import socket
 import tempfile
-import warnings
 from pathlib import Path
 
 import filelock
 import psutil
-
-
-def quieten() -> None:
-    """Keep this process free of log lines and warnings: what a researcher can act on comes as an error of ours."""
-    warnings.filterwarnings("ignore")
-    for logger in ("transformers", "accelerate", "mlflow", "alembic", "optuna", "torch"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def this_process() -> str:
@@ -36,7 +23,7 @@ def is_here(process: str) -> bool:
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process of this host, as `this_process` names it, is gone; of another host nobody can tell from here."""
+    """Whether a process of this host, as `this_process` names it, is gone; of another host nobody can know from here."""
     if not is_here(process):
         return False
     _, number, started = process.rsplit(" ", 2)
@@ -48,17 +35,6 @@ def is_dead(process: str) -> bool:
 
 
 def lock_between_processes(address: str) -> filelock.FileLock:
-    """Lock that one process of this machine holds at a time.
-
-    Parameters
-    ----------
-    address : str
-        Of what is locked, for example a database.
-
-    Returns
-    -------
-    filelock.FileLock
-        To be used with ``with``; `filelock.Timeout` after two minutes.
-    """
+    """Lock of a database or the like that one process of this machine holds at a time; `filelock.Timeout` after 2 minutes."""
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
     return filelock.FileLock(Path(tempfile.gettempdir()) / f"evbind_{digest}.lock", timeout=120, mode=0o666)

@@ -1,100 +1,117 @@
-"""The parameter tree: every key a person may set, with its type, range and default, as frozen pydantic models.
+"""The parameter tree: every key a user may set, with its type, range and default, as frozen pydantic models.
 
-Values come from ``params/*.yaml`` through `evbind_lib.config.compose`, which is where the rest of the library imports
-`Params` from. This room imports `errors`, `sentences`, `distributions` and `hpo`.
+Values come from ``params/*.yaml`` and overrides (`evbind_lib.config.compose`). Only their form is checked here; names that a
+registry or a library knows (loss, metric, sampler, fields of ``training.args``) are checked before training.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
+import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
-from evbind_lib.config.distributions import Categorical, Section
-from evbind_lib.config.hpo import HpoParams, MetricParams, PrunerParams, SamplerParams
-from evbind_lib.config.sentences import problem
-from evbind_lib.errors import did_you_mean
+from evbind_lib.errors import ParamsError, did_you_mean
 
-__all__ = [
-    "ClusterParams",
-    "DataParams",
-    "HpoParams",
-    "MetricParams",
-    "ModelParams",
-    "Params",
-    "PrunerParams",
-    "SamplerParams",
-    "TrackingParams",
-    "TrainingParams",
-    "dotted_name",
-    "training_argument_types",
-]
-
-# Names that transformers dropped, and what to write today. warmup_ratio is not here: evbind keeps it working.
-RENAMED_ARGUMENTS = {
-    "evaluation_strategy": "training.args.eval_strategy",
-    "group_by_length": "training.args.train_sampling_strategy=group_by_length",
-    "no_cuda": "training.args.use_cpu",
-    "use_mps_device": "nothing, the device is found by itself",
-    "logging_dir": "tracking.uri, evbind logs to MLflow",
-    "per_gpu_train_batch_size": "training.args.per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "training.args.per_device_eval_batch_size",
-    "fp16_backend": "model.precision=fp16",
-    "half_precision_backend": "model.precision=fp16",
-    "tokenizer": "model.name",
-}
-
-# Ranges that transformers leaves open but that no training can do without.
-ARGUMENT_TYPES: dict[str, Any] = {
-    "learning_rate": Annotated[float, Field(gt=0)],
-    "num_train_epochs": Annotated[float, Field(gt=0)],
-    "per_device_train_batch_size": Annotated[int, Field(ge=1)],
-    "per_device_eval_batch_size": Annotated[int, Field(ge=1)],
-    "gradient_accumulation_steps": Annotated[int, Field(ge=1)],
-    "warmup_ratio": Annotated[float, Field(ge=0, lt=1)],
-    "weight_decay": Annotated[float, Field(ge=0)],
+# Folders of params/ from which one file each is taken; `trainer` fills the branch training, `experiment` any of them.
+GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment")
+# What evbind leaves to Optuna itself, or has no more, by the key that once asked for it.
+ELSEWHERE = "do that in a plain Optuna study whose objective uses ev.report_folds (README, Extend)"
+GONE = {
+    "hpo.metric.name": f"one metric decides a search; for several objectives, {ELSEWHERE}",
+    "hpo.constraints": f"constraints are Optuna's own; {ELSEWHERE}",
+    "hpo.sampler.type": f"a grid needs Optuna's own loop; {ELSEWHERE}",
+    "hpo.stop.terminator": "Optuna's terminator is not asked; set hpo.stop.no_improvement to stop early",
+    "hpo.stop.min_trials": "Optuna's terminator is not asked; set hpo.stop.no_improvement to stop early",
 }
 
 
-@functools.cache
-def training_argument_types() -> dict[str, Any]:
-    """Names and types of the fields of ``transformers.TrainingArguments``, with evbind's ``warmup_ratio``.
+class Section(BaseModel):
+    """A branch of the tree: unknown keys are refused, values cannot be changed after validation."""
 
-    They are read from the library's source text: importing it takes seconds, and a mistyped name should be answered at
-    once.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    Returns
-    -------
-    dict of str to type
-        The field's type where it is made of int, float, bool, str and None; `typing.Any` where it is richer.
-    """
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        return dict(ARGUMENT_TYPES)
-    source = Path(spec.submodule_search_locations[0], "training_args.py").read_text(encoding="utf-8")
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    fields = next(node for node in classes if node.name == "TrainingArguments").body
-    plain = {"int": int, "float": float, "bool": bool, "str": str}
-    types: dict[str, Any] = {}
-    for field in fields:
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            annotation = ast.unparse(field.annotation)
-            words = set(re.findall(r"\w+", annotation))
-            simple = words <= {*plain, "None"} and "[" not in annotation
-            types[field.target.id] = eval(annotation, dict(plain)) if simple else Any
-    return {**types, **ARGUMENT_TYPES}
+
+SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
+RANGE = {"low", "high"}
+FIELDS = {"uniform": {*RANGE, "step"}, "log_uniform": RANGE, "int": {*RANGE, "step"}, "log_int": RANGE}
+
+
+class Distribution(Section):
+    """One searched parameter: a range of numbers (plain or logarithmic, whole or not) or choices; ``when`` ties it to others."""
+
+    type: Literal["uniform", "log_uniform", "int", "log_int", "categorical"]
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = Field(default=None, gt=0)
+    choices: list[Any] | None = Field(default=None, min_length=1)
+    when: dict[str, Any] = {}
+
+    @field_validator("low", "high", "step", mode="before")
+    @classmethod
+    def _number_of_the_type(cls, value: Any, info: Any) -> Any:
+        if value is None or "type" not in info.data:
+            return value
+        whole = info.data["type"] in ("int", "log_int")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (whole and value != int(value)):
+            raise ValueError("must be a whole number" if whole else "must be a number")
+        return int(value) if whole else float(value)
+
+    @model_validator(mode="after")
+    def _fields_of_the_type(self) -> Self:
+        belongs = FIELDS.get(self.type, {"choices"})
+        for name in ("low", "high", "step", "choices"):
+            given = getattr(self, name) is not None
+            if given and name not in belongs:
+                raise ValueError(f"{name} does not belong to type={self.type}; leave it out or set another type")
+            if not given and name in belongs - {"step"}:
+                raise ValueError(f"{name} is missing, which type={self.type} needs; set it")
+        choices = self.choices or []
+        for index, value in enumerate(choices):
+            if not isinstance(value, SCALARS):
+                raise ValueError("choices: one is neither number, text, bool nor null; write one of these")
+            if value in choices[:index]:  # also 1 and true, which Optuna cannot tell apart
+                raise ValueError(f"choices: {value} stands there twice; take one of them out")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")
+        if self.low is not None and self.low <= 0 and self.type.startswith("log_"):
+            raise ValueError(f"low={self.low:g} has no logarithm; use a low above 0 or a type without log_")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, dump: Any) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+    @property
+    def last(self) -> Any:
+        """The largest number that can be drawn: high, or the last step below it."""
+        if self.step is None:
+            return self.high
+        # In decimals, as they were written: 0.3 is no multiple of 0.1 in binary.
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        last = low + (high - low) // step * step
+        return int(last) if self.type == "int" else float(last)
+
+    def to_optuna(self) -> Any:
+        """Distribution of Optuna's; its high is `last`, so that Optuna need not warn that it moves it there."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        log = self.type.startswith("log_")
+        if self.choices is not None:
+            return CategoricalDistribution(self.choices)
+        if self.type in ("int", "log_int"):
+            return IntDistribution(self.low, self.last, log=log, step=self.step or 1)
+        return FloatDistribution(self.low, self.last, log=log, step=self.step)
 
 
 class DataParams(Section):
     """Where the pairs come from and how negatives are drawn (``params/data/``)."""
 
-    format: Literal["redsm5", "pairs"] = "redsm5"
+    format: str = "redsm5"
     posts: str | None = None
     annotations: str | None = None
     criteria: str | None = None
@@ -102,19 +119,17 @@ class DataParams(Section):
     group_by: str = Field(default="post_id", min_length=1)
     pos_neg_ratio: float = Field(default=3.0, gt=0)
     negative_strategy: Literal["stratified", "hard", "random", "all"] = "stratified"
-    eval_neg_ratio: Annotated[float, Field(gt=0)] | Literal["natural"] = 3.0
+    eval_neg_ratio: float | str = 3.0
     special_case: Literal["negative", "drop"] = "negative"
     sensitive: bool = True
 
-    @model_validator(mode="after")
-    def _files_are_named(self) -> Self:
-        needed = ("posts", "annotations") if self.format == "redsm5" else ("pairs",)
-        for key in needed:
-            if getattr(self, key) is None:
-                raise ValueError(
-                    f"data.{key} names no file, which data.format={self.format} needs; set data.{key}=FILE"
-                )
-        return self
+    @field_validator("eval_neg_ratio", mode="before")
+    @classmethod
+    def _number_or_natural(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "natural" and not (is_number and 0 < value < math.inf):
+            raise ValueError("must be a number above 0, or natural")
+        return value if value == "natural" else float(value)
 
 
 class ModelParams(Section):
@@ -134,27 +149,92 @@ class TrainingParams(Section):
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
     args: dict[str, Any] = Field(default={})
-    loss_function: Literal["weighted_ce", "focal"] = "weighted_ce"
+    loss_function: str = Field(default="weighted_ce", min_length=1)
     focal_gamma: float = Field(default=2.0, ge=0)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
+    loss_args: dict[str, Any] = Field(default={})
     provenance: dict[str, Any] | None = None
 
-    @field_validator("args")
+
+class StudyParams(Section):
+    """Name and storage of the Optuna study."""
+
+    study_name: str = Field(min_length=1)
+    storage: str = Field(min_length=1)
+    direction: Literal["maximize", "minimize"] = "maximize"
+    load_if_exists: bool = True
+
+
+class TrialsParams(Section):
+    """How long to search, by how many workers; times in seconds."""
+
+    n_trials: int = Field(ge=1)
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    n_jobs: int = Field(default=1, ge=1)
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+
+
+class SamplerParams(BaseModel):
+    """The Optuna sampler; further keys are options of that sampler."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str = "tpe"
+    n_startup_trials: int = Field(default=10, ge=0)
+    seed: int | None = Field(default=42, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _no_grid(self) -> Self:
+        if self.type == "grid":
+            raise ValueError(f"type=grid: {GONE['hpo.sampler.type']}")
+        return self
+
+
+class PrunerParams(BaseModel):
+    """The Optuna pruner; a step is a fold; further keys are options of that pruner."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str = "median"
+    n_startup_trials: int = Field(default=5, ge=0)
+    n_warmup_steps: int = Field(default=0, ge=0)
+    interval_steps: int = Field(default=1, ge=1)
+
+
+class MetricParams(Section):
+    """The metric that the search improves, and how the folds' values become one."""
+
+    name: str = Field(default="macro_f1", min_length=1)
+    fold_aggregation: Literal["mean", "median", "min", "max"] = "mean"
+
+
+class StopParams(Section):
+    """When to stop before the last trial."""
+
+    no_improvement: Annotated[int, Field(ge=1)] | None = None
+
+
+class HpoParams(Section):
+    """The search (``params/hpo/``)."""
+
+    study: StudyParams
+    trials: TrialsParams
+    sampler: SamplerParams = SamplerParams()
+    pruner: PrunerParams = PrunerParams()
+    metric: MetricParams = MetricParams()
+    stop: StopParams = StopParams()
+    fixed: dict[str, Any] = Field(default={})
+    enqueue: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    reuse: bool = False
+    search_space: dict[str, Distribution] = Field(min_length=1)
+
+    @field_validator("search_space", mode="before")
     @classmethod
-    def _args_are_training_arguments(cls, args: dict[str, Any]) -> dict[str, Any]:
-        types = training_argument_types()
-        checked: dict[str, Any] = {}
-        for name, value in args.items():
-            key = f"training.args.{name}"
-            if name in RENAMED_ARGUMENTS:
-                raise ValueError(f"{key} is gone from transformers; use {RENAMED_ARGUMENTS[name]}")
-            if name not in types:
-                raise ValueError(f"{key} is not a field of transformers.TrainingArguments{did_you_mean(name, types)}")
-            try:
-                checked[name] = TypeAdapter(types[name]).validate_python(value)
-            except ValidationError as error:
-                raise ValueError(f"{key}={value!r}: {problem(error.errors()[0])}") from None
-        return checked
+    def _dotted_names_of_the_space(cls, space: Any) -> Any:
+        return flatten(space, is_entry)
+
+    @field_validator("fixed", mode="before")
+    @classmethod
+    def _dotted_fixed_names(cls, fixed: Any) -> Any:
+        return flatten(fixed)
 
 
 class TrackingParams(Section):
@@ -174,25 +254,25 @@ class ClusterParams(Section):
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:
-        if self.executor == "dask" and self.scheduler is None:
-            raise ValueError(
-                "cluster.scheduler names no scheduler, which cluster.executor=dask needs; set "
-                "cluster.scheduler=tcp://HOST:8786"
-            )
         if self.executor == "local" and self.scheduler is not None:
-            raise ValueError(
-                f"cluster.scheduler={self.scheduler} is of no use to cluster.executor=local; choose cluster=dask or leave "
-                "it out"
-            )
-        if self.scheduler is not None and not re.fullmatch(r"[a-z]+://[^\s/]+:\d+", self.scheduler):
-            raise ValueError(
-                f"cluster.scheduler={self.scheduler} is not the address of a scheduler; write for example tcp://HOST:8786"
-            )
+            raise ValueError(f"scheduler={self.scheduler} is of no use to executor=local; choose cluster=dask")
+        if self.executor == "dask" and not re.fullmatch(r"[a-z]+://[^\s/]+:\d+", self.scheduler or ""):
+            raise ValueError("executor=dask needs the address of a scheduler; set cluster.scheduler=tcp://HOST:8786")
         return self
 
 
 class Params(Section):
-    """All parameters of one notebook execution, validated and frozen."""
+    """All parameters of one notebook execution, validated and frozen; made by `evbind_lib.compose`.
+
+    Each key is an attribute, ``params.training.n_folds``, and has a dotted name, ``training.n_folds``.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.n_folds=3"])
+    >>> params.training.n_folds, params.with_values({"training.n_folds": 4}).training.n_folds
+    (3, 4)
+    """
 
     data: DataParams
     model: ModelParams
@@ -205,49 +285,38 @@ class Params(Section):
     def _search_space_fits(self) -> Self:
         seen: dict[str, str] = {}
         for name, entry in self.hpo.search_space.items():
-            key = f"hpo.search_space.{name}"
-            dotted = dotted_name(name)
+            key, dotted = f"hpo.search_space.{name}", dotted_name(name)
             if dotted in seen:
-                raise ValueError(
-                    f"{key} is the same parameter as hpo.search_space.{seen[dotted]}; take one of them out"
-                )
-            seen[dotted] = name
-            for value in entry.choices if isinstance(entry, Categorical) else [entry.low, entry.high]:
+                raise ValueError(f"{key} is the same parameter as {seen[dotted]}; take one of them out")
+            seen[dotted] = key
+            for value in entry.choices or [entry.low, entry.last]:
                 self._check_value(dotted, value, key, "cannot be tried")
             for other, wanted in entry.when.items():
-                place = f"{key}.when"
-                condition = dotted_name(other, place)
+                condition = dotted_name(other, f"{key}.when")
                 for value in wanted if isinstance(wanted, list) else [wanted]:
-                    self._check_value(condition, value, f"{place}.{other}", "can never hold")
+                    self._check_value(condition, value, f"{key}.when.{other}", "can never hold")
         return self
 
     def _check_value(self, dotted: str, value: Any, key: str, verdict: str) -> None:
         """Validate the one section that a searched value would change."""
-        section = dotted.partition(".")[0]
-        tree = set_values({section: getattr(self, section).model_dump()}, {dotted: value})
+        section = getattr(self, dotted.partition(".")[0])
+        tree = set_values({dotted.partition(".")[0]: section.model_dump()}, {dotted: value})
         try:
-            type(getattr(self, section)).model_validate(tree[section])
+            type(section).model_validate(*tree.values())
         except ValidationError as error:
-            raise ValueError(f"{key}: {value!r} {verdict}: {problem(error.errors()[0])}") from None
+            raise ValueError(f"{key}: {value!r} {verdict}: {explain(error)}") from None
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Params:
+        """Validate nested values; a `ParamsError` names the first key that cannot be used."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ParamsError(explain(error)) from None
 
     def with_values(self, values: Mapping[str, Any]) -> Params:
-        """Copy with some dotted parameters set, validated anew.
-
-        Parameters
-        ----------
-        values : mapping of str to value
-            Dotted names, for example ``{"training.args.learning_rate": 1e-4}``.
-
-        Returns
-        -------
-        Params
-
-        Raises
-        ------
-        ValidationError
-            When a name is unknown or a value is not allowed.
-        """
-        return Params.model_validate(set_values(self.model_dump(), values))
+        """Copy with some dotted parameters set and everything validated again; `ParamsError` as from `compose`."""
+        return Params.from_tree(set_values(self.model_dump(), values))
 
     def value_of(self, dotted: str) -> Any:
         """Value of one dotted parameter; ``None`` where a training argument is not set."""
@@ -258,17 +327,25 @@ class Params(Section):
 
     def flat(self) -> dict[str, Any]:
         """All parameters as dotted names to plain values, in the tree's order."""
-        flat: dict[str, Any] = {}
+        return flatten(self.model_dump())
 
-        def walk(prefix: str, node: Any) -> None:
-            if isinstance(node, dict) and node:
-                for key, value in node.items():
-                    walk(f"{prefix}.{key}" if prefix else str(key), value)
-            else:
-                flat[prefix] = node
 
-        walk("", self.model_dump())
-        return flat
+def is_entry(node: Mapping[str, Any]) -> bool:
+    """Whether a branch of the search space is a distribution, rather than the first part of a dotted name."""
+    return any(key in Distribution.model_fields and not isinstance(value, dict) for key, value in node.items())
+
+
+def flatten(tree: Any, is_leaf: Callable[[dict[str, Any]], bool] = lambda node: False) -> Any:
+    """Nested dicts as one dict of dotted names, down to what is no dict, an empty one or a leaf; anything else as it is."""
+    if not isinstance(tree, dict):
+        return tree
+    flat: dict[str, Any] = {}
+    for name, node in tree.items():
+        if isinstance(node, dict) and node and not is_leaf(node):
+            flat.update({f"{name}.{rest}": value for rest, value in flatten(node, is_leaf).items()})
+        else:
+            flat[str(name)] = node
+    return flat
 
 
 def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,40 +362,60 @@ def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def dotted_name(name: str, place: str = "hpo.search_space") -> str:
-    """Full dotted name of a search-space name.
+    """Full name of a searched parameter: a name without a dot is a field of training, else of ``training.args``.
 
-    Parameters
-    ----------
-    name : str
-        A field of ``TrainingArguments`` (``learning_rate``), of ``training`` (``loss_function``), or any dotted parameter.
-    place : str
-        Where the name stands, for the error.
-
-    Returns
-    -------
-    str
-        For example ``training.args.learning_rate``.
-
-    Raises
-    ------
-    ValueError
-        When no parameter of that name can be searched.
+    ``ValueError`` with the nearest name where a dotted one is no parameter that can take a value of its own.
     """
-    sections: dict[str, type[BaseModel]] = {"data": DataParams, "model": ModelParams, "training": TrainingParams}
-    if "." in name:
-        section, _, rest = name.partition(".")
-        if section == "training" and rest.startswith("args."):
-            return name
-        if section in sections and rest in sections[section].model_fields:
-            return name
-        known = [f"{part}.{field}" for part, model in sections.items() for field in model.model_fields]
-    elif name in training_argument_types():
-        return f"training.args.{name}"
-    elif name in TrainingParams.model_fields:
-        return f"training.{name}"
-    else:
-        known = [*training_argument_types(), *TrainingParams.model_fields]
-    near = did_you_mean(name, known)
-    if near == ".":
-        near = "; name a field of transformers.TrainingArguments or of training, or a dotted one such as data.pos_neg_ratio."
-    raise ValueError(f"{place}.{name}: no parameter of that name can be searched{near}")
+    if "." not in name:
+        name = f"training.{name}" if name in SETTABLE["training"] else f"training.args.{name}"
+    section, _, rest = name.partition(".")
+    if rest in SETTABLE.get(section, ()) or re.fullmatch(r"training\.(args|loss_args)\.\w+", name):
+        return name
+    known = [f"{part}.{field}" for part, fields in SETTABLE.items() for field in fields]
+    raise ValueError(
+        f"{place}.{name}: that is no field of data, model or training to be set{did_you_mean(name, known)}"
+    )
+
+
+SETTABLE = {
+    "data": list(DataParams.model_fields),
+    "model": [name for name in ModelParams.model_fields if name not in ("trainer", "search_space")],
+    "training": [name for name in TrainingParams.model_fields if name not in ("args", "loss_args", "provenance")],
+}
+
+
+def known_keys(model: type[BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Every dotted key of the tree that has a field of its own, branches before what is below them."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def explain(error: ValidationError) -> str:
+    """Say the first problem of a validation in one sentence: pydantic's own words, behind the key and its value."""
+    first = error.errors()[0]
+    key, value, context = ".".join(map(str, first["loc"])), first["input"], first.get("ctx", {})
+    if key in GONE and first["type"] in ("extra_forbidden", "string_type"):
+        return f"{key}: {GONE[key]}."
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a parameter{_nearest_key(key)}"
+    problem = str(context["error"]) if first["type"] == "value_error" else first["msg"].replace("Input should", "must")
+    if first["type"] == "literal_error":
+        hint = did_you_mean(str(value), re.findall(r"'([^']+)'", context["expected"]))
+        problem += hint if "did you mean" in hint else ""
+    if first["type"] != "missing" and isinstance(value, SCALARS):
+        key += f"={value}"
+    sentence = f"{key}: {problem}" if first["loc"] else problem
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
+
+
+def _nearest_key(key: str) -> str:
+    """Hint at a key of the same last part wherever it stands, else at one that is written alike."""
+    if key.startswith("hpo.search_space."):
+        return "; write type, low, high, step, choices or when (a logarithmic scale is type=log_uniform or log_int)."
+    known = [*GROUPS, *known_keys()]
+    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"; did you mean '{same[0]}'?" if same else did_you_mean(key, known)

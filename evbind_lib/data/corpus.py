@@ -1,98 +1,117 @@
 """The corpus: labelled (criterion, sentence) pairs, sentences to draw negatives from, a report of every rule.
 
-Imports `errors`, `params` and `tables`; `folds`, `negatives` and everything above may import it. Texts of
-posts stay in the corpus: messages name files, rows and ids only.
+Texts of posts stay in the corpus: messages name tables, rows and ids only. `READERS` holds the formats that ``data.format``
+may name: a function from ``params.data`` to a corpus under each.
+
+Examples
+--------
+>>> import pandas as pd
+>>> import evbind_lib as ev
+>>> ev.READERS["excel"] = lambda data: ev.Corpus.from_pairs(pd.read_excel(data.pairs))
+>>> sorted(ev.READERS)
+['excel', 'pairs', 'redsm5']
+>>> del ev.READERS["excel"]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import re
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.compose import DataParams
-from evbind_lib.data.tables import clean, read_criteria, read_table, split_sentences
+from evbind_lib.config.registry import Registry
+from evbind_lib.config.schema import DataParams, Params
+from evbind_lib.data.rules import (
+    SPECIAL_CASE,
+    Place,
+    check_posts,
+    clean_rows,
+    criteria_of_pairs,
+    group_posts,
+    merge,
+    sentence_pool,
+    unknown_criterion,
+)
+from evbind_lib.data.tables import as_text, check_criteria, read_criteria, read_table
 from evbind_lib.errors import DataError, did_you_mean
 
-SPECIAL_CASE = "SPECIAL_CASE"
-AUTHOR = re.compile(r"[^_]+_(?P<author>[^_]+)_[^_]+")
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
+POSTS = ("post_id", "text")
+ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
+PAIRS = ("post_id", "sentence", "label")
 
-RULES = {
-    "posts": "posts read",
-    "groups": "units that folds keep whole",
-    "criteria": "criteria with a text",
-    "annotations": "annotated rows read",
-    "pairs": "labelled pairs after all rules",
-    "evidence": "pairs labelled 1",
-    "explicit_negatives": "pairs labelled 0",
-    "sentences": "distinct sentences that further negatives are drawn from",
-    "special_case_rows": "SPECIAL_CASE rows: a 0 for every criterion, or dropped (data.special_case)",
-    "unknown_symptoms": "rows whose symptom has no criterion: dropped",
-    "empty_sentences": "rows without a sentence: dropped",
-    "repeated_criteria": "criteria with the text of another: taken as one",
-    "repeated_pairs": "same criterion and sentence again: merged into the first post that has it",
-    "conflicting_labels": "merged pairs labelled both 0 and 1: counted as evidence",
-    "repeated_sentences": "same sentence in several posts: drawn from the first post only",
-    "repeated_posts": "post_id and text stand there again: merged",
-    "posts_without_text": "posts whose text is empty: kept for their annotations",
-    "annotations_without_post": "rows whose post_id is not in the posts: kept",
-}
+
+def _count(rule: str) -> int:
+    return field(default=0, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """How many of what were read, merged, kept and dropped; `RULES` says what happens to each."""
+    """How many of what were read, merged, kept and dropped, each with the rule that it follows."""
 
-    posts: int = 0
-    groups: int = 0
-    criteria: int = 0
-    annotations: int = 0
-    pairs: int = 0
-    evidence: int = 0
-    explicit_negatives: int = 0
-    sentences: int = 0
-    special_case_rows: int = 0
-    unknown_symptoms: int = 0
-    empty_sentences: int = 0
-    repeated_criteria: int = 0
-    repeated_pairs: int = 0
-    conflicting_labels: int = 0
-    repeated_sentences: int = 0
-    repeated_posts: int = 0
-    posts_without_text: int = 0
-    annotations_without_post: int = 0
+    posts: int = _count("posts read")
+    groups: int = _count("units that folds keep whole")
+    criteria: int = _count("criteria with a text")
+    annotations: int = _count("annotated rows read")
+    pairs: int = _count("labelled pairs after all rules")
+    evidence: int = _count("pairs labelled 1")
+    explicit_negatives: int = _count("pairs labelled 0")
+    sentences: int = _count("distinct sentences that further negatives are drawn from")
+    special_case_rows: int = _count("SPECIAL_CASE rows: a 0 for every criterion, or dropped (data.special_case)")
+    unknown_symptoms: int = _count("rows whose symptom has no criterion: dropped")
+    empty_sentences: int = _count("rows without a sentence: dropped")
+    repeated_criteria: int = _count("criteria with the text of another: taken as one")
+    repeated_pairs: int = _count("same criterion and sentence again: merged into the first post that has it")
+    conflicting_labels: int = _count("merged pairs labelled both 0 and 1: counted as evidence")
+    repeated_sentences: int = _count("same sentence in several posts: drawn from the first post only")
+    repeated_posts: int = _count("post_id and text stand there again: merged")
+    posts_without_text: int = _count("posts whose text is empty: kept for their annotations")
+    annotations_without_post: int = _count("rows whose post_id is not in the posts: kept")
 
     def table(self) -> pd.DataFrame:
-        """Show the counts with the rule that each follows."""
-        rows = [(name.replace("_", " "), count, RULES[name]) for name, count in asdict(self).items()]
+        """Counts with their rules, one row each."""
+        rows = [(one.name.replace("_", " "), getattr(self, one.name), one.metadata["rule"]) for one in fields(self)]
         return pd.DataFrame(rows, columns=["what", "count", "rule"]).set_index("what")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
-    """What was loaded.
+    """Labelled pairs, and the sentences that negatives are drawn from; made by `load_corpus`, `from_pairs` or `from_posts`.
 
     Attributes
     ----------
     pairs : pandas.DataFrame
-        Labelled pairs: post_id, sentence_id, criterion_id, criterion, sentence, label (int8), group. No
+        Labelled pairs: post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group. No
         (criterion, sentence) text pair stands there twice.
     sentences : pandas.DataFrame
-        Sentences that negatives may be drawn from: post_id, sentence_id, sentence, group. No text stands
-        there twice.
+        Sentences that negatives may be drawn from: post_id, sentence_id, sentence, group. No text stands there twice.
     criteria : dict of str to str
         Text by id; no text stands there twice.
     grouped_by : str
-        The column that ``group`` was taken from.
+        The column that ``group`` was taken from: folds keep groups whole.
     report : DataReport
+        Counts of what was read, merged, kept and dropped.
     fingerprint : str
-        SHA-256 in hexadecimal of pairs, sentences and criteria; the same whatever the files' names and the
-        order of their rows.
+        SHA-256 in hexadecimal of pairs, sentences and criteria; the same whatever the tables' names and the order of their
+        rows.
+    sensitive : bool
+        Whether the texts are people's own words, of which nothing leaves the workspace.
+    source : str
+        Format that it was read in, or ``memory``.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> corpus = ev.load_corpus(ev.compose())
+    >>> len(corpus.groups), corpus.sensitive, corpus.source
+    (149, False, 'redsm5')
+    >>> len(corpus.subset(corpus.groups[:20]).groups)
+    20
     """
 
     pairs: pd.DataFrame
@@ -101,6 +120,108 @@ class Corpus:
     grouped_by: str
     report: DataReport
     fingerprint: str
+    sensitive: bool = True
+    source: str = "memory"
+
+    @classmethod
+    def from_pairs(cls, pairs: pd.DataFrame, *, group_by: str = "post_id", sensitive: bool = True) -> Corpus:
+        """Make a corpus of one table of labelled pairs in memory, by the same checks and rules as a file.
+
+        Parameters
+        ----------
+        pairs : pandas.DataFrame
+            Columns post_id, criterion (its text) and perhaps criterion_id, sentence, label (1 for evidence, 0 for none; both
+            are needed); sentence_id is optional.
+        group_by : str
+            What folds keep whole: ``post_id``, ``author`` or any column with one value per post.
+        sensitive : bool
+            True for people's own words: no text then reaches MLflow, notebooks, logs or messages.
+
+        Raises
+        ------
+        DataError
+            For a table that cannot be used; rows are counted from 0.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import evbind_lib as ev
+        >>> rows = [("p1", "Sleeping badly.", "I lie awake.", 1), ("p2", "Sleeping badly.", "I had soup.", 0)]
+        >>> table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
+        >>> ev.Corpus.from_pairs(table, sensitive=False).pairs[["post_id", "criterion_id", "label"]]
+          post_id criterion_id  label
+        0      p1        C0001      1
+        1      p2        C0001      0
+        """
+        rows = as_text(pairs, "pairs", PAIRS)
+        return dataclasses.replace(_of_pairs(rows, None, None, group_by, str), sensitive=sensitive)
+
+    @classmethod
+    def from_posts(
+        cls,
+        posts: pd.DataFrame,
+        annotations: pd.DataFrame,
+        criteria: Mapping[str, str],
+        *,
+        group_by: str | None = None,
+        sensitive: bool = True,
+    ) -> Corpus:
+        """Make a corpus of posts and annotations in memory, in ReDSM5's columns, by the same checks and rules as its files.
+
+        Parameters
+        ----------
+        posts : pandas.DataFrame
+            Columns post_id, text; further negatives are drawn from their sentences.
+        annotations : pandas.DataFrame
+            Columns post_id, sentence_text, DSM5_symptom (the id of a criterion, or SPECIAL_CASE for a sentence that is
+            evidence for none), status (1 for evidence, 0 for none); sentence_id is optional.
+        criteria : mapping of str to str
+            Text by id.
+        group_by : str, optional
+            As in `from_pairs`; without it the author, where there is such a column or every post_id carries one
+            (s_AUTHOR_POST), else the post.
+        sensitive : bool
+            As in `from_pairs`.
+
+        Raises
+        ------
+        DataError
+            For a table that cannot be used; rows are counted from 0.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import evbind_lib as ev
+        >>> posts = pd.DataFrame({"post_id": ["p1"], "text": ["I lie awake. I had soup."]})
+        >>> rows = [("p1", "I lie awake.", "SLEEP", 1)]
+        >>> table = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
+        >>> corpus = ev.Corpus.from_posts(posts, table, {"SLEEP": "Sleeping badly."}, sensitive=False)
+        >>> corpus.sentences["sentence"].tolist(), corpus.grouped_by
+        (['I lie awake.', 'I had soup.'], 'post_id')
+        """
+        tables = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
+        texts, data = check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
+        return dataclasses.replace(_of_posts(*tables, texts, data, str), sensitive=sensitive)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Units that folds keep whole, sorted."""
+        return tuple(sorted({*self.pairs["group"], *self.sentences["group"]}))
+
+    def subset(self, groups: Collection[str]) -> Corpus:
+        """Corpus of some groups: their pairs and sentences, all criteria, a fingerprint and counts of its own."""
+        missing = set(groups) - set(self.groups)
+        if missing:
+            raise DataError(
+                f"groups: {len(missing)} of {len(set(groups))} are not in the corpus; take them of corpus.groups."
+            )
+        pairs, sentences = (
+            table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences)
+        )
+        posts = {*pairs["post_id"], *sentences["post_id"]}
+        report = _counted(DataReport(posts=len(posts), groups=len(set(groups))), pairs, sentences, self.criteria)
+        fingerprint = _fingerprint(pairs, sentences, self.criteria)
+        return dataclasses.replace(self, pairs=pairs, sentences=sentences, report=report, fingerprint=fingerprint)
 
     def support(self) -> pd.DataFrame:
         """Evidence, explicit negatives and groups with evidence, for each criterion."""
@@ -113,26 +234,125 @@ class Corpus:
         return table.fillna(0).astype(int)
 
 
-def load_corpus(data: DataParams) -> Corpus:
-    """Read, check, clean and group the data.
+def load_corpus(params: Params) -> Corpus:
+    """Read, check, clean and group the data that the parameters name.
 
     Parameters
     ----------
-    data : DataParams
+    params : Params
+        ``params.data`` decides; its format is a name of `READERS`.
 
     Returns
     -------
     Corpus
+        Sensitive as ``data.sensitive`` has it.
 
     Raises
     ------
     DataError
         For files that cannot be used; one sentence with file, row or column, and remedy.
+    ParamsError
+        For a format that is not in `READERS`.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> corpus = ev.load_corpus(ev.compose(data="sample"))
+    >>> corpus.report.posts, len(corpus.criteria)
+    (200, 9)
     """
-    reader = _read_redsm5 if data.format == "redsm5" else _read_pairs
-    rows, posts, criteria, counts = reader(data)
-    grouped_by, groups = _group(data, rows, posts)
-    # Repeated posts are told apart by _group alone: there a post with two authors is an error.
+    corpus = READERS[params.data.format](params.data)
+    return dataclasses.replace(corpus, sensitive=params.data.sensitive, source=params.data.format)
+
+
+READERS: Registry[Callable[[DataParams], Corpus]] = Registry("data.format", "format")
+
+
+def _in_files(data: DataParams) -> Place:
+    return lambda key: f"data.{key}={getattr(data, key)}"
+
+
+def _file(data: DataParams, key: str) -> str:
+    """File that a parameter must name."""
+    file = getattr(data, key)
+    if file is None:
+        raise DataError(f"data.{key} names no file, which data.format={data.format} needs; set data.{key}=FILE.")
+    return file
+
+
+def _read_redsm5(data: DataParams) -> Corpus:
+    posts = read_table(_file(data, "posts"), "data.posts", POSTS)
+    annotations = read_table(_file(data, "annotations"), "data.annotations", ANNOTATIONS)
+    return _of_posts(posts, annotations, read_criteria(data.criteria or DEFAULT_CRITERIA), data, _in_files(data))
+
+
+def _read_pairs(data: DataParams) -> Corpus:
+    rows = read_table(_file(data, "pairs"), "data.pairs", PAIRS)
+    posts = read_table(data.posts, "data.posts", POSTS) if data.posts else None
+    texts = read_criteria(data.criteria) if data.criteria and "criterion" not in rows else None
+    return _of_pairs(rows, posts, texts, data.group_by, _in_files(data))
+
+
+READERS.update(redsm5=_read_redsm5, pairs=_read_pairs)
+READERS.seal()
+
+
+def _of_posts(
+    posts: pd.DataFrame, annotations: pd.DataFrame, criteria: dict[str, str], data: DataParams, place: Place
+) -> Corpus:
+    posts = check_posts(posts, place)
+    names = {"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"}
+    table, counts = clean_rows(annotations.rename(columns=names), posts, place("annotations"), "status")
+    table["criterion_id"] = table["criterion_id"].str.strip()
+    special = table["criterion_id"] == SPECIAL_CASE
+    known = table["criterion_id"].isin(criteria)
+    counts["special_case_rows"] = int(special.sum())
+    counts["unknown_symptoms"] = int((~special & ~known).sum())
+    if not known.any():
+        raise unknown_criterion(table.loc[~special, "criterion_id"], criteria, place("annotations"), "DSM5_symptom")
+    rows = table[known & ~special]
+    if data.special_case == "negative" and special.any():
+        every = pd.DataFrame({"criterion_id": list(criteria)})
+        for_each = table[special].drop(columns="criterion_id").merge(every, how="cross")
+        rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
+    rows = rows.assign(criterion=rows["criterion_id"].map(criteria))
+    corpus = _corpus(rows, posts, criteria, data.group_by, counts, place)
+    return _with_classes(corpus, place("annotations"), {"evidence (status 1)": 1})
+
+
+def _of_pairs(
+    table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, group_by: str, place: Place
+) -> Corpus:
+    if not {"criterion", "criterion_id"} & set(table.columns):
+        near = did_you_mean("criterion", table.columns)
+        raise DataError(f"{place('pairs')}: it needs a column criterion or criterion_id and has neither{near}")
+    posts = None if posts is None else check_posts(posts, place)
+    table, counts = clean_rows(table, posts, place("pairs"), "label")
+    table, criteria, counts["unknown_symptoms"] = criteria_of_pairs(table, criteria, place("pairs"))
+    posts = table[["post_id"]].drop_duplicates() if posts is None else posts
+    corpus = _corpus(table, posts, criteria, group_by, counts, place)
+    return _with_classes(corpus, place("pairs"), {"evidence (label 1)": 1, "a negative (label 0)": 0})
+
+
+def _with_classes(corpus: Corpus, place: str, needed: Mapping[str, int]) -> Corpus:
+    """Refuse a corpus in which a class is missing that cannot be sampled either."""
+    for what, label in needed.items():
+        if not (corpus.pairs["label"] == label).any():
+            raise DataError(f"{place}: no row is {what}, so nothing can be learned; add such rows.")
+    return corpus
+
+
+def _corpus(
+    rows: pd.DataFrame,
+    posts: pd.DataFrame,
+    criteria: dict[str, str],
+    group_by: str,
+    counts: dict[str, int],
+    place: Place,
+) -> Corpus:
+    """Group, merge and count what both forms of data have come to."""
+    grouped_by, groups = group_posts(group_by, rows, posts, place("group_by"))
+    # Repeated posts are told apart by group_posts alone: there a post with two authors is an error.
     once = posts.drop_duplicates("post_id")
     counts["repeated_posts"] = len(posts) - len(once) if "text" in posts else 0
     counts["posts_without_text"] = int((once["text"].str.strip() == "").sum()) if "text" in once else 0
@@ -141,238 +361,26 @@ def load_corpus(data: DataParams) -> Corpus:
     counts["repeated_criteria"] = len(criteria) - len(first_id)
     criteria = {name: text for text, name in first_id.items()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as), group=rows["post_id"].map(groups))
-    pairs, merge_counts = _merge(rows)
-    _check_classes(pairs, data)
-    sentences, repeated = _sentence_pool(rows, once, groups)
+    pairs, merge_counts = merge(rows)
+    sentences, counts["repeated_sentences"] = sentence_pool(rows, once, groups)
+    report = DataReport(posts=len(once), groups=len(set(groups.values())), **counts, **merge_counts)
+    report = _counted(report, pairs, sentences, criteria)
+    return Corpus(pairs, sentences, criteria, grouped_by, report, _fingerprint(pairs, sentences, criteria))
+
+
+def _counted(
+    report: DataReport, pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: Mapping[str, str]
+) -> DataReport:
+    """Report with the counts that the finished tables give."""
     evidence = int(pairs["label"].sum())
-    report = DataReport(
-        posts=len(once),
-        groups=len(set(groups.values())),
+    return dataclasses.replace(
+        report,
         criteria=len(criteria),
         pairs=len(pairs),
         evidence=evidence,
         explicit_negatives=len(pairs) - evidence,
         sentences=len(sentences),
-        repeated_sentences=repeated,
-        **counts,
-        **merge_counts,
     )
-    return Corpus(pairs, sentences, criteria, grouped_by, report, _fingerprint(pairs, sentences, criteria))
-
-
-def _read_redsm5(data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str], dict[str, int]]:
-    assert data.posts is not None and data.annotations is not None
-    posts = _read_posts(data.posts)
-    criteria = read_criteria(data.criteria or DEFAULT_CRITERIA)
-    place = f"data.annotations={data.annotations}"
-    names = {"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"}
-    table = read_table(data.annotations, "data.annotations", ["post_id", *names]).rename(columns=names)
-    table, counts = _clean_rows(table, posts, place, "status")
-    table["criterion_id"] = table["criterion_id"].str.strip()
-    special = table["criterion_id"] == SPECIAL_CASE
-    known = table["criterion_id"].isin(criteria)
-    counts["special_case_rows"] = int(special.sum())
-    counts["unknown_symptoms"] = int((~special & ~known).sum())
-    if not known.any():
-        raise _unknown_criterion(table.loc[~special, "criterion_id"], criteria, place, "DSM5_symptom")
-    rows = table[known & ~special]
-    if data.special_case == "negative" and special.any():
-        every = pd.DataFrame({"criterion_id": list(criteria)})
-        for_each = table[special].drop(columns="criterion_id").merge(every, how="cross")
-        rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
-    return rows.assign(criterion=rows["criterion_id"].map(criteria)), posts, criteria, counts
-
-
-def _read_pairs(data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str], dict[str, int]]:
-    assert data.pairs is not None
-    place = f"data.pairs={data.pairs}"
-    table = read_table(data.pairs, "data.pairs", ("post_id", "sentence", "label"))
-    if not {"criterion", "criterion_id"} & set(table.columns):
-        near = did_you_mean("criterion", [str(name) for name in table.columns])
-        raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
-    posts = _read_posts(data.posts) if data.posts else None
-    table, counts = _clean_rows(table, posts, place, "label")
-    table, criteria, counts["unknown_symptoms"] = _criteria_of_pairs(table, data, place)
-    return table, table[["post_id"]].drop_duplicates() if posts is None else posts, criteria, counts
-
-
-def _clean_rows(
-    table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
-    table = table.assign(
-        post_id=_post_ids(table, place),
-        label=_labels(table["label"], place, label),
-        sentence=table["sentence"].map(clean),
-    )
-    empty = table["sentence"] == ""
-    if empty.all():
-        raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
-    known = table["post_id"] if posts is None else posts["post_id"]
-    counts = {
-        "annotations": len(table),
-        "annotations_without_post": int((~table["post_id"].isin(known)).sum()),
-        "empty_sentences": int(empty.sum()),
-    }
-    table = table[~empty]
-    # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
-    given = table["sentence_id"].str.strip() if "sentence_id" in table else pd.Series("", index=table.index)
-    if (given == "").any():
-        sentences = table.groupby("post_id")["sentence"]
-        number = sentences.transform(lambda texts: pd.factorize(texts, sort=True)[0])
-        given = given.where(given != "", table["post_id"] + "_a" + number.astype(str))
-    return table.assign(sentence_id=given), counts
-
-
-def _criteria_of_pairs(table: pd.DataFrame, data: DataParams, place: str) -> tuple[pd.DataFrame, dict[str, str], int]:
-    """Give every row an id and a text of its criterion; rows whose id has no text are dropped and counted."""
-    for column in ("criterion", "criterion_id"):
-        if column in table:
-            table = table.assign(**{column: table[column].map(clean)})
-            empty = table.index[table[column] == ""]
-            if len(empty):
-                raise DataError(f"{place}, row {empty[0]}: {column} is empty; fill it in for every row.")
-    if "criterion" in table:
-        if "criterion_id" not in table:
-            texts = sorted(set(table["criterion"]))
-            width = max(4, len(str(len(texts))))
-            ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
-            table = table.assign(criterion_id=table["criterion"].map(ids))
-        texts_of = table.groupby("criterion_id")["criterion"].nunique()
-        if (texts_of > 1).any():
-            name = _shown(str(texts_of.idxmax()))
-            raise DataError(f"{place}: the criterion_id {name} has several texts; give each text its own id.")
-        criteria = dict(zip(table["criterion_id"], table["criterion"], strict=True))
-        return table, dict(sorted(criteria.items())), 0
-    if data.criteria is None:
-        raise DataError(f"{place}: it gives no texts for criterion_id; set data.criteria to their JSON file.")
-    criteria = read_criteria(data.criteria)
-    known = table["criterion_id"].isin(criteria)
-    if not known.any():
-        raise _unknown_criterion(table["criterion_id"], criteria, place, "criterion_id")
-    kept = table[known]
-    return kept.assign(criterion=kept["criterion_id"].map(criteria)), criteria, int((~known).sum())
-
-
-def _read_posts(path: str) -> pd.DataFrame:
-    place = f"data.posts={path}"
-    posts = read_table(path, "data.posts", ("post_id", "text"))
-    posts = posts.assign(post_id=_post_ids(posts, place))
-    texts = posts.groupby("post_id")["text"].nunique()
-    if (texts > 1).any():
-        name = _shown(str(texts.idxmax()))
-        raise DataError(f"{place}: the post_id {name} has different texts; give each post its own id.")
-    return posts
-
-
-def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
-    ids = table["post_id"].str.strip()
-    empty = ids.index[ids == ""]
-    if len(empty):
-        raise DataError(f"{place}, row {empty[0]}: post_id is empty; fill it in, as folds keep posts whole.")
-    return ids
-
-
-def _labels(values: pd.Series, place: str, column: str) -> pd.Series:
-    plain = values.str.strip().replace({"0.0": "0", "1.0": "1", "False": "0", "True": "1"})
-    wrong = plain.index[~plain.isin(["0", "1"])]
-    if len(wrong):
-        value = plain[wrong[0]]
-        # Anything longer may be a sentence that slipped into this column.
-        shown = (value or "empty") if len(value) <= 5 else "neither 0 nor 1"
-        raise DataError(f"{place}, row {wrong[0]}: {column} is {shown}; write 1 for evidence and 0 for none.")
-    return plain.astype(np.int8)
-
-
-def _shown(value: str) -> str:
-    """Make sure that a message repeats ids only: what has spaces may be a text in the wrong column."""
-    return value if re.fullmatch(r"\S{1,60}", value) else "(a text, not shown)"
-
-
-def _unknown_criterion(names: pd.Series, criteria: dict[str, str], place: str, column: str) -> DataError:
-    if names.empty:
-        return DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
-    first = _shown(str(names.iloc[0]))
-    near = did_you_mean(first, criteria)
-    remedy = "; correct it or name the criteria's file in data.criteria." if near == "." else near
-    return DataError(f"{place}: no {column} is an id of data.criteria, for example {first}{remedy}")
-
-
-def _check_classes(pairs: pd.DataFrame, data: DataParams) -> None:
-    """Refuse data without evidence, and a table of pairs without negatives."""
-    place = f"data.annotations={data.annotations}" if data.format == "redsm5" else f"data.pairs={data.pairs}"
-    column = "status" if data.format == "redsm5" else "label"
-    for label, what in ((1, "evidence"), (0, "a negative")):
-        if not (pairs["label"] == label).any() and (label == 1 or data.format == "pairs"):
-            raise DataError(
-                f"{place}: no row is {what} ({column} {label}), so nothing can be told apart; add such rows."
-            )
-
-
-def _group(data: DataParams, rows: pd.DataFrame, posts: pd.DataFrame) -> tuple[str, dict[str, str]]:
-    """Group of every post: the post itself, its author as a column or the id has it, or another column."""
-    ids = sorted({*rows["post_id"], *posts["post_id"]})
-    carried = {post: match["author"] for post in ids if (match := AUTHOR.fullmatch(post))}
-    wanted = data.group_by
-    if wanted == "auto":
-        has_author = len(carried) == len(ids) or "author" in posts or "author" in rows
-        wanted = "author" if has_author else "post_id"
-    place = f"data.group_by={wanted}"
-    if wanted == "post_id":
-        return wanted, {post: post for post in ids}
-    table = next((table for table in (posts, rows) if wanted in table), None)
-    if table is not None:
-        column = table[wanted].astype(str).str.strip()
-        values = column.groupby(table["post_id"]).agg(["nunique", "first"])
-        mixed = values.index[values["nunique"] > 1]
-        if len(mixed):
-            first = _shown(str(mixed[0]))
-            raise DataError(f"{place}: the post {first} has several values; name a column with one per post.")
-        group_of = {str(post): str(value) for post, value in values["first"].items()}
-        missing = [post for post in ids if not group_of.get(post)]
-        if missing:
-            first = _shown(missing[0])
-            raise DataError(f"{place}: the post {first} has no value; add it or set data.group_by=post_id.")
-        return wanted, group_of
-    if wanted == "author":
-        if len(carried) < len(ids):
-            first = _shown(next(post for post in ids if post not in carried))
-            raise DataError(f"{place}: the post_id {first} names no author (s_AUTHOR_POST); set data.group_by=post_id.")
-        return wanted, carried
-    columns = dict.fromkeys(["author", *posts.columns, *rows.columns])
-    raise DataError(f"{place}: there is no column of that name{did_you_mean(wanted, columns)}")
-
-
-def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Keep the first row of each (criterion, sentence), by post and sentence id; evidence if any is."""
-    columns = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label", "group"]
-    ordered = rows[columns].sort_values(columns[:5], kind="stable", ignore_index=True)
-    keys = ["criterion", "sentence"]
-    labels = ordered.groupby(keys, sort=False)["label"]
-    highest, lowest = labels.transform("max"), labels.transform("min")
-    first = ~ordered.duplicated(keys)
-    merged = ordered.assign(label=highest)[first].reset_index(drop=True)
-    conflicts = int((highest != lowest)[first].sum())
-    return merged, {"repeated_pairs": int((~first).sum()), "conflicting_labels": conflicts}
-
-
-def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
-    """Every distinct sentence once, from the first post that has it, and how many other posts repeat one.
-
-    Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
-    """
-    columns = ["post_id", "sentence_id", "sentence"]
-    parts = [rows[columns].assign(order=0)]
-    if "text" in posts:
-        split = posts[["post_id"]].assign(sentence=posts["text"].map(split_sentences)).explode("sentence")
-        split = split.dropna(subset="sentence")
-        numbers = split.groupby("post_id").cumcount().astype(str)
-        parts.append(split.assign(sentence_id=split["post_id"] + "_s" + numbers, order=1))
-    every = pd.concat(parts, ignore_index=True).sort_values(["post_id", "order", "sentence_id", "sentence"])
-    within = every.drop_duplicates(["post_id", "sentence"])
-    pool = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
-    pool["group"] = pool["post_id"].map(groups)
-    return pool, len(within) - len(pool)
 
 
 def _fingerprint(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: dict[str, str]) -> str:

@@ -1,7 +1,4 @@
-"""Folds that share no author or post, hold like shares of evidence, and are the same in every trial.
-
-Imports `errors` and `data`; `negatives`, `training` and everything above may import it.
-"""
+"""Folds that share no author or post, hold like fractions of evidence, and are the same in every trial."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import FoldError
 
@@ -22,27 +19,34 @@ MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as 
 
 @dataclass(frozen=True)
 class Fold:
-    """One split: the groups trained on and the groups validated on."""
+    """One split of the groups of a corpus.
+
+    Attributes
+    ----------
+    index : int
+        From 0.
+    training_groups, validation_groups : frozenset of str
+        Groups (posts, authors) trained on and validated on; together all groups of the corpus.
+    """
 
     index: int
     training_groups: frozenset[str]
     validation_groups: frozenset[str]
 
 
-def make_folds(corpus: Corpus, *, n_folds: int, seed: int) -> list[Fold]:
+def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     """Split the groups of a corpus with scikit-learn's `StratifiedGroupKFold`.
 
-    Rows are the labelled pairs, and one negative row for each group that has sentences but no labelled pair.
-    A positive's class is its criterion where that criterion has evidence in at least ``n_folds`` groups, and
-    "other evidence" where it is rarer; all negatives are one class. So each criterion is spread over the
-    folds where that is possible, and the share of evidence is balanced where it is not.
+    Rows are the labelled pairs, and one negative row for each group that has sentences but no labelled pair. A positive's
+    class is its criterion where that criterion has evidence in at least ``n_folds`` groups, and "other evidence" where it is
+    rarer; all negatives are one class. So each criterion is spread over the folds where that is possible, and the fraction
+    of evidence is balanced where it is not.
 
     Parameters
     ----------
     corpus : Corpus
-    n_folds : int
-        At least 2.
-    seed : int
+    params : Params
+        Number of folds and seed are ``training.n_folds`` and ``training.seed``.
 
     Returns
     -------
@@ -53,25 +57,32 @@ def make_folds(corpus: Corpus, *, n_folds: int, seed: int) -> list[Fold]:
     ------
     FoldError
         When there are more folds than groups, or a part of a fold would lack evidence or negatives.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.n_folds=3"])
+    >>> corpus = ev.load_corpus(params)
+    >>> folds = ev.make_folds(corpus, params)
+    >>> [len(fold.validation_groups) for fold in folds]
+    [49, 50, 50]
     """
-    if n_folds < 2:
-        raise FoldError(f"training.n_folds={n_folds}: that leaves nothing to train on; set 2 or more.")
-    groups = sorted(set(corpus.sentences["group"]) | set(corpus.pairs["group"]))
+    n_folds, seed = params.training.n_folds, params.training.seed
     with_evidence = corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].nunique()
-    most = min(len(groups), with_evidence)
+    most = min(len(corpus.groups), with_evidence)
     what = f"groups ({corpus.grouped_by})"
-    if n_folds > len(groups):
-        problem = f"the data has only {len(groups)} {what}"
+    if n_folds > len(corpus.groups):
+        problem = f"the data has only {len(corpus.groups)} {what}"
     elif n_folds > with_evidence:
-        problem = f"only {with_evidence} of the {len(groups)} {what} have evidence"
+        problem = f"only {with_evidence} of the {len(corpus.groups)} {what} have evidence"
     else:
-        folds = _split(corpus, groups, n_folds, seed)
+        folds = _split(corpus, n_folds, seed)
         problem = _missing_class(corpus, folds)
         if not problem:
             return folds
         most = n_folds - 1
     for works in range(min(most, MOST_TRIED), 1, -1):
-        if not _missing_class(corpus, _split(corpus, groups, works, seed)):
+        if not _missing_class(corpus, _split(corpus, works, seed)):
             remedy = f"set training.n_folds={works} or less"
             break
     else:
@@ -79,7 +90,10 @@ def make_folds(corpus: Corpus, *, n_folds: int, seed: int) -> list[Fold]:
     raise FoldError(f"training.n_folds={n_folds}: {problem}; {remedy}.")
 
 
-def _split(corpus: Corpus, groups: list[str], n_folds: int, seed: int) -> list[Fold]:
+def _split(corpus: Corpus, n_folds: int, seed: int) -> list[Fold]:
+    from sklearn.model_selection import StratifiedGroupKFold  # a second, which reading data need not wait for
+
+    groups = list(corpus.groups)
     pairs = corpus.pairs.sort_values(["group", "criterion", "sentence"], kind="stable")
     positives = pairs[pairs["label"] == 1]
     spread = positives.groupby("criterion_id")["group"].nunique()
@@ -97,15 +111,12 @@ def _split(corpus: Corpus, groups: list[str], n_folds: int, seed: int) -> list[F
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     every = frozenset(groups)
-    folds = []
-    for index, (_, validation_rows) in enumerate(splits):
-        validation = frozenset(row_groups[validation_rows].tolist())
-        folds.append(Fold(index, every - validation, validation))
-    return folds
+    validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
+    return [Fold(index, every - validation, validation) for index, validation in enumerate(validated)]
 
 
 def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
-    """Say which part of which fold has no evidence or no negatives, explicit or to be sampled."""
+    """Which part of which fold has no evidence or no negatives, explicit or to be sampled; nothing where all have."""
     for fold in folds:
         sides = {"training": fold.training_groups, "validation": fold.validation_groups}
         for part, groups in sides.items():
@@ -131,18 +142,7 @@ def folds_fingerprint(folds: Sequence[Fold]) -> str:
 
 
 def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Describe the validation part of each fold: groups, annotated pairs, evidence and its share.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    folds : sequence of Fold
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per fold, counted from 1.
-    """
+    """Groups, annotated pairs and evidence in the validation part of each fold, counted from 1."""
     rows = []
     for fold in folds:
         inside = _inside(corpus.pairs, fold.validation_groups)
@@ -153,7 +153,7 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
                 "groups": len(fold.validation_groups),
                 "annotated pairs": len(inside),
                 "evidence": evidence,
-                "share of evidence": round(evidence / max(len(inside), 1), 3),
+                "fraction of evidence": round(evidence / max(len(inside), 1), 3),
                 "criteria with evidence": int(inside.loc[inside["label"] == 1, "criterion_id"].nunique()),
             }
         )
@@ -163,17 +163,8 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     """Count what stands on both sides of each fold.
 
-    Parameters
-    ----------
-    corpus : Corpus
-    folds : sequence of Fold
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per fold. Zero, always: groups, posts, identical (criterion, sentence) text pairs, and
-        sentences that negatives are drawn from. Not always zero, and shown so that it is known: sentences
-        annotated on both sides, for different criteria.
+    Zero, always: groups, posts, identical (criterion, sentence) text pairs, and sentences that negatives are drawn from. Not
+    always zero, and shown so that it is known: sentences annotated on both sides, for different criteria.
     """
     rows = []
     for fold in folds:

@@ -1,7 +1,6 @@
 """Draw the negatives: for training inside the training part of a fold, for validation at one fixed ratio.
 
 A sentence that nobody annotated for a criterion counts as a negative for it: an assumption about the data.
-Imports `errors`, `params` and `data`; `training` imports it.
 """
 
 from __future__ import annotations
@@ -12,98 +11,94 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.compose import DataParams
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold
 from evbind_lib.errors import DataError
 
 MOST_PAIRS = 5_000_000
-COLUMNS = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label", "group", "origin"]
+COLUMNS = ["criterion_id", "post_id", "sentence_id", "criterion", "sentence", "label", "origin", "weight"]
 
 
-def training_pairs(corpus: Corpus, groups: Collection[str], *, data: DataParams, seed: int) -> pd.DataFrame:
-    """All evidence of some groups, and negatives at ``data.pos_neg_ratio`` by ``data.negative_strategy``.
+def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs that a fold is trained on and validated on: annotated ones, and negatives sampled within each part.
 
-    Explicit negatives come first and are thinned out only where there are more than the ratio allows; the
-    rest is drawn from (criterion, sentence) combinations of the same groups that are annotated nowhere in the
-    corpus. Where there are too few of both, there are fewer negatives; none comes twice.
-
-    ``stratified`` gives each criterion the ratio of its own evidence: none where it has no evidence in these
-    groups, else at least one. ``hard`` does the same and prefers sentences that are evidence for another
-    criterion; ``random`` draws over all criteria alike, with or without evidence; ``all`` takes every
-    explicit negative and every unannotated combination.
+    Explicit negatives come first and are thinned out only where there are more than the ratio allows; the rest is drawn from
+    (criterion, sentence) combinations of the same part that are annotated nowhere in the corpus. Where there are too few of
+    both, there are fewer negatives; none comes twice. The training part follows ``data.negative_strategy`` at
+    ``data.pos_neg_ratio``: ``stratified`` gives each criterion the ratio of its own evidence (none where it has none, else at
+    least one); ``hard`` does the same and prefers sentences that are evidence for another criterion; ``random`` draws over
+    all criteria alike; ``all`` takes every explicit negative and every unannotated combination. The validation part is drawn
+    as ``stratified`` at ``data.eval_neg_ratio`` (``natural`` takes everything), so it is the same in every trial.
 
     Parameters
     ----------
     corpus : Corpus
-    groups : collection of str
-        The training part of a fold, in any order.
-    data : DataParams
-    seed : int
+    fold : Fold
+    params : Params
+        Its branch ``data``, and ``training.seed`` for the draws.
 
     Returns
     -------
-    pandas.DataFrame
-        Columns `COLUMNS`; ``origin`` is ``annotated`` or ``sampled``. The same for the same seed and groups.
+    training, validation : pandas.DataFrame
+        Columns criterion_id, post_id, sentence_id, criterion, sentence, label (int8), origin (``annotated`` or ``sampled``),
+        weight (float; 1 for annotated pairs, for sampled ones how many eligible combinations of its stratum it stands for:
+        eligible / drawn). The same for the same corpus, fold and seed.
 
     Raises
     ------
     DataError
-        When ``all`` would make more than 5 million pairs.
+        When ``all`` or ``natural`` would make more than 5 million pairs.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.n_folds=3"])
+    >>> corpus = ev.load_corpus(params)
+    >>> training, validation = ev.fold_pairs(corpus, ev.make_folds(corpus, params)[0], params)
+    >>> int((training["weight"] > 1).sum()), float(validation["label"].mean())
+    (497, 0.25)
     """
-    draw = _Draw(corpus, groups, "training", seed)
+    return training_pairs(corpus, fold.training_groups, params), validation_pairs(
+        corpus, fold.validation_groups, params
+    )
+
+
+def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
+    """Training pairs of some groups, in any order, as `fold_pairs` describes them."""
+    data = params.data
+    draw = _Draw(corpus, groups, "training", params.training.seed)
     if data.negative_strategy == "all":
-        return draw.table(draw.explicit, draw.everything("data.negative_strategy=all"))
+        return draw.everything("data.negative_strategy=all")
     if data.negative_strategy == "random":
-        return draw.table(*draw.over_all_criteria(round(data.pos_neg_ratio * len(draw.evidence))))
-    return draw.table(*draw.stratified(data.pos_neg_ratio, hard=data.negative_strategy == "hard"))
+        return draw.over_all_criteria(round(data.pos_neg_ratio * len(draw.evidence)))
+    return draw.stratified(data.pos_neg_ratio, hard=data.negative_strategy == "hard")
 
 
-def validation_pairs(corpus: Corpus, groups: Collection[str], *, data: DataParams, seed: int) -> pd.DataFrame:
-    """All evidence of some groups, and negatives at ``data.eval_neg_ratio``: what every trial is measured on.
-
-    Depends on no parameter of training, so it is the same in every trial.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    groups : collection of str
-        The validation part of a fold, in any order.
-    data : DataParams
-        ``eval_neg_ratio`` negatives per evidence of each criterion, explicit ones first, as ``stratified``
-        does; or ``natural`` for every explicit negative and every unannotated combination.
-    seed : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `training_pairs`.
-
-    Raises
-    ------
-    DataError
-        When ``natural`` would make more than 5 million pairs.
-    """
-    draw = _Draw(corpus, groups, "validation", seed)
-    if data.eval_neg_ratio == "natural":
-        return draw.table(draw.explicit, draw.everything("data.eval_neg_ratio=natural"))
-    return draw.table(*draw.stratified(float(data.eval_neg_ratio)))
+def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
+    """Validation pairs of some groups, in any order, as `fold_pairs` describes them."""
+    draw = _Draw(corpus, groups, "validation", params.training.seed)
+    if params.data.eval_neg_ratio == "natural":
+        return draw.everything("data.eval_neg_ratio=natural")
+    return draw.stratified(float(params.data.eval_neg_ratio))
 
 
 class _Draw:
     """Pairs and sentences of some groups, with a random stream of their own.
 
-    A combination is a number, ``criterion * len(pool) + row``, so that 349 criteria times 40,000 sentences
-    need not be held as pairs in order to draw a few of them.
+    A combination is a number, ``criterion * len(pool) + row``, so that 349 criteria times 40,000 sentences need not be held
+    as pairs in order to draw a few of them.
     """
 
     def __init__(self, corpus: Corpus, groups: Collection[str], role: str, seed: int) -> None:
         inside = frozenset(groups)
-        self.corpus = corpus
+        self.texts = corpus.criteria
         self.criteria = sorted(corpus.criteria)
         pairs = corpus.pairs[corpus.pairs["group"].isin(inside)]
         self.evidence = pairs[pairs["label"] == 1]
         self.explicit = pairs[pairs["label"] == 0]
         self.pool = corpus.sentences[corpus.sentences["group"].isin(inside)].reset_index(drop=True)
+        self.size = len(self.criteria) * len(self.pool)
         # Annotated anywhere: a pair of another fold must not come back here as a sampled negative.
         rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(corpus.pairs["sentence"]))
         names = pd.Index(self.criteria).get_indexer(pd.Index(corpus.pairs["criterion_id"]))
@@ -111,12 +106,12 @@ class _Draw:
         mark = hashlib.sha256("\n".join([role, *sorted(inside)]).encode()).digest()
         self.random = np.random.default_rng([seed, int.from_bytes(mark[:8], "big")])
 
-    def stratified(self, ratio: float, hard: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
-        """Draw explicit negatives and combinations at the ratio of each criterion's own evidence."""
+    def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
+        """Explicit negatives and combinations at the ratio of each criterion's own evidence."""
         counts = self.evidence["criterion_id"].value_counts()
         of_criterion = dict(iter(self.explicit.groupby("criterion_id")))
         is_evidence = self.pool["sentence"].isin(self.evidence["sentence"]).to_numpy()
-        explicit, sampled = [self.explicit.iloc[:0]], [np.empty(0, dtype=np.int64)]
+        explicit, sampled = [self.explicit.iloc[:0]], [(np.empty(0, dtype=np.int64), 0)]
         for number, name in enumerate(self.criteria):
             evidence = int(counts.get(name, 0))
             quota = max(round(ratio * evidence), 1) if evidence else 0
@@ -127,45 +122,49 @@ class _Draw:
             free = self._unannotated(number)
             for eligible in (free & is_evidence, free & ~is_evidence) if hard else (free,):
                 rows = np.flatnonzero(eligible)
-                rows = self.random.choice(rows, min(quota, len(rows)), replace=False)
-                sampled.append(number * len(self.pool) + rows)
-                quota -= len(rows)
-        return pd.concat(explicit), np.concatenate(sampled)
+                drawn = self.random.choice(rows, min(quota, len(rows)), replace=False)
+                sampled.append((number * len(self.pool) + drawn, len(rows)))
+                quota -= len(drawn)
+        return self._table(pd.concat(explicit), sampled)
 
-    def over_all_criteria(self, quota: int) -> tuple[pd.DataFrame, np.ndarray]:
-        """Draw explicit negatives, then combinations with every criterion alike."""
+    def over_all_criteria(self, quota: int) -> pd.DataFrame:
+        """Explicit negatives, then combinations with every criterion alike."""
         explicit = self._some(self.explicit, quota)
         quota -= len(explicit)
-        size = len(self.criteria) * len(self.pool)
-        if 2 * (quota + len(self.annotated)) >= size:  # blind draws would hit the same ones again and again
-            free = np.setdiff1d(np.arange(size), self.annotated)
-            return explicit, self.random.choice(free, min(quota, len(free)), replace=False)
+        n_free = self.size - len(self.annotated)
+        if 2 * (quota + len(self.annotated)) >= self.size:  # blind draws would hit the same ones again and again
+            free = np.setdiff1d(np.arange(self.size), self.annotated)
+            return self._table(explicit, [(self.random.choice(free, min(quota, n_free), replace=False), n_free)])
         drawn = np.empty(0, dtype=np.int64)
         while len(drawn) < quota:
-            more = self.random.integers(size, size=2 * quota)
+            more = self.random.integers(self.size, size=2 * quota)
             every = np.concatenate([drawn, more[~np.isin(more, self.annotated)]])
             drawn = every[np.sort(np.unique(every, return_index=True)[1])]
-        return explicit, drawn[:quota]
+        return self._table(explicit, [(drawn[:quota], n_free)])
 
-    def everything(self, key: str) -> np.ndarray:
-        """Every unannotated combination."""
-        size = len(self.criteria) * len(self.pool)
-        if size > MOST_PAIRS:
+    def everything(self, key: str) -> pd.DataFrame:
+        """All explicit negatives and every unannotated combination."""
+        if self.size > MOST_PAIRS:
             ratio = key.replace("=all", "=stratified").replace("=natural", "=10")
             raise DataError(
                 f"{key}: {len(self.criteria)} criteria and {len(self.pool):,} sentences in a part of a fold "
-                f"make {size:,} pairs, more than {MOST_PAIRS:,}; set for example {ratio}."
+                f"make {self.size:,} pairs, more than {MOST_PAIRS:,}; set for example {ratio}."
             )
-        return np.setdiff1d(np.arange(size), self.annotated)
+        free = np.setdiff1d(np.arange(self.size), self.annotated)
+        return self._table(self.explicit, [(free, len(free))])
 
-    def table(self, explicit: pd.DataFrame, sampled: np.ndarray) -> pd.DataFrame:
-        """Evidence, explicit and sampled negatives as one table."""
-        numbers, rows = np.divmod(np.sort(sampled), max(len(self.pool), 1))
-        names = pd.Series(np.array(self.criteria, dtype=object)[numbers], dtype=str)
-        drawn = self.pool.iloc[rows].reset_index(drop=True)
-        drawn = drawn.assign(criterion_id=names, criterion=names.map(self.corpus.criteria), origin="sampled")
-        annotated = pd.concat([self.evidence, explicit.sort_index()]).assign(origin="annotated")
-        return pd.concat([annotated, drawn.assign(label=np.int8(0))], ignore_index=True)[COLUMNS]
+    def _table(self, explicit: pd.DataFrame, strata: list[tuple[np.ndarray, int]]) -> pd.DataFrame:
+        """Evidence, explicit negatives and what was drawn of each stratum, with the number it was drawn from."""
+        numbers = np.concatenate([drawn for drawn, _ in strata])
+        weights = np.concatenate([np.full(len(drawn), eligible / max(len(drawn), 1)) for drawn, eligible in strata])
+        order = np.argsort(numbers)
+        criteria, rows = np.divmod(numbers[order], max(len(self.pool), 1))
+        names = pd.Series(np.array(self.criteria, dtype=object)[criteria], dtype=str)
+        sampled = self.pool.iloc[rows].reset_index(drop=True)
+        sampled = sampled.assign(criterion_id=names, criterion=names.map(self.texts), label=np.int8(0))
+        sampled = sampled.assign(origin="sampled", weight=weights[order])
+        annotated = pd.concat([self.evidence, explicit.sort_index()]).assign(origin="annotated", weight=1.0)
+        return pd.concat([annotated, sampled], ignore_index=True)[COLUMNS]
 
     def _some(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
         """All rows where there are no more than ``most``, else a sample of them."""

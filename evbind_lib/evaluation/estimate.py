@@ -1,27 +1,30 @@
-"""Honest estimates from out-of-fold predictions: intervals, paired comparisons, thresholds, scores by criterion, errors.
+"""Estimates from out-of-fold predictions: intervals, paired comparisons, thresholds, scores by criterion, errors.
 
-Pairs of one post are alike, so posts are drawn anew, not pairs (cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69,
-2007; percentile intervals: Efron and Tibshirani 1993, chapter 13). Imports `metrics` and `reports`-shaped tables; `plots`
-and everything above may import it.
+Pairs of one post are alike, so posts are resampled, not pairs (cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69,
+2007; percentile intervals: Efron and Tibshirani 1993, chapter 13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import sklearn
 
-from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics, log_losses
+from evbind_lib.errors import DataError, ParamsError, did_you_mean
+from evbind_lib.training.metrics import METRICS, THRESHOLD, Metric, compute_metrics
+from evbind_lib.training.result import CrossValidation
 
 KEYS = ["fold", "post_id", "sentence_id", "criterion_id"]
-MOST_CELLS = 4_000_000  # of an array of resamples by pairs
+MOST_COPIES = 200  # resamples of a metric that takes no weights: each copies rows and calls it on them
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds that its bootstrap gives."""
+    """A value with the bounds of its bootstrap interval."""
 
     value: float
     low: float
@@ -31,187 +34,173 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def interval(
-    predictions: pd.DataFrame, metric: str, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """Metric of all out-of-fold predictions with a bootstrap interval over posts.
+def interval(predictions: pd.DataFrame, metric: str, *, n_resamples: int = 1000, seed: int = 0) -> Interval:
+    """Metric of all out-of-fold predictions, 95 %: how it would vary over other posts, not over other trainings."""
+    return _percentiles(*_pooled(predictions, metric, n_resamples, seed))
 
-    It tells how the score would vary over other posts, not over other trainings.
 
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns post_id, label and probability.
-    metric : str
-        A name of `evbind_lib.training.metrics.METRICS`.
-    level : float
-        Share of resamples inside, between 0 and 1.
-    n_resamples : int
-    seed : int
+def difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Interval:
+    """Metric of the second minus that of the first on the same pairs, 95 %; each resample holds the same posts for both.
 
-    Returns
-    -------
-    Interval
+    Where the interval holds 0, the two cannot be distinguished on these posts. Other pairs are a `DataError`.
     """
-    value = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())[metric]
-    draws = resampled(predictions, metric, post_weights(predictions, n_resamples, seed))
-    return _percentiles(value, draws, level)
+    _check_same_pairs(first, second)
+    (value, draws), (other, others) = _pooled(first, metric), _pooled(second, metric)
+    return _percentiles(other - value, others - draws)
 
 
-def difference(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    metric: str,
-    *,
-    level: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """How much better the second is than the first on the same pairs; each resample draws the same posts for both.
+def compare(
+    results: Mapping[str, CrossValidation | pd.DataFrame], metric: str, *, reference: str | None = None
+) -> pd.DataFrame:
+    """Compare results on the same pairs by one metric, with intervals.
 
     Parameters
     ----------
-    first, second : pandas.DataFrame
-        Out-of-fold predictions of the same pairs.
+    results : mapping of str to CrossValidation or pandas.DataFrame
+        By names of your own; a table holds out-of-fold predictions: fold, post_id, sentence_id, criterion_id, label,
+        probability.
     metric : str
-    level : float
-    n_resamples : int
-    seed : int
+        A name of `METRICS`.
+    reference : str, optional
+        The result that the others are compared with; the first when not given.
 
     Returns
     -------
-    Interval
-        Of second minus first; where it holds 0, the two cannot be told apart on these posts.
+    pandas.DataFrame
+        A row per result, in units of the metric: ``mean_of_folds`` (NaN for a table); ``pooled`` over all predictions, its 95 %
+        interval ``low``, ``high``; ``difference`` of the pooled value to the reference with ``difference_low`` and
+        ``difference_high`` (NaN for the reference itself); ``pairs`` and ``evidence``, the counts that this rests on. Where
+        the interval of a difference holds 0, the two cannot be distinguished on these posts.
 
     Raises
     ------
-    ValueError
-        When the two are not of the same pairs.
+    ParamsError
+        For an unknown metric or reference.
+    DataError
+        When two results are not of the same pairs, or a table lacks a column.
+
+    Notes
+    -----
+    Percentiles of 1,000 resamples of posts (200 for a metric that takes no weights), the same for all results (Field and
+    Welsh 2007; Efron and Tibshirani 1993). They describe other posts; the noise of training again is not in them.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, evbind_lib as ev
+    >>> random = np.random.default_rng(0)
+    >>> ids = pd.DataFrame({"fold": 0, "post_id": random.integers(0, 50, 300).astype(str),
+    ...                     "sentence_id": [str(n) for n in range(300)], "criterion_id": "SLEEP_ISSUES"})
+    >>> ids["label"] = random.integers(0, 2, 300)
+    >>> guess = ids.assign(probability=random.random(300))
+    >>> model = ids.assign(probability=0.2 + 0.4 * ids["label"] + 0.2 * random.random(300))
+    >>> table = ev.compare({"guess": guess, "model": model}, "macro_f1")
+    >>> bool(table.loc["model", "difference_low"] > 0)
+    True
     """
-    first, second = (table.sort_values(KEYS, ignore_index=True) for table in (first, second))
-    if not first[[*KEYS, "label"]].equals(second[[*KEYS, "label"]].astype(first[[*KEYS, "label"]].dtypes.to_dict())):
-        raise ValueError("the two predictions are not of the same pairs")
-    weights = post_weights(first, n_resamples, seed)
-    values = [
-        compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())[metric] for table in (first, second)
-    ]
-    draws = resampled(second, metric, weights) - resampled(first, metric, weights)
-    return _percentiles(values[1] - values[0], draws, level)
+    reference = next(iter(results), None) if reference is None else reference
+    if reference is None or reference not in results:
+        near = did_you_mean(str(reference), results)
+        raise ParamsError(f"reference={reference}: there is no result of that name{near}")
+    tables = {name: one.predictions if isinstance(one, CrossValidation) else one for name, one in results.items()}
+    for name, table in tables.items():
+        if missing := {*KEYS, "label", "probability"} - set(table):
+            raise DataError(
+                f"results[{name!r}]: predictions need a column {min(missing)}{did_you_mean(min(missing), map(str, table))}"
+            )
+    pooled = {name: _pooled(table, metric) for name, table in tables.items()}
+    rows = {}
+    for name, result in results.items():
+        found, gain = _percentiles(*pooled[name]), Interval(np.nan, np.nan, np.nan)
+        if name != reference:
+            _check_same_pairs(tables[reference], tables[name])
+            (value, draws), (other, others) = pooled[reference], pooled[name]
+            gain = _percentiles(other - value, others - draws)
+        rows[name] = {
+            "mean_of_folds": result.score(metric, "mean") if isinstance(result, CrossValidation) else np.nan,
+            **{"pooled": found.value, "low": found.low, "high": found.high},
+            **{"difference": gain.value, "difference_low": gain.low, "difference_high": gain.high},
+            **{"pairs": len(tables[name]), "evidence": int(tables[name]["label"].sum())},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("result")
 
 
-def _percentiles(value: float, draws: np.ndarray, level: float) -> Interval:
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+def _check_same_pairs(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Refuse predictions that are not of the same labelled pairs, in whatever order."""
+    columns = [*KEYS, "label"]
+    one, other = (table[columns].sort_values(KEYS, ignore_index=True) for table in (first, second))
+    if not one.equals(other.astype(one.dtypes.to_dict())):
+        raise DataError(
+            "These predictions are not of the same pairs; cross-validate both on the same corpus and folds, with the same "
+            "data.eval_neg_ratio."
+        )
+
+
+def _pooled(predictions: pd.DataFrame, metric: str, n_resamples: int = 1000, seed: int = 0) -> tuple[float, np.ndarray]:
+    """Metric of all predictions, and of each resample of their posts."""
+    score = METRICS[metric]
+    if not score.takes_weights:
+        n_resamples = min(n_resamples, MOST_COPIES)
+    value = score(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
+    return value, resampled(predictions, metric, post_weights(predictions, n_resamples, seed))
+
+
+def _percentiles(value: float, draws: np.ndarray) -> Interval:
+    low, high = np.nanquantile(draws, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 
 
 def post_weights(predictions: pd.DataFrame, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each post is drawn in each resample; shape (n_resamples, n_posts), posts by their sorted ids."""
+    """How often each post is drawn in each resample, (n_resamples, n_posts), posts in the order of their sorted ids."""
     n_posts = predictions["post_id"].nunique()
     return np.random.default_rng(seed).multinomial(n_posts, np.full(n_posts, 1 / n_posts), size=n_resamples)
 
 
 def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
-    """Metric of each resample of posts.
+    """Metric of each resample of posts, (n_resamples,), NaN where it is not defined; weights as `post_weights` gives them.
 
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns post_id, label and probability.
-    metric : str
-        A name of `evbind_lib.training.metrics.METRICS`.
-    weights : ndarray, shape (n_resamples, n_posts)
-        How often each post is drawn, in the order of the sorted ids; a row of ones gives the metric itself.
-
-    Returns
-    -------
-    ndarray of float, shape (n_resamples,)
-        NaN where a metric that ranks meets one class only.
+    What counts decisions is computed for all resamples at once: racing asks for thousands after every fold.
     """
     posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    if metric in RANKED:
-        return _ranked(label, probability, posts, weights, RANKED[metric])
-    if metric == "log_loss":
-        loss = np.bincount(posts, weights=log_losses(label, probability), minlength=weights.shape[1])
-        return (weights @ loss) / (weights @ np.bincount(posts, minlength=weights.shape[1]))
-    called = probability >= THRESHOLD
-    cells = {
-        "tp": (label == 1) & called,
-        "fp": (label == 0) & called,
-        "fn": (label == 1) & ~called,
-        "tn": (label == 0) & ~called,
-    }
-    counts = {
-        name: weights @ np.bincount(posts, weights=inside, minlength=weights.shape[1]) for name, inside in cells.items()
-    }
-    return np.asarray(_FROM_COUNTS[metric](**counts), dtype=float)
+    if metric in _FROM_COUNTS and metric not in METRICS.additions():
+        called, n_posts = probability >= THRESHOLD, weights.shape[1]
+        cells = [(label == 1) & called, (label == 0) & called, (label == 1) & ~called, (label == 0) & ~called]
+        counts = (weights @ np.bincount(posts, weights=cell, minlength=n_posts) for cell in cells)
+        return np.asarray(_FROM_COUNTS[metric](*counts), dtype=float)
+    score = METRICS[metric]
+    with warnings.catch_warnings(), sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        warnings.filterwarnings("ignore", module="sklearn")  # of resamples where a score is not defined
+        return np.array([_of_resample(score, label, probability, times[posts]) for times in weights])
 
 
-def _ranked(
-    label: np.ndarray, probability: np.ndarray, posts: np.ndarray, weights: np.ndarray, score: Callable[..., np.ndarray]
-) -> np.ndarray:
-    """Weighted scores of a ranking for all resamples: pairs are sorted once, equal probabilities share a rank."""
-    order = np.argsort(-probability, kind="stable")
-    ranked, evidence, posts = probability[order], label[order] == 1, posts[order]
-    first_of_rank = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    values = np.empty(len(weights))
-    rows = max(1, MOST_CELLS // len(posts))  # of resamples at a time, so that many pairs do not fill the memory
-    for start in range(0, len(weights), rows):
-        times = weights[start : start + rows][:, posts].astype(float)
-        positives = np.add.reduceat(times * evidence, first_of_rank, axis=1)
-        negatives = np.add.reduceat(times * ~evidence, first_of_rank, axis=1)
-        values[start : start + rows] = score(positives, negatives)
-    return values
+def _of_resample(score: Metric, label: np.ndarray, probability: np.ndarray, times: np.ndarray) -> float:
+    """Metric of pairs that are each counted so many times."""
+    rows = np.flatnonzero(times) if score.takes_weights else np.repeat(np.arange(len(times)), times)
+    try:
+        return score(label[rows], probability[rows], times[rows] if score.takes_weights else None)
+    except ValueError:  # many scores are defined only where both classes occur
+        return float("nan")
 
 
-def _roc_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    all_positives, all_negatives = positives.sum(axis=1), negatives.sum(axis=1)
-    above = np.cumsum(positives, axis=1) - positives / 2
-    area, whole = (above * negatives).sum(axis=1), all_positives * all_negatives
-    return np.divide(area, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    found = np.cumsum(positives, axis=1)
-    precision = _share(found, found + np.cumsum(negatives, axis=1))
-    area, whole = (precision * positives).sum(axis=1), found[:, -1]
-    known = (whole > 0) & (negatives.sum(axis=1) > 0)
-    return np.divide(area, whole, out=np.full(len(whole), np.nan), where=known)
-
-
-RANKED: dict[str, Callable[..., np.ndarray]] = {"roc_auc": _roc_auc, "pr_auc": _average_precision}
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=whole > 0)
 
 
 def _f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    return _share(2 * tp, 2 * tp + fp + fn)
+    return _fraction(2 * tp, 2 * tp + fp + fn)
 
 
 _FROM_COUNTS: dict[str, Callable[..., np.ndarray]] = {
-    "accuracy": lambda tp, fp, fn, tn: _share(tp + tn, tp + fp + fn + tn),
+    "accuracy": lambda tp, fp, fn, tn: _fraction(tp + tn, tp + fp + fn + tn),
     "macro_f1": lambda tp, fp, fn, tn: (_f1(tp, fp, fn) + _f1(tn, fn, fp)) / 2,
     "pos_f1": lambda tp, fp, fn, tn: _f1(tp, fp, fn),
-    "precision": lambda tp, fp, fn, tn: _share(tp, tp + fp),
-    "recall": lambda tp, fp, fn, tn: _share(tp, tp + fn),
+    "precision": lambda tp, fp, fn, tn: _fraction(tp, tp + fp),
+    "recall": lambda tp, fp, fn, tn: _fraction(tp, tp + fn),
 }
 
 
 def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each criterion by itself, with the evidence they rest on.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns criterion_id, label and probability.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per criterion, most evidence first: pairs, evidence, and precision, recall, pos_f1 and pr_auc.
-    """
+    """One row per criterion, most evidence first: pairs, evidence, precision, recall, pos_f1 and pr_auc."""
     rows = {}
     for criterion, part in predictions.groupby("criterion_id", sort=True):
         label = part["label"].to_numpy()
@@ -223,60 +212,22 @@ def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_threshold(predictions: pd.DataFrame, threshold: float) -> dict[str, float]:
-    """Decisions at a threshold of one's own: counts, precision, recall and F1 of evidence.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns label and probability.
-    threshold : float
-        From this probability on a pair is called evidence.
-
-    Returns
-    -------
-    dict of str to float
-        ``tp``, ``fp``, ``fn``, ``tn``, ``precision``, ``recall``, ``pos_f1``.
-    """
-    label = predictions["label"].to_numpy() == 1
-    called = predictions["probability"].to_numpy() >= threshold
-    tp, fp = int((label & called).sum()), int((~label & called).sum())
-    fn, tn = int((label & ~called).sum()), int((~label & ~called).sum())
-    return {
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-        "tn": tn,
-        "precision": tp / (tp + fp) if tp + fp else 0.0,
-        "recall": tp / (tp + fn) if tp + fn else 0.0,
-        "pos_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
-    }
+    """``tp, fp, fn, tn, precision, recall, pos_f1`` where a pair is called evidence from this probability on."""
+    label, called = predictions["label"].to_numpy() == 1, predictions["probability"].to_numpy() >= threshold
+    counts = {"tp": label & called, "fp": ~label & called, "fn": label & ~called, "tn": ~label & ~called}
+    sums = {name: int(cell.sum()) for name, cell in counts.items()}
+    scores = {name: _FROM_COUNTS[name](*np.array([*sums.values()])) for name in ("precision", "recall", "pos_f1")}
+    return {**sums, **{name: float(score) for name, score in scores.items()}}
 
 
 def best_threshold(predictions: pd.DataFrame) -> float:
-    """Threshold with the highest F1 of evidence, on a grid of hundredths; the lowest of equals.
-
-    It is chosen on the predictions it is judged by, so its F1 is a little flattered.
-    """
+    """Threshold with the highest F1 of evidence, in hundredths; optimistic, since chosen on what it is judged by."""
     grid = np.round(np.arange(0.01, 1.0, 0.01), 2)
     return float(max(grid, key=lambda threshold: at_threshold(predictions, threshold)["pos_f1"]))
 
 
 def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, most: int = 20) -> pd.DataFrame:
-    """Wrong decisions, the surest first.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Out-of-fold predictions.
-    threshold : float
-    most : int
-        Rows at most.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns kind (``missed`` or ``false alarm``), post_id, sentence_id, criterion_id, probability.
-    """
+    """Wrong decisions, the surest first; ``kind`` is ``missed`` or ``false alarm``."""
     called = predictions["probability"] >= threshold
     wrong = predictions[called != (predictions["label"] == 1)]
     sure = (wrong["probability"] - threshold).abs()
@@ -284,12 +235,3 @@ def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, mo
     table = wrong.assign(kind=kind, sure=sure).sort_values(["sure", "sentence_id"], ascending=[False, True])
     columns = ["kind", "post_id", "sentence_id", "criterion_id", "probability"]
     return table[columns].head(most).reset_index(drop=True)
-
-
-def comparison_table(results: dict[str, pd.DataFrame], metrics: tuple[str, ...] = tuple(METRICS)) -> pd.DataFrame:
-    """Metrics of several sets of out-of-fold predictions, pooled; one row each."""
-    rows = {
-        name: compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
-        for name, table in results.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")[list(metrics)]

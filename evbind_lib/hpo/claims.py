@@ -1,195 +1,176 @@
 """Who runs which trial: workers of any number of processes and hosts claim trials of one study, exactly as many as it is to hold.
 
-A trial belongs to the process named in its attribute ``worker``, which is written in the same step that makes it RUNNING,
-so that it can always be told whether somebody is at work on it. Optuna's own ``ask`` counts nothing, and its heartbeat knows
-of a dead process only minutes later. Imports `processes`, `storage` and `studies`; `trials`, `workers` and `search` import it.
+A trial belongs to the process in its attribute ``worker``, written in the same step that makes it RUNNING, so that it can
+always be found out whether a process is at work on it. Optuna's own ``ask`` counts nothing, and its heartbeat notices a dead
+process only minutes later.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterator
 
 import optuna
+from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._heartbeat import BaseHeartbeat, get_heartbeat_thread
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evbind_lib.config.compose import Params
-from evbind_lib.config.processes import is_dead, is_here, this_process
+from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
+from evbind_lib.config.schema import SamplerParams
 from evbind_lib.hpo.samplers import build_sampler
-from evbind_lib.hpo.storage import alone_with
-from evbind_lib.hpo.study import counts_as_finished
+from evbind_lib.hpo.study import FORMAT, TrialRecord, is_finished, storage_of, study_uid
 
 # A set of parameters that took its process with it this often is not tried again.
 DEATHS_ALLOWED = 5
+TOO_DEADLY = (
+    "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters, or lower "
+    "training.args.per_device_train_batch_size."
+)
 
 
-def claim_trial(study: optuna.Study, params: Params) -> optuna.Trial | None:
-    """Take the next trial of a study, one that waits or a new one; None where others have all that remain.
+def alone_with(study: optuna.Study) -> FileLock:
+    """Lock of a study between the processes of this machine: SQLite locks no row that was read, so two would take one trial."""
+    return lock_between_processes(f"study {study_uid(study)}")
 
-    Each trial has a sampler of its own, seeded by its number: workers that start at the same moment draw different
-    trials, and a search that was resumed draws those that it would have drawn anyway (optuna issue 3255).
 
-    Parameters
-    ----------
-    study : optuna.Study
-    params : Params
-        ``hpo.trials.n_trials`` is what the study is to hold in all.
+def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | None = None) -> optuna.Trial | None:
+    """Take the next trial of a study, one that waits or a new one; None where others have all that remain of ``n_trials``.
 
-    Returns
-    -------
-    optuna.Trial or None
-        RUNNING, and of this process.
+    With ``sampler`` each trial has one of its own, seeded by its number: workers that start at the same moment draw different
+    trials, and a search that is resumed draws those that it would have drawn anyway (optuna issue 3255).
     """
-    n_trials = params.hpo.trials.n_trials
-    while True:
-        with alone_with(study._storage):
+    number = None
+    while number is None:  # or another worker was faster
+        with alone_with(study):
             close_dead(study)
             trials = study.get_trials(deepcopy=False)
-            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-            taken = sum(counts_as_finished(trial) or trial.state == TrialState.RUNNING for trial in trials)
-            if taken >= n_trials or (not waiting and taken + len(waiting) >= n_trials):
+            if sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials) >= n_trials:
                 return None
-            trial_id = _take(study, waiting[0]) if waiting else _make(study)
-        if trial_id is None:
-            continue  # another worker was faster
-        study._thread_local.cached_all_trials = None  # as Study.ask does: samplers are to see what others finished
-        number = study._storage.get_trial_number_from_id(trial_id)
-        study.sampler = build_sampler(params.hpo.sampler, n_earlier_trials=number, params=params)
-        trial = optuna.Trial(study, trial_id)
-        if _is_surplus(study, trial.number, n_trials):
-            trial.set_user_attr("surplus", True)
-            study.tell(trial, state=TrialState.FAIL)
-            return None
+            number = _take(study, next((trial.number for trial in trials if trial.state == TrialState.WAITING), None))
+    study = copy.copy(study)  # a sampler of the trial's own is no matter of the search's study
+    if sampler is not None:
+        study.sampler = build_sampler(sampler, n_earlier_trials=number)
+    trial = optuna.Trial(study, _id_of(study, number))
+    before = study.get_trials(deepcopy=False)[:number]
+    if sum(is_finished(other) or not other.state.is_finished() for other in before) < n_trials:
         return trial
+    TrialRecord(surplus=True).write(trial)  # workers of other hosts took trials at the same moment
+    study.tell(trial, state=TrialState.FAIL)
+    return None
 
 
-def _take(study: optuna.Study, waiting: FrozenTrial) -> int | None:
-    storage, trial_id = study._storage, waiting._trial_id
+def _take(study: optuna.Study, number: int | None) -> int | None:
+    """Number of the waiting trial, or of a new one, that is now this process's; None where another was faster."""
+    storage, record = storage_of(study), TrialRecord(format=FORMAT, worker=this_process())
+    if number is None:
+        running = create_trial(state=TrialState.RUNNING, user_attrs=record.values())
+        trial_id = storage.create_new_trial(storage.get_study_id_from_name(study.study_name), template_trial=running)
+        return int(storage.get_trial_number_from_id(trial_id))
     try:
-        storage.set_trial_user_attr(trial_id, "worker", this_process())
-        if not storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
-            return None
-        storage.set_trial_user_attr(trial_id, "worker", this_process())
+        _write(study, number, record)
+        taken = storage.set_trial_state_values(_id_of(study, number), state=TrialState.RUNNING)
+        _write(
+            study, number, record if taken else TrialRecord()
+        )  # again: of several that wrote at once this one took it
+        return number if taken else None
     except (UpdateFinishedTrialError, RuntimeError):
         return None
-    return trial_id
 
 
-def _make(study: optuna.Study) -> int:
-    template = FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={"worker": this_process()},
-        system_attrs={},
-        intermediate_values={},
-    )
-    return int(study._storage.create_new_trial(study._study_id, template_trial=template))
+def _id_of(study: optuna.Study, number: int) -> int:
+    storage = storage_of(study)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return int(storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-def _is_surplus(study: optuna.Study, number: int, n_trials: int) -> bool:
-    """Whether workers of other hosts made so many trials at the same moment that this one is beyond the total."""
-    before = [trial for trial in study.get_trials(deepcopy=False) if trial.number < number]
-    return sum(counts_as_finished(trial) or not trial.state.is_finished() for trial in before) >= n_trials
+def _write(study: optuna.Study, number: int, record: TrialRecord) -> None:
+    for name, value in record.values().items():
+        storage_of(study).set_trial_user_attr(_id_of(study, number), name, value)
 
 
-@contextmanager
-def signs_of_life(trial: optuna.Trial) -> Iterator[None]:
-    """Let other hosts see, while the trial runs, that its process lives; where the storage keeps heartbeats."""
-    with get_heartbeat_thread(trial._trial_id, trial.study._storage):
+@contextlib.contextmanager
+def heartbeat(trial: optuna.Trial) -> Iterator[None]:
+    """Let other hosts see, while the trial runs, that its process lives; where the storage has heartbeats."""
+    interval, done = _heartbeat_interval(trial.study), threading.Event()
+    trial_id = _id_of(trial.study, trial.number)
+
+    def beat() -> None:
+        while not done.is_set():
+            with contextlib.suppress(Exception):  # a database that does not answer now may answer the next time
+                trial.storage.record_heartbeat(trial_id)
+            done.wait(interval)
+
+    if interval is not None:
+        threading.Thread(target=beat, daemon=True).start()
+    try:
         yield
+    finally:
+        done.set()
 
 
-def close_dead(study: optuna.Study, *, blamed: bool = True) -> list[int]:
-    """Close trials whose process is gone, and queue their parameters again.
+def _heartbeat_interval(study: optuna.Study) -> int | None:
+    storage = storage_of(study)
+    return storage.get_heartbeat_interval() if hasattr(storage, "get_heartbeat_interval") else None
 
-    Parameters
-    ----------
-    study : optuna.Study
-    blamed : bool
-        Whether the trials may be the reason: not where the whole search was killed.
 
-    Returns
-    -------
-    list of int
-        Numbers of the trials closed.
+def _without_heartbeat(study: optuna.Study) -> set[int]:
+    """Numbers of running trials whose heartbeat stopped."""
+    # Private: Optuna's public fail_stale_trials closes trials of this host too, and before they can be marked as interrupted.
+    if _heartbeat_interval(study) is None:
+        return set()
+    storage = storage_of(study)
+    stale = storage._get_stale_trial_ids(storage.get_study_id_from_name(study.study_name))
+    return {storage.get_trial_number_from_id(trial_id) for trial_id in stale}
+
+
+def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int]:
+    """Close trials whose process is gone, queue their parameters again, and give their numbers.
+
+    ``counts_as_death``: whether the parameters may be the reason; not where the whole search was killed. A trial without
+    ``worker`` belongs to a script that works on the study as well, and is left alone.
     """
-    storage = study._storage
-    silent: Sequence[int] = []
-    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
-        silent = storage._get_stale_trial_ids(study._study_id)
-    closed = []
+    silent, closed = _without_heartbeat(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = trial.user_attrs.get("worker")
-        unheard = trial._trial_id in silent and not (isinstance(worker, str) and is_here(worker))
-        dead = not isinstance(worker, str) or is_dead(worker)
-        if (dead or unheard) and interrupt(study, trial, blamed=blamed):
+        worker = TrialRecord.read(trial).worker
+        gone = worker is not None and (is_dead(worker) or (trial.number in silent and not is_here(worker)))
+        if gone and interrupt(study, trial, counts_as_death=counts_as_death):
             closed.append(trial.number)
     return closed
 
 
-def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None, *, blamed: bool = True) -> bool:
-    """Close a RUNNING trial that did not come to its end, and queue its parameters again.
-
-    Parameters
-    ----------
-    study : optuna.Study
-    trial : FrozenTrial
-    error : str, optional
-        Where it is not to be tried again: why it failed.
-    blamed : bool
-        Whether this counts as a death that the parameters may be the reason of.
-
-    Returns
-    -------
-    bool
-        False where it had been closed already.
-    """
-    storage, attributes = study._storage, trial.user_attrs
-    deaths = int(attributes.get("deaths", 0)) + int(blamed)
+def interrupt(
+    study: optuna.Study, trial: FrozenTrial, error: str | None = None, *, counts_as_death: bool = True
+) -> bool:
+    """Close a RUNNING trial, failed with ``error`` or to be done again; False where another process closed it before."""
+    deaths = (TrialRecord.read(trial).deaths or 0) + int(counts_as_death)
     if error is None and deaths >= DEATHS_ALLOWED:
-        error = (
-            f"ExecutionError: its process died {deaths} times, most often for lack of memory; exclude such parameters, or lower "
-            "training.args.per_device_train_batch_size."
-        )
+        error = TOO_DEADLY.format(deaths)
     try:
-        if error is None:
-            storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-        else:
-            storage.set_trial_user_attr(trial._trial_id, "error", error)
-        if not storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
-            return False
-    except (UpdateFinishedTrialError, RuntimeError):  # another process closed it
+        _write(study, trial.number, TrialRecord(error=error, interrupted=None if error else True))
+        closed = storage_of(study).set_trial_state_values(_id_of(study, trial.number), state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, RuntimeError):
         return False
-    if error is None:
+    if closed and error is None:
         queue_again(study, trial, deaths=deaths)
-    return True
+    return bool(closed)
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, *, deaths: int = 0) -> None:
-    """Queue the parameters of a trial that was cut off; its finished folds are kept and not trained again."""
-    if not trial.params and "fixed_params" not in trial.system_attrs:
-        return  # it had drawn nothing yet: any new trial is as good
+    """Queue the parameters of a trial that was cut off; any new trial is as good as one that had drawn none."""
+    # Where it was to begin with parameters that it had not come to draw, they stand in an attribute of Optuna's own.
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    carried: dict[str, Any] = {"retry_of": trial.number, "deaths": deaths}
-    study.enqueue_trial(params, user_attrs=carried)
+    if params:
+        study.enqueue_trial(params, user_attrs=TrialRecord(retry_of=trial.number, deaths=deaths).values())
 
 
 def requeue_lost(study: optuna.Study) -> None:
     """Queue again what was closed as cut off by a process that died before it could queue it."""
     trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    retried = {TrialRecord.read(trial).retry_of for trial in trials}
     for trial in trials:
         recent = trial.datetime_complete is not None and time.time() - trial.datetime_complete.timestamp() < 5
-        if trial.user_attrs.get("interrupted") and trial.number not in retried and not recent:
+        if TrialRecord.read(trial).interrupted and trial.number not in retried and not recent:
             queue_again(study, trial)

@@ -1,325 +1,330 @@
-"""One trial after the other: suggest parameters, cross-validate them, report fold by fold, tell Optuna how it ended.
+"""What a trial is: parameters suggested, folds cross-validated and reported one by one, a value returned.
 
-What is recorded and shown is the business of listeners, so that a trial knows neither MLflow nor a screen; the same loop runs
-in the process that started the search and in its workers. Imports the rooms below it; `workers` and `search` import it.
+`Objective` is the default; any callable that takes a trial will do, and `suggest` and `report_folds` are there for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from evbind_lib.config.compose import Params
-from evbind_lib.errors import TrainingError
-from evbind_lib.hpo.claims import claim_trial, queue_again, signs_of_life
-from evbind_lib.hpo.objectives import constraint_values, objective_values
-from evbind_lib.hpo.racing.pruner import RacingPruner
-from evbind_lib.hpo.samplers import reports_each_fold_alone
-from evbind_lib.hpo.space import merge, suggest
-from evbind_lib.training.cache import FoldCache, parameter_key
-from evbind_lib.training.crossval import CrossValidator
-from evbind_lib.training.metrics import aggregate
-from evbind_lib.training.result import Callback, EpochResult, FoldResult
+from evbind_lib.config.schema import Params, dotted_name
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold, folds_fingerprint
+from evbind_lib.errors import ParamsError, SearchError, TrainingError
+from evbind_lib.hpo.samplers import wants_single_folds
+from evbind_lib.hpo.space import draw
+from evbind_lib.hpo.study import (
+    FORMAT,
+    REMEDY,
+    StudyRecord,
+    TrialRecord,
+    complete_trials,
+    digest_for_identity,
+    is_minimised,
+    study_uid,
+)
+from evbind_lib.training.cache import FoldCache, fold_key, trial_name
+from evbind_lib.training.metrics import METRICS, aggregate
+from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-class SearchStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+class SearchStopped(Exception):  # noqa: N818 - no error: the user asked for it
     """Ends the search after this fold; the trial is queued again with its parameters."""
 
 
-class SearchListener:
-    """Told about the course of a search; does nothing by itself."""
+class SearchCallback:
+    """Called in the course of a search; does nothing by itself."""
 
-    # Set by a listener, for example by a button: the search is to end after the current folds.
-    wants_stop = False
+    wants_stop = False  # set it, for example by a button, and the search ends after the current folds
 
-    def on_study(self, study: optuna.Study, n_earlier_trials: int) -> None:
+    def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """The study is open; trials follow."""
 
-    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
-        """A trial begins in this process; an observer returned here is told about its folds."""
-        return None
+    def on_trial_begin(self, trial: optuna.Trial) -> None:
+        """A trial begins in this process; it has drawn no parameters yet."""
+
+    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+        """What follows the folds of a trial of this process; asked once, when it has drawn its parameters."""
+        return ()
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial, of this process or of one of its workers, is complete, pruned or failed."""
 
     def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
-        """Workers are at these trials; told now and then."""
+        """Workers are at these trials; called twice a second."""
 
-    def on_stopping(self) -> None:
-        """Somebody asked the search to stop; it does so after the current folds."""
+    def on_stop_request(self) -> None:
+        """The user asked the search to stop; it does so after the current folds."""
 
-    def for_workers(self) -> SearchListener | None:
-        """What goes along to each worker process, to be told of the trials there; it must be picklable."""
+    def for_workers(self) -> SearchCallback | None:
+        """What goes along to each worker process, to be called for the trials there; it must be picklable."""
         return None
 
 
-class ReportFolds(Callback):
-    """Report the aggregate of the folds so far to Optuna after each fold, and stop the trial when its pruner says so.
+@dataclass
+class RunningTrial(Callback):
+    """The trial of a search that this process is at; as a callback it ends the trial where the user or its time limit says so."""
 
-    A single fold's score bounces with the fold's difficulty; the running aggregate at the same fold is like with like,
-    since folds and their order are the same in every trial (the recipe of optuna PR 5112). Wilcoxon's test pairs the folds
-    itself and is given each by itself.
-    """
+    trial: optuna.Trial
+    cache: FoldCache
+    search_callbacks: Sequence[SearchCallback] = ()
+    asked_to_stop: Callable[[], bool] = lambda: False
+    time_limit: float | None = None
+    began: float = field(default_factory=time.monotonic)
 
-    def __init__(
-        self, trial: optuna.Trial, *, metric: str, aggregation: str, n_folds: int, each_fold_alone: bool = False
-    ) -> None:
-        self.trial = trial
-        self.metric = metric
-        self.aggregation = aggregation
-        self.n_folds = n_folds
-        self.each_fold_alone = each_fold_alone
-        racing = isinstance(trial.study.pruner, RacingPruner) and len(trial.study.directions) == 1
-        self.stops_within_folds = racing and trial.study.pruner.epochs
-        self.reports: list[FoldResult] = []
+    @cached_property
+    def callbacks(self) -> tuple[Callback, ...]:
+        """What follows its folds."""
+        return (self, *(one for each in self.search_callbacks for one in each.fold_callbacks(self.trial)))
 
-    def on_epoch_end(self, report: EpochResult) -> None:
-        """Raise `optuna.TrialPruned` where a racing pruner looks within folds, and the trial can hardly end better.
-
-        Nothing is reported then: what Optuna knows of the trial is what its whole folds gave.
-        """
-        study = self.trial.study
-        if not self.stops_within_folds or report.share is None or report.share >= 1:
-            return
-        key, score = self.trial.user_attrs["parameter_key"], report.metrics[self.metric]
-        chance = study.pruner.chance_within_a_fold(study, key, report.fold, score, report.share)
-        if chance < study.pruner.futility:
-            self.trial.set_user_attr("stopped_within_fold", {"fold": report.fold + 1, "epoch": report.epoch})
-            raise optuna.TrialPruned
-
-    def on_fold_end(self, report: FoldResult) -> None:
-        """Report, and raise `optuna.TrialPruned` where the pruner stops the trial; after the last fold it never does."""
-        self.reports.append(report)
-        if len(self.trial.study.directions) > 1:
-            return  # Optuna prunes by one objective only
-        values = [done.metrics[self.metric] for done in self.reports]
-        shown = values[-1] if self.each_fold_alone else aggregate(values, self.aggregation)
-        self.trial.report(shown, step=len(values) - 1)
-        if len(values) < self.n_folds and self.trial.should_prune():
-            raise optuna.TrialPruned
-
-
-class _KeepFolds(Callback):
-    """Keep each fold as soon as it is done, before a pruner looks at it or a kill can lose it."""
-
-    def __init__(self, kept: FoldCache, key: str, known: Mapping[int, FoldResult]) -> None:
-        self.kept, self.key, self.known = kept, key, known
-
-    def on_fold_end(self, report: FoldResult) -> None:
-        if report.fold not in self.known:
-            self.kept.keep(self.key, report)
-
-
-class _TimeLimit(Callback):
-    """End a trial that takes longer than it may."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.started = time.monotonic()
-
-    def on_step(self) -> None:
-        if time.monotonic() - self.started > self.seconds:
-            raise TrainingError(too_slow(self.seconds))
-
-
-def too_slow(seconds: float) -> str:
-    """What is said of a trial that took longer than ``hpo.trials.trial_timeout``."""
-    return (
-        f"the trial took longer than hpo.trials.trial_timeout={seconds:g} seconds; raise it, or narrow what makes trials slow, "
-        "such as num_train_epochs."
-    )
-
-
-class _AskForStop(Callback):
-    """End the trial before its next fold where the search is to stop; by then everybody knows of the fold before."""
-
-    def __init__(self, asked: Callable[[], bool]) -> None:
-        self.asked = asked
-
-    def on_fold_begin(self, fold: int) -> None:
-        if self.asked():
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        if self.asked_to_stop():
             raise SearchStopped
 
-
-@dataclass
-class Objective:
-    """What a trial is: suggest, merge, cross-validate, aggregate.
-
-    Parameters
-    ----------
-    params : Params
-    validator : CrossValidator
-        Shared by all trials, so that pairs are drawn and tokenised once.
-    listeners : sequence of SearchListener
-    asked_to_stop : callable
-        Asked before each fold; true where the search is to end.
-    """
-
-    params: Params
-    validator: CrossValidator
-    listeners: Sequence[SearchListener] = field(default_factory=tuple)
-    asked_to_stop: Callable[[], bool] = lambda: False
-
-    def __call__(self, trial: optuna.Trial) -> float | Sequence[float]:
-        """Run one trial.
-
-        Parameters
-        ----------
-        trial : optuna.Trial
-
-        Returns
-        -------
-        float or sequence of float
-            The metric, aggregated over folds; one value for each where there are several.
-
-        Raises
-        ------
-        optuna.TrialPruned
-            When the pruner stops the trial.
-        SearchStopped
-            When the search is to end.
-        Exception
-            Whatever the trial failed with; its type and message are kept in the trial as ``error``.
-        """
-        started = time.perf_counter()
-        hpo = self.params.hpo
-        metric = hpo.metric.names[0]
-        suggested = suggest(trial, self.params)
-        own = [listener.on_trial_start(trial, suggested) for listener in self.listeners]
-        report = ReportFolds(
-            trial,
-            metric=metric,
-            aggregation=hpo.metric.fold_aggregation,
-            n_folds=len(self.validator.folds),
-            each_fold_alone=reports_each_fold_alone(hpo.pruner),
-        )
-        watched = [observer for observer in own if observer is not None]
-        try:
-            merged = merge(self.params, suggested)
-            trial.set_user_attr("resolved", {key: merged.model_dump()[key] for key in ("data", "model", "training")})
-            kept, key, known = self._known_folds(trial, merged)
-            limit = [_TimeLimit(hpo.trials.trial_timeout)] if hpo.trials.trial_timeout else []
-            observers = [_AskForStop(self.asked_to_stop), *limit, _KeepFolds(kept, key, known), *watched, report]
-            result = self.validator.run(merged, observers, known)
-            trial.set_user_attr("pooled", result.pooled())
-            by_fold = [done.metrics for done in result.folds]
-            for name, excess in constraint_values(self.params, by_fold, result.seconds).items():
-                trial.set_constraint(name, excess)
-            values = objective_values(self.params, by_fold, result.seconds)
-            if not np.isfinite(values).all():  # Optuna would fail the trial without a word
-                raise TrainingError(f"{' and '.join(hpo.metric.names)} of these folds is no number: {values}.")
-            return values
-        except optuna.TrialPruned:
-            raise
-        except SearchStopped:
-            trial.set_user_attr("interrupted", True)
-            raise
-        except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            trial.set_user_attr("traceback", _places(error))
-            raise
-        finally:
-            trial.set_user_attr("fold_scores", [done.metrics[metric] for done in report.reports])
-            trial.set_user_attr("fold_seconds", [round(done.seconds, 3) for done in report.reports])
-            trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
-            smaller = [done.micro_batch for done in report.reports if done.micro_batch]
-            if smaller:
-                trial.set_user_attr("micro_batch", min(smaller))
-
-    def _known_folds(self, trial: optuna.Trial, merged: Params) -> tuple[FoldCache, str, dict[int, FoldResult]]:
-        """Folds that were trained before with the same parameters, by this trial when it was cut off or by another one."""
-        kept, key = FoldCache(trial.study.study_name), parameter_key(merged, trial.study.user_attrs["identity"])
-        trial.set_user_attr("parameter_key", key)
-        known: dict[int, FoldResult] = {}
-        for fold in self.validator.folds:
-            report = kept.load(key, fold.index)
-            if report is None:
-                break
-            known[fold.index] = report
-        if known:
-            trial.set_user_attr("folds_from_before", len(known))
-            complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            same = [other.number for other in complete if other.user_attrs.get("parameter_key") == key]
-            if same:
-                trial.set_user_attr("reused_from", same[0])
-        return kept, key, known
+    def on_step(self) -> None:
+        if self.time_limit is not None and time.monotonic() - self.began > self.time_limit:
+            raise TrainingError(TOO_LONG.format(self.time_limit))
 
 
-def _places(error: Exception) -> list[str]:
-    """Files and lines of a traceback, without values: those could hold text of posts."""
-    return [
-        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
+TOO_LONG = (
+    "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow what makes trials slow, such as "
+    "num_train_epochs."
+)
+RUNNING: ContextVar[RunningTrial | None] = ContextVar("running_trial", default=None)
 
 
-def run_trials(study: optuna.Study, objective: Objective, enough: Callable[[optuna.Study], bool]) -> None:
-    """Claim trials and run them until the study holds its total, enough is reached, or somebody asks to stop.
+def running_trial() -> RunningTrial | None:
+    """The trial of a search of evbind's that runs here; None outside of one."""
+    return RUNNING.get()
 
-    A trial that raises is FAILED with its error kept and the study goes on; one that a pruner stops is PRUNED.
+
+def suggest(trial: optuna.Trial, params: Params) -> Params:
+    """Draw the searched parameters of a trial.
 
     Parameters
     ----------
-    study : optuna.Study
-    objective : Objective
-    enough : callable
-        Asked before each trial; true where the search has reached its end for another reason.
-    """
-    while not objective.asked_to_stop() and not enough(study):
-        trial = claim_trial(study, objective.params)
-        if trial is None:
-            return
-        with signs_of_life(trial):
-            run_one(study, trial, objective)
-
-
-def _as_told(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
-    """The trial as the study has it; `Study.trials` would copy all of them, which takes a tenth of a second in an old study."""
-    return study.get_trials(deepcopy=False)[trial.number]
-
-
-def run_one(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> None:
-    """Run a claimed trial and tell Optuna and the listeners how it ended.
-
-    Parameters
-    ----------
-    study : optuna.Study
     trial : optuna.Trial
-    objective : Objective
+        The resolved parameters are recorded in its attribute ``resolved``, from which `SearchResult.params` is made.
+    params : Params
+        ``hpo.search_space`` says what is drawn; a parameter whose ``when`` does not hold is not.
+
+    Returns
+    -------
+    Params
+        ``params`` with the drawn values put in.
 
     Raises
     ------
-    KeyboardInterrupt
-        After the trial is closed and queued again.
+    ParamsError
+        When a drawn value is not allowed, or a ``when`` forms a cycle.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev, optuna
+    >>> params = ev.compose(hpo="quick")
+    >>> tried = ev.suggest(optuna.create_study().ask({}), params)
+    >>> 1e-4 <= tried.training.args["learning_rate"] <= 1e-2
+    True
     """
-    interrupted: BaseException | None = None
-    try:
-        value = objective(trial)
-        study.tell(trial, value)
-    except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
-    except SearchStopped:
-        study.tell(trial, state=TrialState.FAIL)
-        queue_again(study, _as_told(study, trial))
-    except KeyboardInterrupt as error:
-        trial.set_user_attr("interrupted", True)
-        study.tell(trial, state=TrialState.FAIL)
-        queue_again(study, _as_told(study, trial))
-        interrupted = error
-    except Exception as error:
-        if "error" not in trial.user_attrs:  # before or after the training itself
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-        study.tell(trial, state=TrialState.FAIL)
-    ended = _as_told(study, trial)
-    for listener in objective.listeners:
-        listener.on_trial_end(study, ended)
-    if interrupted is not None:
-        raise interrupted
+    tried = params.with_values({dotted_name(name): value for name, value in draw(trial, params).items()})
+    TrialRecord(resolved=tried.model_dump(include={"data", "model", "training"})).write(trial)
+    return tried
+
+
+def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean") -> Callback:
+    """Make the folds of a trial known to Optuna, and to a search of evbind's, by a callback for its cross-validation.
+
+    After each fold the aggregate of the folds so far is reported at step = fold: a single fold's score bounces with the fold's
+    difficulty, while folds and their order are the same in every trial (Optuna's pull request 5112). The study's pruner decides
+    on it, whatever the objective returns. To `optuna.pruners.WilcoxonPruner`, which pairs folds, single folds are reported.
+
+    Each fold is stored in ``runs/folds`` for `RacingPruner` and ``SearchResult.predictions``. In a search of evbind's it is also
+    tracked and shown, and a time limit or a request to stop takes effect; any `optuna.create_study` will do.
+
+    Parameters
+    ----------
+    trial : optuna.Trial
+    metric : str
+        A name of `METRICS`; in a study of several objectives, which Optuna does not prune, it is recorded only.
+    aggregation : {"mean", "median", "min", "max"}
+        How the folds' values become one.
+
+    Returns
+    -------
+    Callback
+        For ``callbacks`` of `cross_validate`. It raises `optuna.TrialPruned` where the pruner stops the trial, never after the
+        last fold, and `SearchError` where a fold validates on other pairs than earlier trials of the study.
+
+    Raises
+    ------
+    ParamsError
+        For an unknown metric, or one whose better values lie against the study's direction.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev, optuna
+    >>> trial = optuna.create_study(direction="maximize").ask()
+    >>> callback = ev.report_folds(trial, "pr_auc")
+    >>> ev.report_folds(trial, "log_loss")
+    Traceback (most recent call last):
+    ...
+    evbind_lib.errors.ParamsError: report_folds(trial, 'log_loss'): log_loss is to be minimized, and study ... is maximized; ...
+    """
+    greater, study = METRICS[metric].greater_is_better, trial.study
+    if len(study.directions) == 1 and greater == is_minimised(study):
+        ways = ("maximized", "minimized") if greater else ("minimized", "maximized")
+        raise ParamsError(
+            f"report_folds(trial, {metric!r}): {metric} is to be {ways[0]}, and study {study.study_name} is {ways[1]}; report "
+            "another metric, or set hpo.study.direction."
+        )
+    aggregate([0.0], aggregation)  # an unknown one is refused before the folds are trained
+    return _ReportFolds(trial, metric, aggregation)
+
+
+class _ReportFolds(Callback):
+    def __init__(self, trial: optuna.Trial, metric: str, aggregation: str) -> None:
+        self.trial, self.metric, self.aggregation = trial, metric, aggregation
+        running = running_trial()
+        self.callbacks = running.callbacks if running is not None and running.trial is trial else ()
+        self.cache = FoldCache(study_uid(trial.study))
+        self.results: list[FoldResult] = []
+        self.n_folds = 0
+        TrialRecord(format=FORMAT, metric=metric, fold_aggregation=aggregation).write(trial)
+
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        self.n_folds = params.training.n_folds
+        for callback in self.callbacks:
+            callback.on_fold_begin(fold, params)
+
+    def on_step(self) -> None:
+        for callback in self.callbacks:
+            callback.on_step()
+
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch)
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        _check_pairs(self.trial, result)
+        self.cache.save(trial_name(self.trial.number, result.fold), result)
+        for callback in self.callbacks:
+            callback.on_fold_end(result)
+        self.results.append(result)
+        scores, cached = [one.metrics[self.metric] for one in self.results], sum(one.cached for one in self.results)
+        TrialRecord(
+            fold_scores=scores,
+            fold_seconds=[round(one.seconds, 3) for one in self.results],
+            micro_batch=min((one.micro_batch for one in self.results if one.micro_batch), default=None),
+            folds_from_before=cached or None,
+            reused_from=_same_parameters(self.trial) if cached == 1 else None,
+        ).write(self.trial)
+        if len(self.trial.study.directions) > 1:
+            return
+        single = wants_single_folds(self.trial.study.pruner)
+        self.trial.report(scores[-1] if single else aggregate(scores, self.aggregation), step=result.fold)
+        if len(scores) < self.n_folds and self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _check_pairs(trial: optuna.Trial, result: FoldResult) -> None:
+    """Refuse validation pairs that are not those of the study's first trial: the scores could not be compared."""
+    table = result.predictions[["post_id", "sentence_id", "criterion_id", "label"]]
+    digest, fold = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16], str(result.fold)
+    known = StudyRecord.read(trial.study).pairs or {}
+    if known.get(fold, digest) != digest:
+        raise SearchError(
+            f"Study {trial.study.study_name}: trial {trial.number} validates fold {result.fold + 1} on other pairs than earlier "
+            f"trials did; {REMEDY}, or go back to the data and folds that the study began with."
+        )
+    if fold not in known:
+        StudyRecord(pairs={**known, fold: digest}).write(trial.study)
+
+
+def _same_parameters(trial: optuna.Trial) -> int | None:
+    """Number of the first complete trial that was trained with the same parameters."""
+    key = TrialRecord.read(trial).parameter_key
+    same = (other for other in complete_trials(trial.study) if TrialRecord.read(other).parameter_key == key)
+    return next((other.number for other in same if key is not None), None)
+
+
+class Objective:
+    """The default objective: suggest parameters, cross-validate them, return the score. It can be pickled.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    folds : sequence of Fold
+        The same in every trial.
+    params : Params
+        ``hpo.search_space`` is searched; ``hpo.metric`` is reported fold by fold, and returned without ``score``.
+    loss, model_init : optional
+        As in `cross_validate`.
+    score : callable, optional
+        ``score(CrossValidation) -> float``, returned in place of ``hpo.metric``. Pruners go by ``hpo.metric`` all the same.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> import optuna
+    >>> params = ev.compose(["training.n_folds=2", "training.args.max_steps=2"])
+    >>> corpus = ev.load_corpus(params)
+    >>> objective = ev.Objective(corpus, ev.make_folds(corpus, params), params)
+    >>> study = optuna.create_study(direction="maximize")  # ev.search(objective, params) adds all that a search has beside
+    >>> study.optimize(objective, n_trials=1)
+    >>> 0 < study.best_value < 1
+    True
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        folds: Sequence[Fold],
+        params: Params,
+        *,
+        loss: str | Callable[..., Any] | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        score: Callable[[CrossValidation], float] | None = None,
+    ) -> None:
+        self.corpus, self.folds, self.params = corpus, tuple(folds), params
+        self.loss, self.model_init, self.score = loss, model_init, score
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Run a trial; in a search of evbind's, folds that were trained before with the same parameters are read."""
+        from evbind_lib.training.crossval import cross_validate  # late: it loads torch
+
+        params, metric, running = suggest(trial, self.params), self.params.hpo.metric, running_trial()
+        own: dict[str, Any] = {"loss": self.loss, "model_init": self.model_init}
+        TrialRecord(parameter_key=fold_key(self.corpus, self.folds, self.folds[0], params, **own)).write(trial)
+        report = report_folds(trial, metric.name, aggregation=metric.fold_aggregation)
+        cache = running.cache if running is not None else None
+        result = cross_validate(self.corpus, self.folds, params, callbacks=[report], cache=cache, **own)
+        TrialRecord(pooled=result.pooled()).write(trial)
+        return self.score(result) if self.score else result.score(metric.name, metric.fold_aggregation)
+
+    def identity(self) -> dict[str, Any]:
+        """What two searches must share for their trials to be comparable, beside model, seed and fixed parameters."""
+        metric = self.params.hpo.metric
+        return {
+            "data": self.corpus.fingerprint,
+            "source": self.corpus.source,
+            "folds": folds_fingerprint(self.folds),
+            "n_folds": len(self.folds),
+            "eval_neg_ratio": self.params.data.eval_neg_ratio,
+            "metric": metric.name,
+            "fold_aggregation": metric.fold_aggregation,
+            "loss": self.loss if isinstance(self.loss, str) else digest_for_identity(self.loss),
+            "model_init": digest_for_identity(self.model_init),
+            "score": digest_for_identity(self.score),
+        }

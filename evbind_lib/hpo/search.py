@@ -1,99 +1,217 @@
 """The search: open the study, run its trials here or in workers, find the best.
 
-Imports the rooms below it; `tracking`, `plots` and `notebook` import it. What is recorded and shown is the business of
-listeners, so that the search itself knows neither MLflow nor a screen.
+What is tracked and shown is the business of callbacks, so that the search itself knows neither MLflow nor a screen.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import math
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.compose import Params, with_trainer
-from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold
-from evbind_lib.errors import SearchError
-from evbind_lib.hpo.claims import close_dead, requeue_lost
-from evbind_lib.hpo.objective import Objective, SearchListener, SearchStopped, run_trials
-from evbind_lib.hpo.objectives import best_trial, check_objectives, effective_pruner, why_no_best
+from evbind_lib.config.compose import with_trainer
+from evbind_lib.config.schema import Params, SamplerParams
+from evbind_lib.errors import ParamsError, SearchError, TrainingError
+from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
+from evbind_lib.hpo.objective import RUNNING, RunningTrial, SearchCallback, SearchStopped
+from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, enqueued_values, searched_values
-from evbind_lib.hpo.stopping import should_stop
-from evbind_lib.hpo.storage import alone_with, check_storage
-from evbind_lib.hpo.study import finished_trials, open_study, study_identity
-from evbind_lib.hpo.workers import Order, check_workers, run_workers, visible_gpus
-from evbind_lib.training.arguments import training_arguments
-from evbind_lib.training.crossval import CrossValidator
+from evbind_lib.hpo.study import (
+    StudyRecord,
+    TrialRecord,
+    best_trial,
+    check_storage,
+    complete_trials,
+    finished_trials,
+    open_study,
+    quiet_optuna,
+    should_stop,
+    storage_of,
+    study_identity,
+    study_uid,
+)
+from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
+from evbind_lib.training.cache import FoldCache
 
-__all__ = ["SearchListener", "SearchResult", "SearchStopped", "check_search", "run_search"]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes
-    ----------
-    study : optuna.Study
-    best : FrozenTrial
-        The complete trial with the best value.
-    best_params : Params
-        All parameters of that trial.
-    n_earlier_trials : int
-        Finished trials that the study had before this search.
-    seconds : float
-        Wall time of this search.
-    notes : tuple of str
-        What a person should know: why the search ended before its total, what changed since it began.
-    stopped : bool
-        Whether somebody asked it to stop.
-    """
-
-    study: optuna.Study
-    best: FrozenTrial
-    best_params: Params
-    n_earlier_trials: int
-    seconds: float
-    notes: tuple[str, ...] = ()
-    stopped: bool = False
+ObjectiveFunction = Callable[[optuna.Trial], float]
+OptunaCallback = Callable[[optuna.Study, FrozenTrial], Any]
 
 
 def check_search(params: Params) -> None:
-    """Refuse what cannot be searched before anything is trained or written.
+    """Refuse what cannot be searched before anything is trained or written: the one list, for shell, papermill and notebook."""
+    from evbind_lib.training.fold import check  # late: it loads torch
 
-    Raises
-    ------
-    ParamsError
-        For an unknown sampler, pruner or option, a circle of ``when``, more workers than there can be, a searched
-        parameter that would change the yardstick, or training arguments that transformers refuses.
-    SearchError
-        For a storage that cannot be reached or written.
-    """
-    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
-    build_pruner(effective_pruner(params), n_folds=params.training.n_folds)
+    check(params)
     check_space(params)
-    check_objectives(params)
+    build_sampler(params.hpo.sampler, n_earlier_trials=0)
+    build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     check_workers(params)
-    training_arguments(params, output_dir="unused")
     check_storage(params.hpo.study.storage)
+
+
+def run_search(
+    objective: ObjectiveFunction,
+    params: Params,
+    *,
+    study: str | optuna.Study | None = None,
+    callbacks: Sequence[SearchCallback | OptunaCallback] = (),
+) -> SearchResult:
+    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
+
+    With several workers, a limit on a trial's time, or a cluster, trials run in processes of their own; any number of such
+    searches may work on one study. ``study`` is a name in ``hpo.study.storage``, or a study with its own sampler and pruner.
+    Callbacks of Optuna's kind are called after each trial and may stop the search by ``study.stop()``. `ParamsError` and
+    `SearchError` come before any training where something cannot be used, `SearchError` at the end where no trial is complete.
+    """
+    started = time.perf_counter()
+    check_search(params)
+    if isinstance(study, optuna.Study) and len(study.directions) > 1:
+        raise SearchError(
+            f"Study {study.study_name} has several objectives; search improves one, so call study.optimize(objective)."
+        )
+    called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
+    if uses_workers(params):
+        order_bytes(params, study, objective)  # refused before the study is made
+    sampler = None if isinstance(study, optuna.Study) else params.hpo.sampler
+    deadline = time.time() + (params.hpo.trials.timeout or math.inf)
+    loop = functools.partial(run_trials, objective=objective, params=params, deadline=deadline, sampler=sampler)
+    with quiet_optuna():
+        opened = open_study(params, study_identity(objective, params), study)
+        with alone_with(opened):
+            close_dead(opened, counts_as_death=False)
+            requeue_lost(opened)
+        n_earlier = len(finished_trials(opened))
+        notes = _note_changed_space(opened, params)
+        if not opened.get_trials(deepcopy=False):
+            notes += _enqueue(opened, params)
+        for each in called:
+            each.on_search_begin(opened, n_earlier)
+        with _Interruption(called) as asked_to_stop:
+            if not uses_workers(params):
+                loop(opened, asked_to_stop, callbacks=called)
+            elif n_earlier < params.hpo.trials.n_trials and not _is_enough(opened, params, deadline):
+                sent = [each for each in (each.for_workers() for each in called) if each is not None]
+                run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
+            stopped = asked_to_stop()
+        notes += _why_ended(opened, params, stopped=stopped, late=time.time() > deadline)
+        best = best_trial(opened)
+        if best is None:
+            raise SearchError(_without_a_best(opened, notes))
+    return SearchResult(opened, best, params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
+
+
+def run_trials(
+    study: optuna.Study,
+    asked_to_stop: Callable[[], bool],
+    *,
+    objective: ObjectiveFunction,
+    params: Params,
+    callbacks: Sequence[SearchCallback],
+    deadline: float,
+    sampler: SamplerParams | None,
+) -> None:
+    """Run trials in this process until the study holds its total, another of its ends is reached, or somebody asks to stop."""
+    stop = threading.Event()
+    while not asked_to_stop() and not stop.is_set() and not _is_enough(study, params, deadline):
+        trial = claim_trial(study, params.hpo.trials.n_trials, sampler)
+        if trial is None:
+            return
+        trial.study.stop = stop.set  # Optuna's own needs its own loop
+        cache, limit = FoldCache(study_uid(study), read_all=params.hpo.reuse), params.hpo.trials.trial_timeout
+        run_trial(study, objective, RunningTrial(trial, cache, callbacks, asked_to_stop, limit))
+
+
+def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: RunningTrial) -> None:
+    """Run a claimed trial, write how it ended, tell it to Optuna, and call the callbacks.
+
+    A trial that raises is failed with its error, whatever the objective; `ParamsError` and `SearchError` end the search as well,
+    since the next trial would fare no better, and such a trial does not count.
+    """
+    trial, record, state, value = running.trial, TrialRecord(), TrialState.COMPLETE, None
+    ending: BaseException | None = None
+    token = RUNNING.set(running)
+    try:
+        with heartbeat(trial):
+            for callback in running.search_callbacks:
+                callback.on_trial_begin(trial)
+            value = _finite(objective(trial))
+    except optuna.TrialPruned:
+        state = TrialState.PRUNED
+    except (SearchStopped, KeyboardInterrupt) as stop:
+        state, record.interrupted = TrialState.FAIL, True
+        ending = stop if isinstance(stop, KeyboardInterrupt) else None
+    except Exception as error:
+        state, record.error = TrialState.FAIL, f"{type(error).__name__}: {error}"
+        # Files and lines without values: those could hold text of posts.
+        frames = traceback.extract_tb(error.__traceback__)
+        record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        if isinstance(error, ParamsError | SearchError):
+            record.surplus, ending = True, error
+    finally:
+        RUNNING.reset(token)
+    record.seconds = round(time.monotonic() - running.began, 3)
+    try:
+        record.write(trial)
+        trial.study.tell(trial, value, state)
+    except UpdateFinishedTrialError:  # another host took this process for dead, and queued the trial again
+        return
+    ended = study.get_trials(deepcopy=False)[trial.number]
+    if record.interrupted:
+        queue_again(study, ended)
+    for callback in running.search_callbacks:
+        callback.on_trial_end(study, ended)
+    if ending is not None:
+        raise ending
+
+
+def _finite(value: Any) -> float:
+    """What an objective returned, refused where Optuna would fail the trial without a word."""
+    with contextlib.suppress(TypeError, ValueError):
+        if math.isfinite(value):
+            return float(value)
+    raise TrainingError(f"the objective returned {value!r:.80}, which is no finite number.")
+
+
+def _is_enough(study: optuna.Study, params: Params, deadline: float) -> bool:
+    return time.time() > deadline or should_stop(study, params) is not None
+
+
+class _Called(SearchCallback):
+    """Calls a function of the kind that Optuna's own loop takes."""
+
+    def __init__(self, function: OptunaCallback) -> None:
+        self.function = function
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        handed = copy.copy(study)
+        handed.stop = lambda: setattr(self, "wants_stop", True)  # Optuna's own needs its own loop
+        self.function(handed, trial)
 
 
 class _Interruption:
     """Ctrl-C while a search runs: the first one lets the current folds end, the second one ends everything at once."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self.tell = tell
+    def __init__(self, callbacks: Sequence[SearchCallback]) -> None:
+        self.callbacks = callbacks
         self.asked = False
         self._before: Any = None
+
+    def __call__(self) -> bool:
+        return self.asked or any(callback.wants_stop for callback in self.callbacks)
 
     def __enter__(self) -> _Interruption:
         if threading.current_thread() is threading.main_thread():
@@ -108,178 +226,91 @@ class _Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.tell()
-
-
-def run_search(
-    params: Params, corpus: Corpus, folds: Sequence[Fold], listeners: Sequence[SearchListener] = ()
-) -> SearchResult:
-    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
-
-    A trial that raises is FAILED and the study goes on; one that a pruner stops is PRUNED. With several workers, a limit on
-    a trial's time, or a cluster, trials run in processes of their own. Any number of such searches may work on one study.
-
-    Parameters
-    ----------
-    params : Params
-    corpus : Corpus
-    folds : sequence of Fold
-    listeners : sequence of SearchListener
-
-    Returns
-    -------
-    SearchResult
-
-    Raises
-    ------
-    ParamsError, SearchError
-        Before any training when something cannot be used; `SearchError` at the end when no trial was completed.
-    """
-    started = time.perf_counter()
-    check_search(params)
-    identity = study_identity(params, corpus, folds)
-    study = open_study(params, identity)
-    with alone_with(study._storage):
-        close_dead(study, blamed=False)
-        requeue_lost(study)
-    n_earlier = len(finished_trials(study))
-    notes = _note_changed_space(study, params)
-    if not study.get_trials(deepcopy=False):
-        notes += _enqueue(study, params)
-    for listener in listeners:
-        listener.on_study(study, n_earlier)
-
-    trials = params.hpo.trials
-    deadline = time.time() + (trials.timeout or math.inf)
-
-    def tell_stopping() -> None:
-        for listener in listeners:
-            listener.on_stopping()
-
-    with _Interruption(tell_stopping) as interruption:
-
-        def asked_to_stop() -> bool:
-            return interruption.asked or any(listener.wants_stop for listener in listeners)
-
-        if trials.n_jobs == 1 and trials.trial_timeout is None and params.cluster.executor == "local":
-            objective = Objective(params, CrossValidator(corpus, folds), listeners, asked_to_stop)
-            run_trials(study, objective, lambda study: _is_enough(study, params, deadline))
-        elif len(finished_trials(study)) < trials.n_trials and not _is_enough(study, params, deadline):
-            order = _order(params, corpus, folds, study, listeners, deadline)
-            run_workers(order, study, n_workers=trials.n_jobs, listeners=listeners, asked_to_stop=asked_to_stop)
-        stopped = asked_to_stop()
-        notes += _why_ended(study, params, stopped=stopped, late=time.time() > deadline)
-    best = best_trial(study, params)
-    if best is None:
-        raise SearchError(_without_a_best(study, notes))
-    # What the trial was really trained with: parameters that are not searched may have changed since.
-    best_params = Params.model_validate({**params.model_dump(), **best.user_attrs["resolved"]})
-    return SearchResult(study, best, best_params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
-
-
-def _is_enough(study: optuna.Study, params: Params, deadline: float) -> bool:
-    return time.time() > deadline or should_stop(study, params) is not None
-
-
-def _order(
-    params: Params,
-    corpus: Corpus,
-    folds: Sequence[Fold],
-    study: optuna.Study,
-    listeners: Sequence[SearchListener],
-    deadline: float,
-) -> Order:
-    import torch
-
-    local = params.cluster.executor == "local"
-    gone_along = [listener.for_workers() for listener in listeners]
-    return Order(
-        params=params,
-        corpus=corpus,
-        folds=tuple(folds),
-        study_name=study.study_name,
-        listeners=tuple(listener for listener in gone_along if listener is not None),
-        deadline=deadline,
-        threads=max(1, torch.get_num_threads() // (params.hpo.trials.n_jobs if local else 1)),
-        gpus=visible_gpus() if local else (),
-    )
+        for callback in self.callbacks:
+            callback.on_stop_request()
 
 
 def _enqueue(study: optuna.Study, params: Params) -> list[str]:
-    """Begin with the parameter sets that ``hpo.enqueue`` names; what of them is not searched, or out of range, is noted."""
+    """Begin with the parameter sets of ``hpo.enqueue``; what of them is not searched, or out of range, is noted."""
     notes = []
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
-            values = _best_of_study(study, source.removeprefix("study:"))
+            name, storage = source.removeprefix("study:"), storage_of(study)
+            known = name in optuna.get_all_study_names(storage)
+            best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
+            if best is None:
+                raise SearchError(
+                    f"hpo.enqueue={source}: the storage has no such study with a complete trial; name one that it has."
+                )
+            values = best.params
         else:
             values = searched_values(with_trainer(params, source))
         fixed, remarks = enqueued_values(params, values)
         notes += [f"hpo.enqueue, {source}: {remark}" for remark in remarks]
         if fixed:
-            study.enqueue_trial(fixed, user_attrs={"enqueued": source}, skip_if_exists=True)
+            study.enqueue_trial(fixed, user_attrs=TrialRecord(enqueued=source).values(), skip_if_exists=True)
     return notes
 
 
-def _best_of_study(study: optuna.Study, name: str) -> dict[str, Any]:
-    try:
-        best = best_trial(optuna.load_study(study_name=name, storage=study._storage))
-    except KeyError:
-        best = None
-    if best is None:
-        raise SearchError(
-            f"hpo.enqueue: the storage has no study {name} with a complete trial; name one that it has, or leave it out."
-        )
-    return dict(best.params)
-
-
 def _note_changed_space(study: optuna.Study, params: Params) -> list[str]:
-    """Say what of the search space is other than when the study was last searched; choices cannot change in Optuna."""
+    """A note where the space is other than when the study was last searched; choices cannot change in Optuna."""
     now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
-    before = study.user_attrs.get("search_space")
-    if before == now:
-        return []
-    study.set_user_attr("search_space", now)
-    if before is None:
-        return []
-    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    before = StudyRecord.read(study).search_space or now
+    fields = (
+        "type",
+        "choices",
+        "low",
+        "high",
+        "step",
+        "when",
+    )  # a study made before the rebuild leaves some of them out
+
+    def of(space: dict[str, Any], name: str) -> list[Any]:
+        return [space.get(name, {}).get(field) or None for field in fields]
+
+    changed = sorted(name for name in {*before, *now} if of(before, name) != of(now, name))
     for name in changed:
-        old, new = before.get(name, {}), now.get(name, {})
-        if old and new and (old["type"], old.get("choices")) != (new["type"], new.get("choices")):
-            study.set_user_attr("search_space", before)
+        if name in before and name in now and of(before, name)[:2] != of(now, name)[:2]:
             raise SearchError(
                 f"hpo.search_space.{name}: study {study.study_name} was searched with other choices or another type, which "
                 "Optuna cannot mix; set another hpo.study.study_name, and begin at this one's best with "
                 f"hpo.enqueue=['study:{study.study_name}']."
             )
-    return [f"The search space changed since the study began: {', '.join(changed)}; earlier trials count as before."]
+    StudyRecord(search_space=now).write(study)
+    listed = ", ".join(changed)
+    return (
+        [f"The search space changed since the study began: {listed}; earlier trials count as before."]
+        if changed
+        else []
+    )
 
 
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:
-    n_done, n_trials = len(finished_trials(study)), params.hpo.trials.n_trials
-    if n_done >= n_trials:
-        return []
-    reason = should_stop(study, params)
-    running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    notes, finished = [], finished_trials(study)
+    if any(TrialRecord.read(trial).fold_scores is None for trial in complete_trials(study)):
+        notes.append(
+            "The objective does not use ev.report_folds: its folds are neither tracked nor pruned, and a time limit or a request "
+            "to stop waits for the end of a trial."
+        )
+    so_far = f"{len(finished)} of {params.hpo.trials.n_trials} trials"
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if len(finished) >= params.hpo.trials.n_trials:
+        return notes
     if stopped:
-        return [
-            f"Stopped on request after {n_done} of {n_trials} trials; the same command goes on, with the folds that are done."
-        ]
-    if reason is not None:
-        return [reason]
+        return [*notes, f"Stopped on request after {so_far}; the same command goes on, with the folds that are done."]
     if late:
-        return [f"hpo.trials.timeout is over after {n_done} of {n_trials} trials; the same command goes on."]
-    return [f"{n_done} of {n_trials} trials are done; other processes are at work on {running}."] if running else []
+        return [*notes, f"hpo.trials.timeout is over after {so_far}; the same command goes on."]
+    others = f"other processes are at work on {len(running)}" if running else "the study was stopped"
+    return [*notes, should_stop(study, params) or f"{so_far} are done; {others}."]
 
 
 def _without_a_best(study: optuna.Study, notes: Sequence[str]) -> str:
     finished = finished_trials(study)
-    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
-    if outside := why_no_best(study):
-        return f"Study {study.study_name}: {outside}; widen the bounds, or search further with a larger hpo.trials.n_trials."
     if not finished and notes:
         return f"Study {study.study_name}: {notes[-1]}"
-    reason = f"; trial {failed[0].number} failed with {failed[0].user_attrs.get('error')}" if failed else ""
+    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
+    reason = f"; trial {failed[0].number} failed with {TrialRecord.read(failed[0]).error}" if failed else ""
     return (
-        f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}; mend the cause "
+        f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}; fix the cause "
         "and start a study with another hpo.study.study_name."
     )

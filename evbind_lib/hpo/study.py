@@ -1,222 +1,334 @@
-"""Studies in Optuna's storage: open or resume one, count its trials, find its out-of-fold predictions.
-
-Imports the rooms below it; `search` and everything above may import it.
-"""
+"""Studies in Optuna's storage: what a trial and a study record, open or resume one, count its trials, find the best."""
 
 from __future__ import annotations
 
-import time
+import contextlib
+import os
+import threading
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import optuna
-import pandas as pd
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.compose import Params
-from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold, folds_fingerprint
+from evbind_lib.config.digest import digest_of
+from evbind_lib.config.paths import resolve_sqlite, without_password
+from evbind_lib.config.processes import lock_between_processes
+from evbind_lib.config.registry import Registry
+from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.errors import SearchError
-from evbind_lib.hpo.objectives import directions, effective_pruner
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
-from evbind_lib.hpo.storage import open_storage
-from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.result import PREDICTION_COLUMNS
 
-DEFAULT_STUDY_NAME = "deberta-v3-hpo"
-# Seconds that the process which makes a study may take to say what it is made with.
-MAKING = 20.0
+FORMAT = 2  # of what trials and studies record; those made before it say none
+# Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
+HEARTBEAT, GRACE = 30, 150
+OBJECTIVE = "evbind_lib.Objective"
+REMEDY = 'choose another with hpo.study.study_name=NAME or search(..., study="NAME")'
+# In the identity of what has no digest: true for this process alone.
+_this_process_only = f"no digest {uuid.uuid4().hex}"
+_uid_lock = threading.Lock()
 
 
-def count_trials(study: optuna.Study) -> dict[str, int]:
-    """Number of finished trials of a study by state; one that was cut off and retried is not counted.
+@dataclass
+class _Record:
+    """User attributes of a trial or a study, each field one attribute of that name."""
 
-    Parameters
-    ----------
-    study : optuna.Study
+    @classmethod
+    def read(cls, owner: Any) -> Self:
+        """What of it a trial or study records; fields that are not there stay None."""
+        return cls(**{name: value for name, value in owner.user_attrs.items() if name in cls.__dataclass_fields__})
 
-    Returns
-    -------
-    dict of str to int
-        ``total``, ``complete``, ``pruned`` and ``failed``.
+    def values(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def write(self, owner: Any) -> None:
+        """Write the fields that are set; others of the trial or study stay as they are."""
+        for name, value in self.values().items():
+            owner.set_user_attr(name, value)
+
+
+@dataclass
+class TrialRecord(_Record):
+    """What a trial records beside Optuna's own fields; no text of a post.
+
+    ``worker`` is the process at work on it; ``interrupted`` was cut off and is done again, ``surplus`` does not count.
     """
-    trials = finished_trials(study)
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    counts = {name: sum(trial.state == state for trial in trials) for name, state in states.items()}
-    return {"total": len(trials), **counts}
+
+    format: int | None = None
+    worker: str | None = None
+    interrupted: bool | None = None
+    surplus: bool | None = None
+    error: str | None = None
+    traceback: list[str] | None = None
+    seconds: float | None = None
+    metric: str | None = None
+    fold_aggregation: str | None = None
+    fold_scores: list[float] | None = None
+    fold_seconds: list[float] | None = None
+    micro_batch: int | None = None
+    pooled: dict[str, float] | None = None
+    resolved: dict[str, Any] | None = None
+    parameter_key: str | None = None
+    folds_from_before: int | None = None
+    reused_from: int | None = None
+    retry_of: int | None = None
+    deaths: int | None = None
+    enqueued: str | None = None
+    mlflow_run: dict[str, str] | None = None
+
+
+@dataclass
+class StudyRecord(_Record):
+    """What a study records: its own number, what it was made with, and the digest of each fold's validation pairs."""
+
+    format: int | None = None
+    uid: str | None = None
+    sampler: dict[str, Any] | None = None
+    pruner: dict[str, Any] | None = None
+    optuna_version: str | None = None
+    search_space: dict[str, Any] | None = None
+    pairs: dict[str, str] | None = None
+    identity: dict[str, Any] | None = None
+
+
+def study_uid(study: optuna.Study) -> str:
+    """Number of this very study, given to it where it has none: one made again under its name has other folds and runs."""
+    with _uid_lock:  # threads of a plain study's n_jobs
+        uid = StudyRecord.read(study).uid
+        if uid is None:
+            uid = uuid.uuid4().hex
+            StudyRecord(uid=uid).write(study)
+        return uid
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether a trial ended by itself: was neither cut off nor one too many."""
+    record = TrialRecord.read(trial)
+    return trial.state.is_finished() and not record.interrupted and not record.surplus
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended by themselves: complete, pruned or failed."""
-    return [trial for trial in study.get_trials(deepcopy=False) if counts_as_finished(trial)]
+    return [trial for trial in study.get_trials(deepcopy=False) if is_finished(trial)]
 
 
-def counts_as_finished(trial: FrozenTrial) -> bool:
-    """Whether a trial ended by itself: was neither cut off nor given back as one too many."""
-    attributes = trial.user_attrs
-    return trial.state.is_finished() and not attributes.get("interrupted") and not attributes.get("surplus")
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials that count, by number."""
+    return [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
 
 
-def study_identity(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> dict[str, Any]:
-    """What two searches must share for their scores to be comparable, as plain values kept in the study."""
-    return {
-        "data": corpus.fingerprint,
-        "folds": folds_fingerprint(folds),
-        "n_folds": len(folds),
-        "eval_neg_ratio": params.data.eval_neg_ratio,
-        "seed": params.training.seed,
-        "model": params.model.name,
-        "metric": params.hpo.metric.name,
-        "fold_aggregation": params.hpo.metric.fold_aggregation,
-        "direction": directions(params)[0],
-        "constraints": {name: bounds.model_dump() for name, bounds in params.hpo.constraints.items()},
-    }
+def count_trials(study: optuna.Study) -> dict[str, int]:
+    """Number of finished trials: ``total``, ``complete``, ``pruned`` and ``failed``."""
+    states = [trial.state for trial in finished_trials(study)]
+    named = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    return {"total": len(states), **{name: states.count(state) for name, state in named.items()}}
 
 
-def open_study(params: Params, identity: Mapping[str, Any]) -> optuna.Study:
-    """Create the study, or load it to go on with it.
-
-    The default study name stands for whatever is searched first. Where a study of that name was made on other data, folds,
-    model or metric, the search becomes a study of its own, named with a number behind; a name that a person chose is
-    never changed: there the difference is an error.
-
-    Parameters
-    ----------
-    params : Params
-    identity : mapping
-        As `study_identity` gives it.
-
-    Returns
-    -------
-    optuna.Study
-
-    Raises
-    ------
-    SearchError
-        When the storage cannot be reached, the study exists and ``load_if_exists`` is false, or it was made with something
-        else.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(params.hpo.study.storage)
-    name, exists = _choose_name(params, identity, storage)
-    study = None if exists else _make(params, identity, storage, name)
-    if study is None:  # it was there, or another process made it at this moment
-        study = optuna.load_study(study_name=name, storage=storage)
-        differences = _differences(study, identity)
-        if differences:
-            raise SearchError(_refusal(name, differences))
-        if "identity" not in study.user_attrs:  # made by a process that died over it
-            _describe(study, params, identity)
-    study.pruner = build_pruner(effective_pruner(params), n_folds=params.training.n_folds)
-    study.sampler = build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
-    return study
+def is_minimised(study: optuna.Study) -> bool:
+    """Whether lower values are better; of several objectives the first counts."""
+    return bool(study.directions[0] == StudyDirection.MINIMIZE)
 
 
-def join_study(params: Params, name: str) -> optuna.Study:
-    """Load a study that is there, in a worker.
-
-    Parameters
-    ----------
-    params : Params
-    name : str
-        As the study was opened with, which may be another than ``hpo.study.study_name``.
-
-    Returns
-    -------
-    optuna.Study
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name=name, storage=open_storage(params.hpo.study.storage))
-    study.pruner = build_pruner(effective_pruner(params), n_folds=params.training.n_folds)
-    study.sampler = build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
-    return study
+def metric_name(study: optuna.Study) -> str:
+    """What the values of the study are, for axes and tables."""
+    return (study.metric_names or ["objective value"])[0]
 
 
-def _choose_name(params: Params, identity: Mapping[str, Any], storage: optuna.storages.BaseStorage) -> tuple[str, bool]:
-    """Name of the study to open, and whether it is there."""
-    wanted = params.hpo.study
-    names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    name = wanted.study_name
-    for number in range(2, len(names) + 3):
-        if name not in names:
-            break
-        differences = _differences(optuna.load_study(study_name=name, storage=storage), identity)
-        if not differences and wanted.load_if_exists:
-            break
-        if wanted.study_name != DEFAULT_STUDY_NAME:
-            if not wanted.load_if_exists:
-                raise SearchError(
-                    f"hpo.study.study_name={name}: a study of that name exists in {wanted.storage} and load_if_exists is "
-                    "false; choose another name, or set hpo.study.load_if_exists=true to go on with it."
-                )
-            raise SearchError(_refusal(name, differences))
-        name = f"{DEFAULT_STUDY_NAME}-{number}"
-    return name, name in names
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the best value, the earliest of equals; None where none is complete."""
+    sign = 1 if is_minimised(study) else -1
+    return min(complete_trials(study), key=lambda trial: sign * trial.values[0], default=None)
 
 
-def _refusal(name: str, differences: Sequence[str]) -> str:
-    return (
-        f"hpo.study.study_name={name}: that study was made with other {', '.join(differences)}, so its trials cannot "
-        "be compared with new ones; choose another hpo.study.study_name or go back to what it was made with."
-    )
+def trials_since_improvement(study: optuna.Study) -> int:
+    """Number of finished trials after the last one that was better than all before it, in the order of their ends."""
+    sign, best, since = 1 if is_minimised(study) else -1, float("inf"), 0
+    for trial in sorted(finished_trials(study), key=lambda trial: trial.datetime_complete):
+        since += 1
+        if trial.state == TrialState.COMPLETE and sign * trial.values[0] < best:
+            best, since = sign * trial.values[0], 0
+    return since
 
 
-def _make(
-    params: Params, identity: Mapping[str, Any], storage: optuna.storages.BaseStorage, name: str
-) -> optuna.Study | None:
-    """Make a study and say in it what it is made with; None where another process was faster."""
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, directions=directions(params))
-    except DuplicatedStudyError:
-        _wait_for_identity(name, storage)
+def should_stop(study: optuna.Study, params: Params) -> str | None:
+    """Why the search should begin no further trial, as a sentence; None to go on."""
+    most = params.hpo.stop.no_improvement
+    if most is None or (since := trials_since_improvement(study)) < most:
         return None
-    _describe(study, params, identity)
-    return study
+    return f"No trial was better for {since} in a row (hpo.stop.no_improvement={most})."
 
 
-def _describe(study: optuna.Study, params: Params, identity: Mapping[str, Any]) -> None:
-    # Of this very study, so that one made anew under the same name does not go on with the runs of the old one.
-    study.set_user_attr("uid", uuid.uuid4().hex)
-    study.set_user_attr("sampler", params.hpo.sampler.model_dump())
-    study.set_user_attr("pruner", params.hpo.pruner.model_dump())
-    study.set_user_attr("optuna_version", optuna.__version__)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(params.hpo.metric.names)
-    study.set_user_attr("identity", dict(identity))  # last: whoever waits for it finds the rest
+def digest_for_identity(function: Callable[..., Any] | None) -> str | None:
+    """Digest of a function of the user's; of one that has none a text that no other process has."""
+    return None if function is None else digest_of(function) or _this_process_only
 
 
-def _wait_for_identity(name: str, storage: optuna.storages.BaseStorage) -> None:
-    deadline = time.monotonic() + MAKING
-    while time.monotonic() < deadline:
-        if "identity" in optuna.load_study(study_name=name, storage=storage).user_attrs:
-            return
-        time.sleep(0.1)
+def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, Any]:
+    """What two searches must have in common for their values to be comparable, as plain values that the study holds."""
+    from evbind_lib.hpo.objective import Objective  # late: it imports this module
+    from evbind_lib.training.losses import LOSSES  # late: it loads torch
+    from evbind_lib.training.metrics import METRICS
+
+    trained = objective.params if isinstance(objective, Objective) else params
+    searched = {dotted_name(name): entry for name, entry in trained.hpo.search_space.items()}
+    drawn = searched.get("training.loss_function")
+    losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
+    names: list[tuple[Registry[Any], str]] = [(METRICS, trained.hpo.metric.name), *((LOSSES, name) for name in losses)]
+    added = {f"{registry.what} {name}": registry.additions().get(name) for registry, name in names}
+    shared = {
+        "direction": params.hpo.study.direction,
+        "seed": trained.training.seed,
+        "model": trained.model.name,
+        "settings": {
+            name: value for name, value in trained.flat().items() if name not in searched and _changes_scores(name)
+        },
+        # A metric holds its function, a loss is one.
+        "registered": {name: digest_for_identity(getattr(entry, "function", entry)) for name, entry in added.items()},
+    }
+    if type(objective) is Objective:
+        return {**shared, **objective.identity(), "objective": OBJECTIVE}
+    made = objective if hasattr(objective, "__qualname__") else type(objective)
+    return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}
+
+
+def _changes_scores(name: str) -> bool:
+    """Whether a parameter that is not searched changes scores, and has no place of its own in the identity."""
+    if name.startswith(("training.args.dataloader_", "training.args.per_device_eval_", "training.provenance")):
+        return False
+    others = ("model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
+    return name in others or (name.startswith("training.") and name not in ("training.n_folds", "training.seed"))
 
 
 def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> list[str]:
-    known = study.user_attrs.get("identity", {})
-    return [key for key, value in identity.items() if key in known and known[key] != value]
+    """Names in which a study was made with something else; of what only one of both states, nothing can be said.
 
-
-def load_predictions(study: optuna.Study, number: int) -> pd.DataFrame:
-    """Out-of-fold predictions of a trial, of the folds it came to.
-
-    Parameters
-    ----------
-    study : optuna.Study
-    number : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns as `evbind_lib.training.result.PREDICTION_COLUMNS`; empty where none are kept in this workspace.
+    The ``source`` of data is for people: the same data are compared by fingerprint wherever they come from.
     """
-    attributes = study.trials[number].user_attrs
-    parts = FoldCache(study.study_name).predictions(attributes.get("parameter_key", ""))
-    n_folds = len(attributes.get("fold_scores", parts))
-    tables = [table for fold, table in parts.items() if fold < n_folds]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=PREDICTION_COLUMNS)
+    known = StudyRecord.read(study).identity
+    if known is None:
+        return []
+    known, found = {"objective": OBJECTIVE, **known}, []
+    for key in (key for key in identity if key in known and key != "source"):
+        one, other = known[key], identity[key]
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += [name for name in other if name in one and one[name] != other[name]]
+        elif one != other:
+            found.append(key)
+    return found
+
+
+def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:
+    """Make the study of that name in ``hpo.study.storage``, or load it to go on with it; one that is given is used as it is.
+
+    Raises `SearchError`, before anything is trained, for a storage that cannot be opened and for a study that exists although
+    ``load_if_exists`` is false, was made with something else, or holds trials of a script, which wrote no identity.
+    """
+    if isinstance(study, optuna.Study):
+        _check_identity(study, params, identity)
+        return study
+    settings, hpo = params.hpo.study, params.hpo
+    name, storage = study or settings.study_name, open_storage(settings.storage)
+    with lock_between_processes(f"{settings.storage} {name}"):
+        try:
+            opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
+            record = StudyRecord(FORMAT, optuna_version=optuna.__version__)
+            record.sampler, record.pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
+            record.write(opened)
+        except DuplicatedStudyError:
+            if not settings.load_if_exists:
+                raise SearchError(
+                    f"hpo.study.study_name={name}: a study of that name exists in {without_password(settings.storage)} and "
+                    f"load_if_exists is false; {REMEDY}, or set hpo.study.load_if_exists=true to go on with it."
+                ) from None
+            opened = optuna.load_study(study_name=name, storage=storage)
+            if StudyRecord.read(opened).identity is None and finished_trials(opened):
+                raise SearchError(
+                    f"hpo.study.study_name={name}: that study holds trials of a script, and nothing says what they were "
+                    f"measured on; {REMEDY}."
+                ) from None
+        _check_identity(opened, params, identity)
+    opened.pruner = build_pruner(hpo.pruner, n_folds=params.training.n_folds)
+    opened.sampler = build_sampler(hpo.sampler, n_earlier_trials=0)
+    return opened
+
+
+def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, Any]) -> None:
+    """Write what a study is made with into one that does not say it; refuse one that was made with something else."""
+    if differences := _differences(study, identity):
+        raise SearchError(
+            f"hpo.study.study_name={study.study_name}: that study was made with other {', '.join(differences)}, so its trials "
+            f"cannot be compared with new ones; {REMEDY}, or go back to what it was made with."
+        )
+    if StudyRecord.read(study).identity is None:
+        study_uid(study)
+        if identity["objective"] == OBJECTIVE and identity["score"] is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names([params.hpo.metric.name])
+        StudyRecord(identity=dict(identity)).write(study)
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging every trial while a search of ours runs."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def open_storage(address: str) -> optuna.storages.BaseStorage:
+    """Open the storage at ``hpo.study.storage``, any address of a database that Optuna takes; its tables are made."""
+    resolved = resolve_sqlite(address)
+    if resolved.startswith("sqlite"):
+        options: dict[str, Any] = {
+            "engine_kwargs": {"connect_args": {"timeout": 60}}
+        }  # its own 5 s are short for a busy disk
+    else:
+        options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+    try:
+        if "://" not in resolved:
+            raise ValueError("it is not an address such as sqlite:///optuna.db")
+        if resolved.startswith("sqlite:///"):
+            Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that make the tables at the same moment fail.
+        with lock_between_processes(resolved), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return optuna.storages.RDBStorage(resolved, **options)
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if isinstance(error, ImportError):
+            reason += "; for PostgreSQL: pip install 'evbind[postgres]'"
+        raise SearchError(
+            f"hpo.study.storage={without_password(address)}: the storage cannot be opened ({without_password(reason)}); give "
+            "one that can, for example sqlite:///optuna.db."
+        ) from None
+
+
+def check_storage(address: str) -> None:
+    """Refuse a storage that studies cannot be written to; a file of SQLite is not made by this."""
+    resolved = resolve_sqlite(address)
+    if not resolved.startswith("sqlite:///"):
+        open_storage(address)
+        return
+    file = Path(resolved.removeprefix("sqlite:///").partition("?")[0])
+    place = next(place for place in (file, *file.parents) if place.exists())
+    if place.is_dir() == (place == file) or not os.access(place, os.W_OK):
+        what = "is a folder" if place == file else "cannot be written"
+        raise SearchError(
+            f"hpo.study.storage={address}: {place.name or place} {what}; name a file that can be written."
+        )
+
+
+def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:
+    """Storage of a study; private, since Optuna has no public way to it for a study that was handed in."""
+    return study._storage

@@ -1,14 +1,14 @@
 """Worker processes of a search, over `concurrent.futures`: on this machine, or on a cluster of dask's.
 
-Each worker runs the loop of `trials` in a process of its own, with a GPU or a share of the processors of its own; trials never
-share a process, since PyTorch, tokenizers and random numbers keep state in it. What one process tells another goes
-through the study's storage, so that both kinds of worker, and searches that join from elsewhere, work alike. Imports the
-rooms below it; `search` imports it.
+Each worker runs the search's loop in a process of its own, with a GPU or a part of the processors; trials never share a process,
+since PyTorch, tokenizers and random numbers keep state in it. What one process is to know of another goes through the study's
+storage, so that both kinds of worker, and searches that join from elsewhere, work alike.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,149 +17,139 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import optuna
 import psutil
-import torch
 from optuna.trial import TrialState
 
-from evbind_lib.config.compose import Params
-from evbind_lib.config.processes import quieten
-from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold
+from evbind_lib.config.registry import Registry
+from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.claims import close_dead, interrupt
-from evbind_lib.hpo.objective import Objective, SearchListener, run_trials, too_slow
-from evbind_lib.hpo.stopping import should_stop
-from evbind_lib.hpo.study import finished_trials, join_study
+from evbind_lib.hpo.objective import TOO_LONG, SearchCallback
+from evbind_lib.hpo.study import TrialRecord, finished_trials, is_finished, quiet_optuna, storage_of, study_uid
 from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.crossval import CrossValidator
 
 LOOKS_EVERY = 0.5  # seconds between two looks at the study
 HANGS_AFTER = 15.0  # seconds beyond its limit after which a trial that does not end itself is ended with its process
 FRUITLESS_DEATHS = 4  # workers that die one after the other without a trial finished in between
+ALONE = "search in this process: hpo.trials.n_jobs=1 hpo.trials.trial_timeout=null cluster=local"
+# The search's loop: of a study, and whether the workers are to stop.
+Loop = Callable[[optuna.Study, Callable[[], bool]], None]
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a worker is to do; it travels to its process.
+def uses_workers(params: Params) -> bool:
+    """Whether trials run in processes of their own; one that hangs can only be ended with its process."""
+    trials = params.hpo.trials
+    return trials.n_jobs > 1 or trials.trial_timeout is not None or params.cluster.executor == "dask"
 
-    Attributes
-    ----------
-    params : Params
-    corpus : Corpus
-    folds : tuple of Fold
-    study_name : str
-    listeners : tuple of SearchListener
-        Told of the trials in the worker.
-    deadline : float
-        Seconds since the epoch after which no further trial begins.
-    threads : int
-        Processors for each worker.
-    gpus : tuple of str
-        Devices of the machine to choose from, by the worker's number; empty where there are none or a cluster chooses.
-    number : str
-        Of this search, by which it asks its workers to stop.
+
+def _registries() -> dict[str, Registry[Any]]:
+    from evbind_lib.data.corpus import READERS
+    from evbind_lib.training.losses import LOSSES  # late: it loads torch
+    from evbind_lib.training.metrics import METRICS
+
+    return {"losses": LOSSES, "metrics": METRICS, "readers": READERS}
+
+
+def order_bytes(params: Params, study: str | optuna.Study | None, *order: Any) -> bytes:
+    """What goes to workers, functions of a notebook by value, with the entries of registries that are not evbind's.
+
+    Raises `SearchError` for what cannot be sent, with its name, and for a study that other processes cannot see.
     """
-
-    params: Params
-    corpus: Corpus
-    folds: tuple[Fold, ...]
-    study_name: str
-    listeners: tuple[SearchListener, ...]
-    deadline: float
-    threads: int
-    gpus: tuple[str, ...] = ()
-    number: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-
-    @property
-    def stop_mark(self) -> str:
-        """Attribute of the study that asks these workers to stop."""
-        return f"stop {self.number}"
+    if isinstance(study, optuna.Study) and isinstance(storage_of(study), optuna.storages.InMemoryStorage):
+        raise SearchError(
+            f"Study {study.study_name} is in memory, where workers cannot see it; give it a storage, or {ALONE}."
+        )
+    additions = {name: registry.additions() for name, registry in _registries().items()}
+    try:
+        return bytes(cloudpickle.dumps((study, additions, *order)))
+    except Exception as error:  # pickling runs code of any object
+        raise SearchError(
+            f"The objective cannot be sent to workers, since it holds {_culprit(order[0]) or error}; make that inside the "
+            f"objective, or {ALONE}."
+        ) from None
 
 
-def work(order: Order, slot: int) -> None:
-    """Run trials in this process until none is left.
+def _culprit(thing: Any, depth: int = 6) -> str:
+    """Name and type of what cannot be pickled among the names a function uses, or an object holds; empty where all of it can."""
+    seen = inspect.getclosurevars(thing) if inspect.isfunction(thing) else None
+    for name, value in ({**seen.nonlocals, **seen.globals} if seen else getattr(thing, "__dict__", {})).items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            return (depth and _culprit(value, depth - 1)) or f"{name} ({type(value).__name__})"
+    return ""
 
-    Parameters
-    ----------
-    order : Order
-    slot : int
-        Number of the worker, from 0.
-    """
-    if order.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = order.gpus[slot % len(order.gpus)]
-    quieten()
-    torch.set_num_threads(order.threads)
-    study = join_study(order.params, order.study_name)
 
-    def asked_to_stop() -> bool:
-        return bool(study._storage.get_study_user_attrs(study._study_id).get(order.stop_mark))
+def work(order: bytes, gpu: str | None, threads: int | None) -> None:
+    """Run trials in this process until none is left."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    import torch
 
-    def enough(study: optuna.Study) -> bool:
-        return time.time() > order.deadline or should_stop(study, order.params) is not None
+    from evbind_lib.training.trainer import quiet_libraries
 
-    objective = Objective(order.params, CrossValidator(order.corpus, order.folds), order.listeners, asked_to_stop)
-    run_trials(study, objective, enough)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    study, additions, loop, stop_mark = cloudpickle.loads(order)
+    for name, registry in _registries().items():
+        registry.update(additions[name])
+    with quiet_libraries(), quiet_optuna():
+        loop(study, lambda: bool(study.user_attrs.get(stop_mark)))
 
 
 def run_workers(
-    order: Order,
     study: optuna.Study,
-    *,
-    n_workers: int,
-    listeners: Sequence[SearchListener],
+    loop: Loop,
+    params: Params,
+    callbacks: Sequence[SearchCallback],
     asked_to_stop: Callable[[], bool],
 ) -> None:
     """Start workers and follow the study until they are done; one that dies is replaced and its trial done again.
 
-    Parameters
-    ----------
-    order : Order
-    study : optuna.Study
-    n_workers : int
-    listeners : sequence of SearchListener
-        Told here of every trial that ends.
-    asked_to_stop : callable
-        True where the workers are to stop after their current folds.
-
-    Raises
-    ------
-    SearchError
-        When workers die one after the other, or the cluster cannot be reached.
+    ``callbacks`` are called here for every trial that ends. Raises `SearchError` when workers die one after the other.
     """
-    known = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    told, deaths, stopping = set(known), 0, False
-    with _open_team(order, study) as team:
-        left = order.params.hpo.trials.n_trials - len(finished_trials(study))
-        futures = {team.submit(slot): slot for slot in range(min(n_workers, max(left, 1)))}
+    trials, stop_mark = params.hpo.trials, f"stop {uuid.uuid4().hex[:12]}"
+    team = _Team(params, study, order_bytes(params, study, loop, stop_mark))
+    reported = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    deaths, stopping = 0, False
+    try:
+        left = trials.n_trials - len(finished_trials(study))
+        futures = {team.submit(slot): slot for slot in range(min(trials.n_jobs, max(left, 1)))}
         while futures:
             done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
             if asked_to_stop() and not stopping:
-                study.set_user_attr(order.stop_mark, True)
+                study.set_user_attr(stop_mark, True)
                 stopping = True
-            _end_hanging(study, order.params.hpo.trials.trial_timeout)
-            if _tell(study, listeners, told):
+            _end_hanging(study, trials.trial_timeout)
+            if _report(study, callbacks, reported):
                 deaths = 0
             for future in done:
                 slot = futures.pop(future)
                 if not _died(future):
                     continue
                 close_dead(study)
-                _tell(study, listeners, told)
                 deaths += 1
                 if deaths >= FRUITLESS_DEATHS:
                     raise SearchError(
-                        f"hpo.trials.n_jobs={n_workers}: {deaths} worker processes died one after the other, most often for "
-                        "lack of memory; set fewer workers, and see workers.log in the study's folder of runs/studies."
+                        f"hpo.trials.n_jobs={trials.n_jobs}: {deaths} worker processes died one after the other, most often for "
+                        f"lack of memory; set fewer workers, and see {team.log}."
                     )
                 if not stopping:
                     futures[team.submit(slot)] = slot
-        _tell(study, listeners, told)
+        _report(study, callbacks, reported)
+    except BaseException:
+        study.set_user_attr(stop_mark, True)  # workers of a cluster cannot be killed from here
+        raise
+    finally:
+        team.close()
+        close_dead(study, counts_as_death=False)
 
 
 def _died(future: Future[None]) -> bool:
@@ -168,22 +158,25 @@ def _died(future: Future[None]) -> bool:
         future.result()
     except BrokenExecutor:
         return True
+    except ModuleNotFoundError as error:
+        raise SearchError(
+            f"A worker has no module {error.name}; install it there, or send it along: import cloudpickle, "
+            f"{error.name}; cloudpickle.register_pickle_by_value({error.name})."
+        ) from None
     return False
 
 
-def _tell(study: optuna.Study, listeners: Sequence[SearchListener], told: set[int]) -> bool:
-    """Tell the listeners what happened since the last look; true where a trial came to its end."""
+def _report(study: optuna.Study, callbacks: Sequence[SearchCallback], reported: set[int]) -> bool:
+    """Call the callbacks for what happened since the last look; true where a trial came to its end."""
     trials = study.get_trials(deepcopy=False)
-    ended = [trial for trial in trials if trial.state.is_finished() and trial.number not in told]
-    for trial in ended:
-        told.add(trial.number)
-        for listener in listeners:
-            listener.on_trial_end(study, trial)
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.number not in reported]
+    reported.update(trial.number for trial in ended)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    for listener in listeners:
-        listener.on_running(study, running)
-    finished = {trial.number for trial in finished_trials(study)}
-    return any(trial.number in finished for trial in ended)
+    for callback in callbacks:
+        for trial in ended:
+            callback.on_trial_end(study, trial)
+        callback.on_running(study, running)
+    return any(is_finished(trial) for trial in ended)
 
 
 def _end_hanging(study: optuna.Study, limit: float | None) -> None:
@@ -192,98 +185,77 @@ def _end_hanging(study: optuna.Study, limit: float | None) -> None:
         return
     children = {child.pid: child for child in psutil.Process().children(recursive=True)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        pid = int(str(trial.user_attrs.get("worker", "- -1 -")).rsplit(" ", 2)[1])
-        started = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-        if pid in children and time.time() - started > limit + HANGS_AFTER:
-            interrupt(study, trial, error=f"TrainingError: {too_slow(limit)}")
+        pid = int((TrialRecord.read(trial).worker or "- -1 -").rsplit(" ", 2)[1])
+        seconds = time.time() - trial.datetime_start.timestamp()
+        if pid in children and seconds > limit + HANGS_AFTER:
+            interrupt(study, trial, error=f"TrainingError: {TOO_LONG.format(limit)}")
             children[pid].kill()
 
 
 class _Team:
-    """Where workers run: one executor for each on this machine, so that one that dies takes no other with it."""
+    """Where workers run: on this machine one executor for each, so that one that dies takes no other with it, or on a cluster."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.executors: dict[int, ProcessPoolExecutor] = {}
+    def __init__(self, params: Params, study: optuna.Study, order: bytes) -> None:
+        import torch
+
+        self.log: Path = FoldCache(study_uid(study)).folder / "workers.log"
+        self.order, self.gpus = order, visible_gpus()
+        self.threads = max(1, torch.get_num_threads() // params.hpo.trials.n_jobs)
+        self.client = _connect(params) if params.cluster.executor == "dask" else None
+        self.executors: dict[int, Executor] = {}
+        self.processes: set[Any] = set()
 
     def submit(self, slot: int) -> Future[None]:
-        """Start the worker of a slot, or its successor."""
+        """Start the worker of a slot, or its successor; a cluster chooses devices and threads, and restarts what it lost."""
+        if self.client is not None:
+            future: Future[None] = self.client.get_executor(pure=False).submit(work, self.order, None, None)
+            return future
         if slot in self.executors:
             self.executors[slot].shutdown(wait=False)
-        log = FoldCache(self.order.study_name).folder / "workers.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.executors[slot] = ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(str(log),)
-        )
-        return self.executors[slot].submit(work, self.order, slot)
-
-    def close(self) -> None:
-        """End every worker."""
-        for executor in self.executors.values():
-            processes = list((executor._processes or {}).values())
-            executor.shutdown(wait=False, cancel_futures=True)
-            for process in processes:  # one that is at work would go on to its end
-                process.kill()
-                process.join(10)
-
-
-class _DaskTeam(_Team):
-    """Workers of a dask cluster; it restarts by itself what a lost machine was doing."""
-
-    def __init__(self, order: Order) -> None:
-        super().__init__(order)
-        self.client = _connect(str(order.params.cluster.scheduler))
-        self.executor = self.client.get_executor(pure=False)
-
-    def submit(self, slot: int) -> Future[None]:
-        future: Future[None] = self.executor.submit(work, self.order, slot)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        spawn, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+        self.executors[slot] = ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(str(self.log),))
+        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+        future = self.executors[slot].submit(work, self.order, gpu, self.threads)
+        self.processes |= set(multiprocessing.active_children()) - before
         return future
 
     def close(self) -> None:
-        self.client.close()
+        """End every worker; one that is at work would go on to its end."""
+        if self.client is not None:
+            self.client.close()
+        for executor in self.executors.values():
+            executor.shutdown(wait=False, cancel_futures=True)
+        for process in self.processes:
+            process.kill()
+            process.join(10)
 
 
-@contextlib.contextmanager
-def _open_team(order: Order, study: optuna.Study) -> Iterator[_Team]:
-    team = _DaskTeam(order) if order.params.cluster.executor == "dask" else _Team(order)
-    try:
-        yield team
-    except BaseException:
-        study.set_user_attr(order.stop_mark, True)  # those of a cluster cannot be killed from here
-        raise
-    finally:
-        team.close()
-        close_dead(study)
-
-
-def _connect(scheduler: str) -> Any:
+def _connect(params: Params) -> Any:
+    scheduler = params.cluster.scheduler
     try:
         from distributed import Client
     except ImportError:
-        raise ParamsError("cluster=dask: the package distributed is missing; pip install -e '.[cluster]'.") from None
+        raise ParamsError("cluster=dask: the package distributed is missing; pip install 'evbind[cluster]'.") from None
     try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
+        return Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise SearchError(
             f"cluster.scheduler={scheduler}: no dask scheduler can be reached there ({type(error).__name__}); start one with "
             "`dask scheduler`, or give its address."
         ) from None
-    return client
 
 
 def check_workers(params: Params) -> None:
-    """Refuse workers that there cannot be, before any training.
-
-    Raises
-    ------
-    ParamsError
-        For more workers than GPUs hold or processors serve, or a cluster whose workers run several threads.
-    SearchError
-        For a scheduler that cannot be reached.
-    """
+    """Refuse workers that there cannot be: more than GPUs hold or processors serve, or a cluster that does not suit."""
     n_workers, cluster = params.hpo.trials.n_jobs, params.cluster
     if cluster.executor == "dask":
-        with contextlib.closing(_connect(str(cluster.scheduler))) as client:
+        if params.hpo.study.storage.startswith("sqlite"):
+            raise ParamsError(
+                f"hpo.study.storage={params.hpo.study.storage}: the machines of a cluster cannot share a file of SQLite; set the "
+                "address of a PostgreSQL database, postgresql://USER@HOST/NAME."
+            )
+        with contextlib.closing(_connect(params)) as client:
             threads = client.nthreads()
         if any(number > 1 for number in threads.values()):
             raise ParamsError(
@@ -291,10 +263,8 @@ def check_workers(params: Params) -> None:
                 "start workers with `dask worker --nthreads 1`."
             )
         return
-    gpus, processors = (
-        visible_gpus(),
-        len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count(),
-    )
+    gpus = visible_gpus()
+    processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
     if not gpus and processors and n_workers > processors:
         raise ParamsError(
             f"hpo.trials.n_jobs={n_workers}: there are {processors} processors, and a worker needs one of its own; lower it."
@@ -308,6 +278,8 @@ def check_workers(params: Params) -> None:
 
 def visible_gpus() -> tuple[str, ...]:
     """Devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(named[:count]) if named else tuple(str(number) for number in range(count))
@@ -328,4 +300,4 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)  # a parent that was killed cannot ask; the trial is retried by the next search
+        os._exit(1)  # a parent that was killed cannot ask; the trial is done again by the next search

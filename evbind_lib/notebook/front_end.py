@@ -1,6 +1,7 @@
-"""Whether somebody is there to use a widget, and how a figure is shown in either case.
+"""Whether a front end is there to use a widget, and how a figure is shown in either case.
 
-Imports `pages`; its neighbours in `widgets`, and `display`, import it.
+A widget in a stored notebook is dead without its kernel, so only a front end gets one: JupyterLab and VS Code say in the kernel
+that they are there; papermill, nbconvert and nbval do not. ``EVBIND_WIDGETS=1`` or ``0`` decides by hand.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def has_front_end() -> bool:
 
 
 def show(figure: go.Figure) -> None:
-    """Display a figure; with ``EVBIND_STATIC_FIGURES=1`` a static picture goes with it, for pages without JavaScript.
+    """Display a figure; with ``EVBIND_STATIC_FIGURES=1`` with a static picture, for pages without JavaScript.
 
     The picture needs kaleido and Chrome or Chromium, and a second of time: stored notebooks have it, searches do not.
     """

@@ -1,86 +1,38 @@
-"""A look at the data before any training: lengths, overlap, and sentences to browse.
-
-Imports `data`, `encoding` and `models`; `widgets` and notebooks import it.
-"""
+"""A look at the data before any training: lengths, overlap, and pairs to browse."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.compose import ModelParams
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.training.encoding import PairEncoder
-from evbind_lib.training.model import load_tokenizer
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 
 
-def pair_lengths(corpus: Corpus, model: ModelParams) -> pd.DataFrame:
-    """Length of every labelled pair, in words of the sentence and in word pieces of the pair.
+def pair_lengths(corpus: Corpus, params: Params) -> pd.DataFrame:
+    """Length of every labelled pair: words of the sentence, tokens of the pair before truncation, whether it is truncated."""
+    from evbind_lib.training.encoding import PairEncoder
+    from evbind_lib.training.model import load_tokenizer
 
-    Parameters
-    ----------
-    corpus : Corpus
-    model : ModelParams
-        Its tokenizer and ``max_length``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns words, pieces (before truncation, special tokens counted) and truncated (bool); a row per labelled pair.
-
-    Raises
-    ------
-    ModelError
-        When the tokenizer cannot be loaded.
-    """
     texts = [*corpus.criteria.values(), *corpus.sentences["sentence"]]
-    encoder = PairEncoder(load_tokenizer(model, texts), model.max_length)
+    encoder = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length)
     encoded = encoder.encode(corpus.pairs)
-    whole = [len(first) + len(second) + len(encoded.layout) for first, second in encoded.pieces]
-    return pd.DataFrame(
-        {
-            "words": _words(corpus.pairs["sentence"]).to_numpy(np.int64),
-            "pieces": np.array(whole, dtype=np.int64),
-            "truncated": encoded.truncated(),
-        }
-    )
+    whole = [len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens]
+    words = _words(corpus.pairs["sentence"]).to_numpy(np.int64)
+    return pd.DataFrame({"words": words, "tokens": np.array(whole, dtype=np.int64), "truncated": encoded.truncated()})
 
 
 def length_table(lengths: pd.DataFrame, max_length: int) -> pd.DataFrame:
-    """Quantiles of the lengths, and the share that ``max_length`` cuts.
-
-    Parameters
-    ----------
-    lengths : pandas.DataFrame
-        As `pair_lengths` gives it.
-    max_length : int
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
-    rows = {"words of the sentence": lengths["words"], "word pieces of the pair": lengths["pieces"]}
-    table = pd.DataFrame(
-        {name: {label: int(values.quantile(q)) for label, q in QUANTILES.items()} for name, values in rows.items()}
-    ).T
-    share = f"{lengths['truncated'].mean():.1%}"
-    table[f"cut at {max_length}"] = ["", share]
-    return table
+    """Quantiles of `pair_lengths`, and the fraction that ``max_length`` cuts."""
+    table = lengths[["words", "tokens"]].quantile(list(QUANTILES.values())).astype(int).T
+    table = table.set_axis(["words of the sentence", "tokens of the pair"]).set_axis(list(QUANTILES), axis=1)
+    return table.assign(**{f"cut at {max_length}": ["", f"{lengths['truncated'].mean():.1%}"]})
 
 
 def overlap(corpus: Corpus) -> pd.DataFrame:
-    """How often sentences and posts meet again, as counts with what each means.
-
-    Parameters
-    ----------
-    corpus : Corpus
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """How often sentences and posts occur again, as counts with what each means."""
     pairs, report = corpus.pairs, corpus.report
     criteria = pairs.groupby("sentence")["criterion_id"].nunique()
     labels = pairs.groupby("sentence")["label"].nunique()
@@ -103,29 +55,8 @@ def browse(
     label: int | None = None,
     words: tuple[int, int] = (0, 10_000),
     text: str = "",
-    sensitive: bool,
 ) -> pd.DataFrame:
-    """Labelled pairs that meet all conditions.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    criterion : str, optional
-        Id of a criterion; all when not given.
-    label : int, optional
-        1 for evidence, 0 for none.
-    words : tuple of int
-        Fewest and most words of the sentence.
-    text : str
-        What the sentence must hold, upper and lower case alike.
-    sensitive : bool
-        Give ids and lengths only.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns post_id, sentence_id, criterion_id, label, words and, unless sensitive, sentence.
-    """
+    """Labelled pairs that meet all conditions: ids, label, words and, unless the corpus is sensitive, the sentence."""
     table = corpus.pairs.assign(words=_words(corpus.pairs["sentence"]))
     wanted = table["words"].between(*words) & table["sentence"].str.contains(text, case=False, regex=False)
     if criterion is not None:
@@ -133,7 +64,7 @@ def browse(
     if label is not None:
         wanted &= table["label"] == label
     columns = ["post_id", "sentence_id", "criterion_id", "label", "words"]
-    return table.loc[wanted, columns if sensitive else [*columns, "sentence"]].reset_index(drop=True)
+    return table.loc[wanted, columns if corpus.sensitive else [*columns, "sentence"]].reset_index(drop=True)
 
 
 def _words(sentences: pd.Series) -> pd.Series:

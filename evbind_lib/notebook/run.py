@@ -1,7 +1,4 @@
-"""Run a notebook in batch with papermill: check the parameters first, execute, keep the notebook and its HTML.
-
-Imports `errors`, `params`, `pages` and, for the checks, the light rooms `data` and `folds`; `cli` imports it.
-"""
+"""Run a notebook in batch: check parameters and data, execute it by papermill's engine ``evbind``, keep it and its HTML page."""
 
 from __future__ import annotations
 
@@ -17,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from evbind_lib import errors
-from evbind_lib.config.compose import GROUPS, compose, project_folder, resolve_path, workspace
-from evbind_lib.errors import EvbindError, ExecutionError, ModelError, ParamsError, did_you_mean
-from evbind_lib.tracking.page import assigned_names, export_html, recorded_result
+from evbind_lib.config.compose import GROUPS, compose
+from evbind_lib.config.paths import project_folder, workspace
+from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
+from evbind_lib.tracking.page import export_html, recorded_result
 
 
 class NotebookError(Exception):
-    """A cell failed with something that is not a person's mistake; the partial notebook is kept."""
+    """A cell failed with something that is not the user's mistake; the notebook up to there is kept."""
 
 
 @dataclass(frozen=True)
-class Execution:
-    """An executed notebook: its file, its HTML, and what it recorded."""
+class ExecutedNotebook:
+    """An executed notebook: its file, its page, and what it recorded."""
 
     notebook: Path
     html: Path
@@ -42,46 +40,47 @@ def notebooks() -> dict[str, Path]:
 
 
 def find_notebook(name: str) -> Path:
-    """File of a notebook.
-
-    Parameters
-    ----------
-    name : str
-        ``hpo_search``, ``03_hpo_search``, or the path of any notebook.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ParamsError
-        When there is none, with the nearest name.
-    """
+    """File of a notebook, by ``hpo_search``, ``03_hpo_search`` or the path of any."""
     known = notebooks()
-    if name in known:
-        return known[name]
     for file in (*known.values(), Path(name)):
-        if name in (file.stem, str(file)) and file.suffix == ".ipynb" and file.is_file():
+        if name in (file.stem, file.stem.partition("_")[2], str(file)) and file.suffix == ".ipynb" and file.is_file():
             return file
     raise ParamsError(f"There is no notebook {name}{did_you_mean(name, known)}")
 
 
-def parameter_names(notebook: Path) -> list[str]:
-    """Names assigned in the cell tagged ``parameters``, read from its source without running it."""
+def default_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None.
+
+    papermill.inspect_notebook counts equal signs line by line: it loses ``overrides = ["training.n_folds=3"]``.
+    """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError):
-        raise ParamsError(f"{notebook.name} is not a notebook; give the path of an .ipynb file.") from None
-    for cell in cells:
-        if "parameters" in cell["metadata"].get("tags", []):
-            return assigned_names("".join(cell["source"]))
-    return []
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
+    except (ValueError, KeyError, SyntaxError):
+        raise ParamsError(
+            f"{notebook.name}: it cannot be read as a notebook; give the path of an .ipynb file."
+        ) from None
+    values: dict[str, Any] = {}
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(targets[0], ast.Name):
+            values[targets[0].id] = None
+            with contextlib.suppress(ValueError, TypeError):
+                values[targets[0].id] = ast.literal_eval(node.value or "None")
+    return values
+
+
+def default_choices(notebook: Path) -> dict[str, str]:
+    """Files of ``params/`` that the parameters cell chooses as stored."""
+    return {
+        group: file for group, file in default_parameters(notebook).items() if group in GROUPS and isinstance(file, str)
+    }
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values for the parameters cell: group choices it has by name, everything else as overrides."""
-    names = parameter_names(notebook)
+    """Values for the parameters cell: groups that it has by name, everything else as overrides."""
+    names = default_parameters(notebook)
     if "overrides" not in names:
         raise ParamsError(
             f"{notebook.name}: its parameters cell has no `overrides: list = []`; add a cell tagged `parameters` with it."
@@ -92,61 +91,19 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
 
 
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
-    """Refuse parameters and data that cannot be used before a kernel starts or a file is written.
+    """Refuse parameters, data and a storage that cannot be used before a kernel starts; the notebook's verbs check the rest.
 
-    What needs torch (the model, the training arguments) is checked inside the notebook, before its study or run exists.
-
-    Raises
-    ------
-    EvbindError
+    What needs torch is among the rest, so that the shell does not load it.
     """
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
-    from evbind_lib.hpo.objectives import check_objectives
-    from evbind_lib.hpo.samplers import build_pruner, build_sampler
-    from evbind_lib.hpo.space import check_space
-    from evbind_lib.hpo.storage import check_storage
 
-    params = compose({**default_choices(notebook), **choices}, overrides)
-    check_folder(params.model.name)
-    if "hpo" in parameter_names(notebook):
+    params = compose(overrides, **{**default_choices(notebook), **choices})
+    if "hpo" in default_parameters(notebook):
+        from evbind_lib.hpo.study import check_storage
+
         check_storage(params.hpo.study.storage)
-    check_space(params)
-    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
-    build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
-    check_objectives(params)
-    corpus = load_corpus(params.data)
-    make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
-
-
-def check_folder(model: str) -> None:
-    """Refuse a model's folder that is not there; whether a hub has a name is asked in the notebook, which may take long.
-
-    Raises
-    ------
-    ModelError
-    """
-    looks_like_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if looks_like_folder and not resolve_path(model).is_dir():
-        raise ModelError(
-            f"model.name={model}: is not a folder; give the folder that save_pretrained wrote, or a name of the hub."
-        )
-
-
-def default_choices(notebook: Path) -> dict[str, str]:
-    """Group choices that the parameters cell makes as stored."""
-    return {group: value for group, value in _defaults(notebook).items() if group in GROUPS}
-
-
-def _defaults(notebook: Path) -> dict[str, Any]:
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            values = {}
-            for node in ast.parse("".join(cell["source"])).body:
-                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-                    values[node.target.id] = ast.literal_eval(node.value)
-            return values
-    return {}
+    make_folds(load_corpus(params), params)
 
 
 def run_notebook(
@@ -155,29 +112,11 @@ def run_notebook(
     overrides: Sequence[str] = (),
     *,
     output: Path | None = None,
-) -> Execution:
-    """Check, execute and export a notebook.
+) -> ExecutedNotebook:
+    """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook.
 
-    Parameters
-    ----------
-    notebook : pathlib.Path
-    choices : mapping of str to str, optional
-        Group choices, for example ``{"hpo": "quick"}``.
-    overrides : sequence of str
-        Hydra overrides, applied last.
-    output : pathlib.Path, optional
-        File of the executed notebook; by default in ``runs/`` of the workspace, named by date and notebook.
-
-    Returns
-    -------
-    Execution
-
-    Raises
-    ------
-    EvbindError
-        For a mistake in parameters or data; nothing is left behind.
-    NotebookError
-        When a cell failed otherwise; the notebook up to that cell is kept.
+    For a mistake in parameters or data (`EvbindError`) nothing is left behind; where a cell failed otherwise (`NotebookError`)
+    the notebook up to that cell is kept.
     """
     choices = dict(choices or {})
     parameters = papermill_parameters(notebook, choices, overrides)
@@ -202,7 +141,7 @@ def run_notebook(
         raise
 
 
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execution:
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> ExecutedNotebook:
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
@@ -213,7 +152,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execut
         executed = papermill.execute_notebook(
             notebook, None, parameters=parameters, engine_name="evbind", progress_bar=False, save_to=str(output)
         )
-        return Execution(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
+        return ExecutedNotebook(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
@@ -239,8 +178,8 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execut
         ) from None
     except OSError as error:
         raise ExecutionError(
-            f"{near(output)}: the notebook cannot be written ({error.strerror or error}); make room there or choose another "
-            "--output. What was last saved of it is kept."
+            f"{near(output)}: the notebook cannot be written ({error.strerror or error}); free some space there or choose "
+            "another --output. What was last saved of it is kept."
         ) from None
     finally:
         if sys.stderr.isatty():

@@ -1,7 +1,4 @@
-"""What a notebook shows: parameters, figures, progress, the result that tests and the command line read back.
-
-Imports the rooms below it; `notebook` imports it and gives its names to notebooks.
-"""
+"""What a notebook shows: tables of parameters and scores, figures, progress, and the result that it records."""
 
 from __future__ import annotations
 
@@ -13,233 +10,179 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display
 
-from evbind_lib.config.compose import Params, describe, workspace
+from evbind_lib.config.compose import describe
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.evaluation.estimate import at_threshold, difference, interval
-from evbind_lib.hpo.objectives import metric_names, names_of, pareto_front, several
-from evbind_lib.hpo.results import Outcome, folds_spent
-from evbind_lib.hpo.search import SearchResult
-from evbind_lib.hpo.study import count_trials
+from evbind_lib.data.folds import Fold
+from evbind_lib.evaluation.estimate import at_threshold, difference
+from evbind_lib.hpo.results import SearchResult, folds_spent
+from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook import front_end
 from evbind_lib.notebook.monitor import show_trials
-from evbind_lib.tracking.page import PROGRESS, RESULT
-from evbind_lib.tracking.tracker import RUN_VARIABLE
-from evbind_lib.training.crossval import CrossValidation
+from evbind_lib.tracking.page import PROGRESS, RESULT, RUN_VARIABLE
+from evbind_lib.training.metrics import aggregate
+from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
+
+# What a search with `Objective` leaves behind, in the workspace.
+FILES = ("params/trainer/hpo_best.yaml", "optuna_study_summary.txt", "optuna_trials.csv")
 
 
-def show_parameters(params: Params, *sections: str) -> pd.DataFrame:
-    """Resolved parameters as a table, the search space apart (`show_search_space`).
-
-    Parameters
-    ----------
-    params : Params
-    *sections : str
-        ``data``, ``model``, ``training``, ``hpo``, ``tracking``, ``cluster``: those to show; all when none is named.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
-    shown = {
-        name: value for name, value in describe(params).items() if not sections or name.partition(".")[0] in sections
-    }
-    return pd.DataFrame(shown.items(), columns=["parameter", "value"]).set_index("parameter").astype(str)
+def parameter_table(params: Params, *sections: str) -> pd.DataFrame:
+    """Parameters as a table, of the sections named (``data``, ``model``, ...) or of all; `search_space_table` has the rest."""
+    values = {name: value for name, value in describe(params).items() if not sections or name.split(".")[0] in sections}
+    return pd.DataFrame(values.items(), columns=["parameter", "value"]).set_index("parameter").astype(str)
 
 
-def show_search_space(params: Params) -> pd.DataFrame:
+def search_space_table(params: Params) -> pd.DataFrame:
     """Search space as a table: name, type, range or choices, condition."""
     rows = []
     for name, entry in params.hpo.search_space.items():
-        values = entry.model_dump()
-        span = values["choices"] if "choices" in values else [values["low"], values["high"]]
-        step = f", in steps of {values['step']:g}" if values.get("step") else ""
-        when = ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items())
-        rows.append(
-            {
-                "name": name,
-                "type": values["type"],
-                "range": ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in span) + step,
-                "only when": when,
-            }
-        )
+        values = entry.choices if entry.choices is not None else [entry.low, entry.high]
+        step = f", in steps of {entry.step:g}" if entry.step else ""
+        row = {
+            "name": name,
+            "type": entry.type,
+            "range": ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) + step,
+            "only when": ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items()),
+        }
+        rows.append(row)
     return pd.DataFrame(rows).set_index("name")
 
 
-def show(figure: go.Figure, result: SearchResult | None = None) -> None:
-    """Display a figure; in a front end, clicking a point of a search's figure shows its trial.
+def parameter_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
+    """Parameters of data, model and training in which several sets differ, one column each."""
+    flat = pd.DataFrame({name: pd.Series(params.flat(), dtype=object) for name, params in sets.items()})
+    shown = ~flat.index.str.startswith(("training.provenance", "hpo.", "tracking.", "cluster."))
+    table = flat[shown & (flat.astype(str).nunique(axis=1) > 1)].rename_axis("parameter")
+    return table.map(_short)
 
-    Parameters
-    ----------
-    figure : plotly.graph_objects.Figure
-    result : SearchResult, optional
-        The search that the figure is of.
-    """
-    if result is None:
-        front_end.show(figure)
+
+def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> None:
+    """Show a table with its texts whole, or a figure; in a front end a click on a point of a search shows its trial."""
+    if isinstance(what, pd.DataFrame):
+        with pd.option_context("display.max_colwidth", None):
+            display(what)
+    elif result is None:
+        front_end.show(what)
     else:
-        show_trials(figure, result.study, result.best_params)
+        show_trials(what, result.study, result.configured.tracking)
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Record a notebook's result in its own output: shown as text, and read back by the command line and by tests.
-
-    Parameters
-    ----------
-    result : mapping of str to plain value
-    lines : sequence of str
-        What a person reads, here and on the command line.
-    """
+    """Show lines as this notebook's result, with plain values beside them that the command line and tests read."""
     display({"text/plain": "\n".join(lines), RESULT: {**result, "lines": list(lines)}}, raw=True)
 
 
-class Progress:
-    """One line that is updated in place, for whoever waits: a front end, or a terminal behind papermill's engine ``evbind``.
+class Progress(Callback):
+    """One line that is updated in place, for whoever waits: in a front end, or a terminal behind papermill's engine ``evbind``.
 
-    Where nobody watches nothing is shown, and when it is closed nothing stays in the notebook.
-
-    Parameters
-    ----------
-    title : str
-    total : int
-        Steps in all.
+    As a callback it shows folds and epochs, and counts the folds where these are what it counts. Where nobody watches nothing
+    is shown, and when it is closed nothing stays in the notebook.
     """
 
     def __init__(self, title: str, total: int) -> None:
-        self.title = title
-        self.total = total
+        self.title, self.total = title, total
+        self.done = self.n_folds = 0
+        self.before = self.best = self.shown = ""
         watched = front_end.has_front_end() or RUN_VARIABLE in os.environ
-        self.handle = display(self._bundle(0, "starting"), raw=True, display_id=True) if watched else None
+        self.handle = display(self._bundle("starting"), raw=True, display_id=True) if watched else None
 
-    def update(self, done: int, text: str) -> None:
-        """Show how many steps are done, and what is going on."""
-        if self.handle is not None:
-            self.handle.update(self._bundle(done, text), raw=True)
+    def update(self, text: str = "") -> None:
+        """Show what is going on, between the steps that are done and the best value so far."""
+        text = "; ".join(part for part in (text, self.best) if part)
+        if self.handle is not None and (bundle := self._bundle(text))["text/plain"] != self.shown:
+            self.shown = bundle["text/plain"]
+            self.handle.update(bundle, raw=True)
+
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        """Learn how many folds there are."""
+        self.n_folds = params.training.n_folds
+
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        """Show the epoch."""
+        self.update(f"{self.before}fold {epoch.fold + 1} of {self.n_folds}, epoch {epoch.epoch}")
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        """Count the fold."""
+        if self.title == "Folds":
+            self.done += 1
+            self.update(f"macro_f1 {result.metrics['macro_f1']:.4f} in fold {result.fold + 1}")
 
     def close(self) -> None:
         """Take the line away."""
         if self.handle is not None:
             self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
 
-    def _bundle(self, done: int, text: str) -> dict[str, Any]:
-        filled = round(20 * min(done / self.total, 1.0)) if self.total else 20
-        line = f"{self.title} [{'#' * filled}{'.' * (20 - filled)}] {done}/{self.total}  {text}"
-        bar = f'<progress value="{done}" max="{self.total}" style="width:14em"></progress>'
-        page = f"{bar} {self.title} {done}/{self.total} · {text}"
-        return {"text/plain": line, "text/html": page, PROGRESS: {"done": done, "total": self.total}}
+    def _bundle(self, text: str) -> dict[str, Any]:
+        done, total = self.done, self.total
+        filled = round(20 * min(done / total, 1.0)) if total else 20
+        line = f"{self.title} [{'#' * filled}{'.' * (20 - filled)}] {done}/{total}  {text}"
+        bar = f'<progress value="{done}" max="{total}" style="width:14em"></progress>'
+        html = f"{bar} {self.title} {done}/{total} · {text}"
+        return {"text/plain": line, "text/html": html, PROGRESS: {"done": done, "total": total}}
 
 
-def search_result(result: SearchResult) -> dict[str, Any]:
-    """Plain values of a search that tests and the command line read back."""
-    study, best = result.study, result.best
+def search_summary(result: SearchResult) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of a search."""
+    study, best, counts = result.study, result.best_trial, count_trials(result.study)
+    attributes = TrialRecord.read(best)
+    trained, whole = folds_spent(study, result.configured.training.n_folds)
     found = {
         "study": study.study_name,
         "best_trial": best.number,
-        "best_value": best.values[0],
+        "best_value": result.best_value,
         "best_params": best.params,
-        "counts": count_trials(study),
-        "folds": dict(zip(("trained", "whole"), folds_spent(study, result.best_params.training.n_folds), strict=True)),
+        "counts": counts,
+        "folds": {"trained": trained, "whole": whole},
         "went_on_from": result.n_earlier_trials,
         "stopped": result.stopped,
     }
-    if len(study.directions) > 1:
-        found["best_values"] = dict(zip(names_of(study), best.values, strict=True))
-        found["pareto_front"] = [trial.number for trial in pareto_front(study, result.best_params)]
-    return found
-
-
-def training_result(result: CrossValidation) -> dict[str, Any]:
-    """Plain values of a cross-validation that tests and the command line read back."""
-    table = result.table()
-    return {
-        "n_folds": len(result.folds),
-        "mean": table.loc["mean"].to_dict(),
-        "pooled": table.loc["pooled"].to_dict(),
-    }
-
-
-def show_best(result: SearchResult) -> pd.DataFrame:
-    """Parameters of the best trial and its score in each fold, as one column."""
-    scores = {
-        f"score in fold {number}": score for number, score in enumerate(result.best.user_attrs["fold_scores"], start=1)
-    }
-    rows = {**result.best.params, **scores}
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rows.items()}
-    return pd.DataFrame({f"trial {result.best.number}": shown})
-
-
-def near(path: Any) -> str:
-    """Path as seen from the workspace, so that no stored output names a machine's folders."""
-    return os.path.relpath(path, workspace())
-
-
-def search_lines(result: SearchResult, outcome: Outcome, params: Params) -> list[str]:
-    """What a person wants to know when a search ends."""
-    counts, metric, best = count_trials(result.study), params.hpo.metric, result.best
     states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
-    trained, whole = folds_spent(result.study, params.training.n_folds)
     resumed = f", resumed: {result.n_earlier_trials} of them are from earlier runs" if result.n_earlier_trials else ""
+    spent, scored = [], ""
+    if scores := attributes.fold_scores:
+        spent = [f"{trained} of {whole} folds trained ({trained / whole:.0%})"]
+        aggregation, metric = attributes.fold_aggregation or "mean", attributes.metric or metric_name(study)
+        own = "" if metric == metric_name(study) else f"{metric} {aggregate(scores, aggregation):.4f}, "
+        scored = f" ({own}{aggregation} of {len(scores)} folds)"
     lines = [
-        f"Study {result.study.study_name}: {counts['total']} trials ({states}){resumed}",
+        f"Study {study.study_name}: {counts['total']} trials ({states}){resumed}",
         *result.notes,
-        f"{trained} of {whole} folds trained ({trained / whole:.0%})" if whole else "No fold trained",
-        f"Best: trial {best.number}, {metric.first} {best.values[0]:.4f} "
-        f"({metric.fold_aggregation} of {params.training.n_folds} folds)",
-        *_front_lines(result, params),
-        f"  {near(outcome.best_trainer)}   use it: evbind train trainer=hpo_best",
-        f"  {near(outcome.summary)}",
-        f"  {near(outcome.trials)}",
+        *spent,
+        f"Best: trial {best.number}, {metric_name(study)} {result.best_value:.4f}{scored}",
     ]
-    if params.tracking.enabled:
-        lines.append(f"  MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
-    return lines
+    if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
+        lines += [f"  {FILES[0]}   use it: evbind train trainer=hpo_best", *(f"  {file}" for file in FILES[1:])]
+    return found, [*lines, *_mlflow_line(result.configured)]
 
 
-def _front_lines(result: SearchResult, params: Params) -> list[str]:
-    """What is to be said of several objectives."""
-    if not several(params):
-        return []
-    front = ", ".join(str(trial.number) for trial in pareto_front(result.study, params))
-    unpruned = [] if params.hpo.pruner.type == "none" else [f"hpo.pruner={params.hpo.pruner.type} was not used"]
-    wish = "no trial is stopped early with several objectives"
-    return [f"Pareto front of {' and '.join(metric_names(params))}: trials {front}", "; ".join([wish, *unpruned])]
+def best_trial_table(result: SearchResult) -> pd.DataFrame:
+    """Parameters of the best trial and its score in each fold, as one column."""
+    scores = TrialRecord.read(result.best_trial).fold_scores or []
+    folds = {f"score in fold {number}": score for number, score in enumerate(scores, start=1)}
+    rows = {name: _short(value) for name, value in {**result.best_trial.params, **folds}.items()}
+    return pd.DataFrame({f"trial {result.best_trial.number}": rows})
 
 
-def training_lines(result: CrossValidation, params: Params) -> list[str]:
-    """What a person wants to know when a cross-validation ends."""
-    table = result.table()
+def training_summary(result: CrossValidation, params: Params) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of a cross-validation."""
+    table, n_folds = result.table(), len(result.folds)
     shown = ["macro_f1", "pos_f1", "roc_auc", "pr_auc"]
     lines = [
-        f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {len(result.folds)} folds)"
+        f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {n_folds} folds)"
         for name, mean, std in zip(shown, table.loc["mean", shown], table.loc["std", shown], strict=True)
     ]
-    if params.tracking.enabled:
-        lines.append(f"MLflow: mlflow ui --backend-store-uri {params.tracking.uri}")
-    return lines
+    n_cached = sum(fold.cached for fold in result.folds)
+    lines += [f"{n_cached} of {n_folds} folds read from the cache"] if n_cached else []
+    values = {name: table.loc[name].to_dict() for name in ("mean", "pooled")}
+    return {"n_folds": n_folds, **values}, [*lines, *_mlflow_line(params)]
 
 
 def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
-    """Result and lines of a look at the data.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    lengths : pandas.DataFrame
-        As `evbind_lib.notebook.overview.pair_lengths` gives it.
-    audit : pandas.DataFrame
-        As `evbind_lib.data.folds.leakage` gives it.
-
-    Returns
-    -------
-    dict
-    list of str
-    """
+    """Result and lines of a look at the data: corpus, `overview.pair_lengths`, `evbind_lib.data.folds.leakage`."""
     report = corpus.report
     leaks = int(audit.drop(columns="sentences with other criteria").to_numpy().sum())
-    result = {
-        "pairs": report.pairs,
-        "evidence": report.evidence,
-        "criteria": report.criteria,
-        "groups": report.groups,
+    found = {name: getattr(report, name) for name in ("pairs", "evidence", "criteria", "groups")} | {
         "grouped_by": corpus.grouped_by,
         "truncated": round(float(lengths["truncated"].mean()), 4),
         "leaks": leaks,
@@ -247,81 +190,42 @@ def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> 
     }
     lines = [
         f"{report.pairs} labelled pairs, {report.evidence} of them evidence, for {report.criteria} criteria",
-        f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {result['truncated']:.1%} of pairs cut",
-        f"fingerprint {result['fingerprint']}",
+        f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {found['truncated']:.1%} of pairs cut",
+        f"fingerprint {found['fingerprint']}",
     ]
-    return result, lines
+    return found, lines
 
 
-def show_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
-    """Parameters in which several sets differ, one column each."""
-    flat = {name: params.flat() for name, params in sets.items()}
-    names = list(dict.fromkeys(name for values in flat.values() for name in values))
-    hidden = ("training.provenance", "hpo.", "tracking.", "cluster.")
-    rows = {
-        name: {label: values.get(name) for label, values in flat.items()}
-        for name in names
-        if not name.startswith(hidden) and len({str(values.get(name)) for values in flat.values()}) > 1
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(flat)).rename_axis("parameter")
-    return table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
-
-
-def compare_means(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
-    """Mean of the folds of every metric, one row per candidate, to two decimals: folds differ by far more."""
-    rows = {name: result.table().loc["mean"] for name, result in results.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").round(2)
-
-
-def compare_intervals(predictions: Mapping[str, pd.DataFrame], metric: str) -> pd.DataFrame:
-    """A metric of several sets of out-of-fold predictions with intervals, and each one's gain over the one above it."""
-    rows, above = {}, None
-    for name, table in predictions.items():
-        gain = "" if above is None else str(difference(above, table, metric))
-        rows[name] = {f"{metric} (95 % interval)": str(interval(table, metric)), "gain over the row above": gain}
-        above = table
-    return pd.DataFrame.from_dict(rows, orient="index")
+def mean_scores(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
+    """Mean of the folds of every metric, one row per result, to two decimals: folds differ by far more."""
+    return pd.DataFrame({name: result.table().loc["mean"] for name, result in results.items()}).T.round(2)
 
 
 def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> tuple[dict[str, Any], list[str]]:
-    """Result and lines of a comparison, the best candidate last.
-
-    Parameters
-    ----------
-    results : mapping of str to CrossValidation
-    metric : str
-
-    Returns
-    -------
-    dict
-    list of str
-    """
+    """Result and lines of a comparison, the best result last."""
     means = {name: result.score(metric, "mean") for name, result in results.items()}
-    ranking = sorted(means, key=lambda name: means[name])
-    best, second = ranking[-1], ranking[-2]
+    *_, second, best = ranking = sorted(means, key=lambda name: means[name])
     gain = difference(results[second].predictions, results[best].predictions, metric)
-    told = "more than chance" if gain.low > 0 else "not told apart from chance"
+    verdict = "more than chance" if gain.low > 0 else "not distinguishable from chance"
     lines = [f"{name:<15} {metric} {means[name]:.3f}" for name in ranking]
-    lines.append(f"{best} over {second}: {gain}, {told}")
+    lines.append(f"{best} over {second}: {gain}, {verdict}")
     return {"means": means, "best": best, "gain": [gain.value, gain.low, gain.high]}, lines
 
 
-def scoring_summary(result: CrossValidation, threshold: float) -> tuple[dict[str, Any], list[str]]:
-    """Result and lines of a look at thresholds.
-
-    Parameters
-    ----------
-    result : CrossValidation
-    threshold : float
-
-    Returns
-    -------
-    dict
-    list of str
-    """
-    usual, chosen = (at_threshold(result.predictions, value) for value in (0.5, threshold))
+def threshold_summary(result: CrossValidation, threshold: float) -> tuple[dict[str, Any], list[str]]:
+    """Result and lines of decisions at 0.5 and at another threshold."""
+    rows = {value: at_threshold(result.predictions, value) for value in (0.5, threshold)}
     lines = [
         f"threshold {value:.2f}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, F1 {row['pos_f1']:.2f}"
-        for value, row in ((0.5, usual), (threshold, chosen))
+        for value, row in rows.items()
     ]
-    return {"threshold": threshold, "at_half": usual, "at_threshold": chosen}, lines
+    return {"threshold": threshold, "at_half": rows[0.5], "at_threshold": rows[threshold]}, lines
+
+
+def _mlflow_line(params: Params) -> list[str]:
+    uri = params.tracking.uri
+    return [f"MLflow: mlflow ui --backend-store-uri {uri}"] if params.tracking.enabled else []
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,49 +1,49 @@
-"""Figures of the data, of a search, of a cross-validation and of several models by plotly, for notebooks, widgets and pages.
+"""Figures by plotly of a study, of validated predictions and of the data; each function returns one and shows nothing.
 
-Every function returns a figure and shows nothing; where there is too little to plot, the figure says so in a
-sentence. Imports `estimate`, `metrics`, `objectives` and `reports`; `notebook` and `widgets` import it.
+Where there is too little to plot, the figure says so in a sentence. ``plotly.io.templates.default = "plotly_dark"`` makes them
+dark. They are loaded on first use.
+
+Examples
+--------
+>>> import optuna
+>>> import evbind_lib as ev
+>>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+>>> study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+>>> study.optimize(lambda trial: trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True), n_trials=5)
+>>> figure = ev.plots.history(study)
+>>> figure.layout.title.text
+'Score of each trial'
 """
 
-from evbind_lib.plots.comparison import (
-    criteria_side_by_side,
-    folds_side_by_side,
-    precision_recall_side_by_side,
-    thresholds,
-)
-from evbind_lib.plots.course import timeline
-from evbind_lib.plots.data import class_balance, fold_balance, lengths
-from evbind_lib.plots.pareto import pareto
-from evbind_lib.plots.search import (
-    contour,
-    distribution,
-    importances,
-    intermediate_values,
-    optimisation_history,
-    parallel_coordinates,
-    slices,
-)
-from evbind_lib.plots.validation import confusion_matrix, fold_scores, learning_curves, precision_recall, roc
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# fmt: off
+# isort: off
+if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test holds it equal to the names below
+    from evbind_lib.plots.data import class_balance, fold_balance, lengths
+    from evbind_lib.plots.search import contour, distribution, history, importances
+    from evbind_lib.plots.search import intermediate_values, parallel_coordinates, slices, timeline
+    from evbind_lib.plots.validation import confusion_matrix, criteria, fold_scores, learning_curves
+    from evbind_lib.plots.validation import precision_recall, roc, thresholds
 
 __all__ = [
-    "class_balance",
-    "confusion_matrix",
-    "contour",
-    "criteria_side_by_side",
-    "distribution",
-    "fold_balance",
-    "fold_scores",
-    "folds_side_by_side",
-    "importances",
-    "intermediate_values",
-    "learning_curves",
-    "lengths",
-    "optimisation_history",
-    "parallel_coordinates",
-    "pareto",
-    "precision_recall",
-    "precision_recall_side_by_side",
-    "roc",
-    "slices",
-    "thresholds",
-    "timeline",
+    "class_balance", "confusion_matrix", "contour", "criteria", "distribution", "fold_balance", "fold_scores", "history",
+    "importances", "intermediate_values", "learning_curves", "lengths", "parallel_coordinates", "precision_recall", "roc",
+    "slices", "thresholds", "timeline",
 ]
+# fmt: on
+# isort: on
+
+
+def __getattr__(name: str) -> Any:
+    for module in ("data", "search", "validation") if name in __all__ else ():
+        if figure := getattr(import_module(f"evbind_lib.plots.{module}"), name, None):
+            return figure
+    raise AttributeError(f"module 'evbind_lib.plots' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,108 +1,87 @@
-"""Figures of the data before any training: classes, folds, lengths.
-
-Imports nothing of the library but its look; `plots` gives its functions on.
-"""
+"""Figures of the data before any training: classes, folds, lengths."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from evbind_lib.plots.style import BLUE, ORANGE, SKY, VERMILION, styled
+from evbind_lib.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, styled
 
 
 def class_balance(support: pd.DataFrame) -> go.Figure:
-    """Evidence and explicit negatives of each criterion.
+    """Evidence and annotated negatives of each criterion; one with little evidence cannot be scored well, whatever the model.
 
     Parameters
     ----------
     support : pandas.DataFrame
-        As `evbind_lib.data.corpus.Corpus.support` gives it.
+        As `Corpus.support` returns it: a row per criterion, columns ``evidence`` and ``explicit negatives``.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        A criterion with little evidence cannot be scored well, whatever the model.
     """
     ordered = support.sort_values("evidence", kind="stable")
     figure = go.Figure()
-    for column, colour in (("evidence", BLUE), ("explicit negatives", ORANGE)):
-        figure.add_bar(
-            y=ordered.index.tolist(),
-            x=ordered[column].tolist(),
-            name=column,
-            orientation="h",
-            marker_color=colour,
-            text=ordered[column].tolist(),
-            textposition="inside",
-            insidetextanchor="middle",
-        )
-    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
-    figure.update_yaxes(automargin=True)
-    height = 140 + 28 * len(ordered)
-    return styled(figure, "Annotated pairs of each criterion", x="pairs", y=None, height=height)
+    look = {"orientation": "h", "textposition": "inside", "insidetextanchor": "middle"}
+    for column, shade in (("evidence", BLUE), ("explicit negatives", ORANGE)):
+        counts = ordered[column].tolist()
+        figure.add_bar(x=counts, y=ordered.index.tolist(), text=counts, name=column, marker_color=shade, **look)
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    figure.update_yaxes(automargin=True, ticksuffix="  ")
+    evidence, negatives = ordered["evidence"].sum(), ordered["explicit negatives"].sum()
+    caption = f"{evidence:,} pairs with evidence, {negatives:,} without"
+    return styled(figure, "Annotated pairs of each criterion", caption, x="pairs", height=170 + 28 * len(ordered))
 
 
 def fold_balance(balance: pd.DataFrame) -> go.Figure:
-    """Annotated pairs and share of evidence in the validation part of each fold.
+    """Annotated pairs and fraction of evidence in the validation part of each fold; the dotted line is that of all folds.
 
     Parameters
     ----------
     balance : pandas.DataFrame
-        As `evbind_lib.data.folds.balance` gives it.
+        As `evbind_lib.data.folds.balance` returns it: a row per fold, columns ``annotated pairs`` and ``evidence``.
 
     Returns
     -------
     plotly.graph_objects.Figure
     """
-    folds = [str(fold) for fold in balance.index]
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14)
-    counts = {"evidence": balance["evidence"], "no evidence": balance["annotated pairs"] - balance["evidence"]}
-    for (name, values), colour in zip(counts.items(), (BLUE, ORANGE), strict=True):
-        figure.add_bar(x=folds, y=values.tolist(), name=name, marker_color=colour, row=1, col=1)
-    share = balance["share of evidence"].tolist()
-    figure.add_scatter(
-        x=folds, y=share, mode="markers", marker={"size": 11, "color": VERMILION}, name="share", row=1, col=2
-    )
-    figure.add_hline(y=float(np.mean(share)), line={"dash": "dot", "color": "#767676"}, row=1, col=2)
+    folds, pairs, evidence = list(map(str, balance.index)), balance["annotated pairs"], balance["evidence"]
+    figure = make_subplots(cols=2, horizontal_spacing=0.14)
+    for name, counts, shade in (("evidence", evidence, BLUE), ("no evidence", pairs - evidence, ORANGE)):
+        figure.add_bar(x=folds, y=counts.tolist(), name=name, marker_color=shade, row=1, col=1)
+    look = {"mode": "markers", "marker": {"size": 11, "color": VERMILION}, "showlegend": False}
+    figure.add_scatter(x=folds, y=(evidence / pairs.clip(lower=1)).tolist(), **look, row=1, col=2)
+    figure.add_hline(y=float(evidence.sum() / max(pairs.sum(), 1)), line={"dash": "dot", "color": GREY}, row=1, col=2)
     figure.update_layout(barmode="stack")
     figure.update_yaxes(title_text="annotated pairs", col=1)
-    figure.update_yaxes(title_text="share of evidence", range=[0, 1], col=2)
-    return styled(figure, "Validation part of each fold", x="fold", y=None, height=360)
+    figure.update_yaxes(title_text="fraction of evidence", range=[0, 1], col=2)
+    caption = f"{len(folds)} folds, {pairs.sum():,} annotated pairs"
+    return styled(figure, "Validation part of each fold", caption, x="fold", height=380)
 
 
 def lengths(table: pd.DataFrame, max_length: int) -> go.Figure:
-    """Distribution of lengths: words of the sentence, and word pieces of the pair with the cut of ``max_length``.
+    """Lengths of sentences in words and of pairs in tokens; pairs to the right of the dotted line lose their ends.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As `evbind_lib.notebook.overview.pair_lengths` gives it.
+        As `evbind_lib.notebook.overview.pair_lengths` returns it: a row per pair, columns ``words``, ``tokens``, ``truncated``.
     max_length : int
-        Word pieces that a pair may have.
+        Tokens that a pair may have.
 
     Returns
     -------
     plotly.graph_objects.Figure
     """
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
-    for column, (name, colour) in enumerate({"words": SKY, "pieces": BLUE}.items(), start=1):
+    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    for column, (name, shade) in enumerate({"words": SKY, "tokens": BLUE}.items(), start=1):
         counts = table[name].value_counts().sort_index()
-        figure.add_bar(
-            x=counts.index.tolist(),
-            y=counts.tolist(),
-            marker_color=colour,
-            showlegend=False,
-            name=name,
-            row=1,
-            col=column,
-        )
-    longest = int(table["pieces"].max())
-    if max_length <= 1.5 * longest:
+        x, y = counts.index.tolist(), counts.tolist()
+        figure.add_bar(x=x, y=y, name=name, marker_color=shade, showlegend=False, row=1, col=column)
+    if max_length <= 1.5 * table["tokens"].max():
         figure.add_vline(x=max_length, line={"dash": "dot", "color": VERMILION}, row=1, col=2)
-    share = table["truncated"].mean()
     figure.update_xaxes(title_text="words of the sentence", col=1)
-    figure.update_xaxes(title_text=f"word pieces of the pair (cut at {max_length}: {share:.1%})", col=2)
-    return styled(figure, "Lengths of labelled pairs", x=None, y="pairs", height=360)
+    figure.update_xaxes(title_text="tokens of the pair", col=2)
+    caption = f"{len(table):,} pairs, {table['truncated'].mean():.1%} of them cut at {max_length} tokens"
+    return styled(figure, "Lengths of labelled pairs", caption, y="pairs", height=380)

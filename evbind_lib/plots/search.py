@@ -1,374 +1,338 @@
-"""Figures of a search: Optuna's own plots with the titles, names and units a reader needs.
+"""Figures of a study: its trials, their parameters and the course of the search.
 
-Of several objectives they show the first, which decides the best trial; `plots.pareto` shows two of them. Imports `objectives`
-and its neighbours `axes` and `style`; `plots` gives its functions on.
+Every function takes any `optuna.Study` of one objective, whether `ev.search` made it or not; those that show a score refuse one
+of several with a `SearchError`. ``meta`` of a trace names the trial of each of its points, for a widget that follows clicks.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
-from evbind_lib.hpo.objectives import best_trial, is_feasible
-from evbind_lib.plots.axes import (
-    arrange,
-    complete_trials,
-    is_minimised,
-    metric_name,
-    name_axis,
-    objective_label,
-    parameter_names,
-    quietly,
-    readable,
-    score_of,
-    short_name,
-    target,
-    trials_in,
-)
-from evbind_lib.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, sentence, styled
+from evbind_lib.errors import SearchError
+from evbind_lib.hpo.results import parameter_importances
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, complete_trials, is_minimised, metric_name
+from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, SCALE, SKY, VERMILION, sentence, styled, whole_steps
 
-WITHIN, OUTSIDE = "within the bounds", "outside the bounds"
-SCALE = "Cividis"  # even in lightness, and made for colour-blind readers
+SHORT = {"per_device_train_batch_size": "batch_size", "num_train_epochs": "epochs"}
+STATES = {  # name, colour, line and marker
+    TrialState.COMPLETE: ("complete", SKY, "solid", "circle"),
+    TrialState.PRUNED: ("pruned", ORANGE, "dot", "x"),
+    TrialState.FAIL: ("failed", GREY, "dash", "square"),
+    TrialState.RUNNING: ("running", GREEN, "solid", "diamond"),
+}
+UNUSED = -0.13  # height of a trial on the upright axis of a parameter that it does not have
 
 
-def optimisation_history(study: optuna.Study, metric: str | None = None) -> go.Figure:
+def history(study: optuna.Study) -> go.Figure:
     """Score of each trial and the best so far, in the order of the trials.
 
-    Parameters
-    ----------
-    study : optuna.Study
-    metric : str, optional
-        Name on the axis; by default the study's own metric.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        A pruned trial is drawn, open, where it stood when it was stopped: a score of fewer folds. One outside
-        ``hpo.constraints`` is drawn open too, and never counts as the best.
+    A pruned trial is drawn at the score that it had when it was stopped; where trials report another metric, at the lowest.
     """
-    title = "Score of each trial"
-    if not complete_trials(study):
+    title, every, scores = "Score of each trial", study.get_trials(deepcopy=False), _scores(study)
+    if not scores:
         return sentence(title, "No trial is complete yet.")
-    figure = quietly(
-        lambda: optuna.visualization.plot_optimization_history(study, target=target(study), target_name="score")
-    )
-    figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
-    if target(study) is not None:  # Optuna cannot tell which way is better
-        numbers, values = _best_so_far(study)
-        figure.add_scatter(x=numbers, y=values, mode="lines")
-    for trace in figure.data:
-        if trace.mode == "lines":
-            trace.update(name="best so far", line={"color": ORANGE, "width": 2, "shape": "hv"})
-        elif "Infeasible" in (trace.name or ""):
-            trace.update(name=OUTSIDE, marker={"color": BLUE, "size": 8, "symbol": "circle-open"})
-        else:
-            trace.update(name="complete", marker={"color": BLUE, "size": 8})
-    pruned = [trial for trial in trials_in(study, TrialState.PRUNED) if trial.intermediate_values]
+    values = list(scores.values())
+    best = list(itertools.accumulate(values, min if is_minimised(study) else max))
+    figure = go.Figure()
+    # Points of the line may lie over those of trials, so it names trials too.
+    line = {"color": ORANGE, "width": 2, "shape": "hv"}
+    _add(figure, [*scores, every[-1].number], [*best, best[-1]], name="best so far", mode="lines", line=line)
+    _add(figure, scores, values, name="complete", mode="markers", marker={"color": BLUE, "size": 8})
+    pruned = {trial.number: trial for trial in every if trial.state == TrialState.PRUNED and trial.intermediate_values}
     if pruned:
-        values = [trial.intermediate_values[max(trial.intermediate_values)] for trial in pruned]
-        marker = {"color": GREY, "size": 8, "symbol": "x-thin-open", "line": {"width": 2, "color": GREY}}
-        numbers = [trial.number for trial in pruned]
-        figure.add_scatter(x=numbers, y=values, mode="markers", name="pruned (fewer folds)", marker=marker)
-    for trace in figure.data:
-        trace.meta = list(trace.x)  # points of the line lie over those of trials
-    n_trials = len(study.get_trials(deepcopy=False))
-    figure.update_xaxes(tickformat="d", dtick=1 if n_trials <= 15 else None)
-    return styled(figure, title, x="trial", y=objective_label(study, metric))
-
-
-def _best_so_far(study: optuna.Study) -> tuple[list[int], list[float]]:
-    trials = [trial for trial in complete_trials(study) if is_feasible(trial)]
-    better = min if is_minimised(study) else max
-    return [trial.number for trial in trials], list(itertools.accumulate(map(score_of, trials), better))
+        last = [trial.intermediate_values[trial.last_step] for trial in pruned.values()]
+        comparable = _reported(study)[0] == metric_name(study)
+        y, name = (last, "fewer folds") if comparable else ([min(values)] * len(last), "no score")
+        cross = {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": GREY}}
+        _add(figure, pruned, y, values=last, name=f"pruned ({name})", mode="markers", marker=cross)
+    figure.update_xaxes(dtick=whole_steps(len(every)))
+    return styled(figure, title, f"{_counted(scores)}, {len(pruned)} pruned", x="trial", y=_score_label(study))
 
 
 def importances(study: optuna.Study) -> go.Figure:
-    """Share of the score's variation that each searched parameter explains.
+    """Fraction of the score's variance that each searched parameter explains, by PED-ANOVA (Watanabe et al., IJCAI 2023).
 
-    Parameters
-    ----------
-    study : optuna.Study
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        By Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), as in a search's summary; the same study gives
-        the same bars.
+    Few trials make it a rough estimate.
     """
-    title = "Importance of the parameters"
-    if not _ranking(study):
+    title, scores = "Importance of the parameters", _scores(study)
+    found = parameter_importances(study) if len(scores) > 1 else {}
+    if not found:
         return sentence(title, "Importances need two complete trials with different parameters and scores.")
-    figure = quietly(
-        lambda: optuna.visualization.plot_param_importances(study, target=_loss(study), target_name="score")
-    )
-    figure.update_traces(marker={"color": BLUE}, showlegend=False)
-    for bar in figure.data:
-        bar.y = [short_name(name, bar.y) for name in bar.y]
-        bar.text = [f"{share:.0%}" if share >= 0.01 else "<1%" for share in bar.x]
-        bar.hovertemplate = "%{y}: %{x:.1%}<extra></extra>"
-    figure.update_xaxes(range=[0, 1.1 * max(max(bar.x) for bar in figure.data)], tickformat=".0%")
+    fractions, names = list(found.values())[::-1], [_short(name, found) for name in found][::-1]
+    look = {"orientation": "h", "texttemplate": "%{x:.1%}", "textposition": "outside", "hoverinfo": "skip"}
+    figure = go.Figure(go.Bar(x=fractions, y=names, marker_color=BLUE, **look))
+    figure.update_xaxes(range=[0, 1.15 * max(fractions)], tickformat=".0%")
     figure.update_yaxes(automargin=True, ticksuffix="  ")
-    rows = max(len(bar.y) for bar in figure.data)
-    return styled(figure, title, x="share of the score's variation", y="", height=150 + 34 * rows)
+    x = f"fraction of the variance of {metric_name(study)}"
+    return styled(figure, title, f"{_counted(scores)}; PED-ANOVA", x=x, height=170 + 34 * len(found))
 
 
-def parallel_coordinates(study: optuna.Study, metric: str | None = None) -> go.Figure:
+def parallel_coordinates(study: optuna.Study) -> go.Figure:
     """Each complete trial as a line through its score and its parameters; the best one stands out.
 
-    Parameters
-    ----------
-    study : optuna.Study
-    metric : str, optional
-        Name of the score; by default the study's own metric.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        Parameters searched on a log scale are drawn on one; ``None`` marks one that a trial did not have.
+    Below the axis of a parameter run the lines of trials that did not use it. A log scale of the search is one here too.
     """
-    title = "Parameters and score of each trial"
-    names = parameter_names(study)
-    if len(complete_trials(study)) < 2 or not names:
+    title, scores, searched = "Parameters and score of each trial", _scores(study), _searched(study)
+    if len(scores) < 2 or not searched:
         return sentence(title, "Parallel coordinates need two complete trials.")
-    figure = quietly(
-        lambda: optuna.visualization.plot_parallel_coordinate(study, target=target(study), target_name="score")
-    )
-    labels = [metric or metric_name(study), *(short_name(name, names) for name in names)]
-    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.customdata is not None]
-    for trace in figure.data:  # where there are bounds, Optuna explains solid and dotted lines
-        trace.update(name={"Feasible": WITHIN, "Infeasible": OUTSIDE}.get(trace.name, trace.name))
-    minimised = is_minimised(study)
-    for line in lines:
-        colour = sample_colorscale(SCALE, 1 - line.y[0] if minimised else line.y[0])[0]
-        line.update(line={"color": colour, "width": 1.8}, opacity=0.75)
-        line.customdata = [[label, cell[1]] for label, cell in zip(labels, line.customdata, strict=True)]
-    # Optuna draws trials in an order of its own; by score both can be put in one.
-    scored = sorted(complete_trials(study), key=score_of)
-    for line, trial in zip(sorted(lines, key=lambda line: float(line.y[0])), scored, strict=True):
-        line.meta = [trial.number] * len(line.x)
-    found = best_trial(study)
-    for best in [line for line in lines if found is not None and line.meta[0] == found.number]:
-        best.update(line={"color": VERMILION, "width": 4}, opacity=1.0)
-        figure.data = [trace for trace in figure.data if trace is not best]
-        figure.add_trace(best)  # plotly draws in this order, so the best goes last
-    for trace in figure.data:
-        if trace.mode == "markers":
-            bar = {"title": {"text": "", "side": "right"}, "thickness": 12, "x": 1.01}
-            trace.marker.update(colorscale=SCALE, reversescale=minimised, colorbar=bar)
-    figure.update_xaxes(ticktext=[label.replace("_", "_<br>") for label in labels], side="bottom", automargin=True)
-    figure.update_layout(annotations=[readable(annotation) for annotation in figure.layout.annotations])
-    page = styled(figure, f"{title} (best in red)", x=None, y=None, height=460)
-    return page.update_yaxes(visible=False).update_layout(margin={"l": 70, "b": 70})
+    low, high = min(scores.values()), max(scores.values())
+    axes = [_Axis(metric_name(study), FloatDistribution(low, high), scores), *searched.values()]
+    best = (min if is_minimised(study) else max)(scores, key=scores.__getitem__)
+    figure = go.Figure()
+    for number in sorted(scores, key=lambda number: number == best):  # the best over the others
+        (shade,) = sample_colorscale(_scale(study), [(scores[number] - low) / (high - low or 1)])
+        line = {"color": VERMILION, "width": 4} if number == best else {"color": shade, "width": 1.8}
+        y = [axis.height(axis.places.get(number)) for axis in axes]
+        used = [f"{axis.label} {_written(axis.values[number])}" for axis in axes if number in axis.values]
+        _add(figure, [number] * len(y), y, x=list(range(len(y))), mode="lines", line=line, hover="<br>".join(used))
+    bar = {"cmin": low, "cmax": high, "colorscale": _scale(study), "colorbar": {"thickness": 12, "x": 1.01}}
+    figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [low], **bar})
+    # Labels stand on a light ground of their own, in a dark template too, so that lines do not hide them.
+    look = {"font": {"size": 11, "color": INK}, "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 0}
+    for x, axis in enumerate(axes):
+        marks = axis.ticks() | ({None: "not used"} if len(axis.values) < len(scores) else {})
+        for place, text in marks.items():
+            figure.add_annotation(x=x, y=axis.height(place), text=text, xanchor="right", showarrow=False, **look)
+    names = [axis.label.replace("_", "_<br>") for axis in axes]
+    figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=names, gridcolor=GREY, zeroline=False)
+    figure.update_xaxes(range=[-0.05, len(axes) - 0.95])
+    figure.update_layout(showlegend=False, yaxis={"visible": False, "range": [UNUSED - 0.06, 1.04]})
+    caption = f"{_counted(scores)}; the best, trial {best} with {scores[best]:.4f}, in red"
+    return styled(figure, title, caption, height=480)
 
 
-def slices(study: optuna.Study, metric: str | None = None, *, columns: int = 4) -> go.Figure:
-    """Score against each parameter by itself; the colour is the trial's number, later ones lighter.
+def slices(study: optuna.Study) -> go.Figure:
+    """Score against each parameter by itself; the colour is the trial's number.
 
-    Parameters
-    ----------
-    study : optuna.Study
-    metric : str, optional
-        Name on the axis; by default the study's own metric.
-    columns : int
-        Panels side by side.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
+    Later trials gather where the sampler expects good scores.
     """
-    title = "Score against each parameter"
-    names = parameter_names(study)
-    if not complete_trials(study) or not names:
+    title, scores, axes = "Score against each parameter", _scores(study), _searched(study)
+    if not axes:
         return sentence(title, "No trial with a searched parameter is complete yet.")
-    figure = quietly(lambda: optuna.visualization.plot_slice(study, target=target(study), target_name="score"))
-    numbers = [trial.number for trial in complete_trials(study)]  # one scale for all panels
-    # Optuna names a choice by its repr, which puts quotes around words.
-    for trace in figure.data:
-        if trace.x is not None and len(trace.x) and isinstance(trace.x[0], str):
-            trace.x = [label.strip("'") for label in trace.x]
-        if isinstance(trace.marker.color, str):  # one colour for all that are outside the bounds
-            trace.meta = [_trial_of(study, score) for score in trace.y]
-            trace.update(name=OUTSIDE, marker={"color": GREY, "size": 8, "symbol": "circle-open"})
-            continue
-        trace.meta = list(trace.marker.color)  # Optuna colours by the trial's number
-        trace.marker.update(colorscale=SCALE, cmin=numbers[0], cmax=numbers[-1], size=8)
-        if trace.marker.colorbar:
-            trace.marker.colorbar.update(
-                title={"text": "trial", "side": "right"}, x=1.0, xpad=10, thickness=12, tickformat="d"
-            )
-    columns = min(columns, len(names))
-    rows = math.ceil(len(names) / columns)
-    arrange(figure, names, rows, columns)
-    for position, name in enumerate(names):
-        suffix = "" if position == 0 else str(position + 1)
-        name_axis(figure.layout[f"xaxis{suffix}"], study, name, names)
-        if position % columns == 0:
-            figure.layout[f"yaxis{suffix}"].update(title_text=metric or metric_name(study), showticklabels=True)
-    return styled(figure, title, x=None, y=None, height=130 + 240 * rows).update_layout(width=None)
+    columns = min(4, len(axes))
+    rows = math.ceil(len(axes) / columns)
+    figure = make_subplots(rows, columns, shared_yaxes=True, horizontal_spacing=0.035, vertical_spacing=0.36 / rows)
+    for position, axis in enumerate(axes.values()):
+        panel = {"row": position // columns + 1, "col": position % columns + 1}
+        marker = {"color": list(axis.values), "coloraxis": "coloraxis", "size": 8}
+        x, y = list(axis.places.values()), [scores[number] for number in axis.values]
+        _add(figure, axis.values, y, x=x, mode="markers", marker=marker, **panel)
+        figure.update_xaxes(axis.layout(), **panel)
+    figure.update_yaxes(title_text=metric_name(study), col=1)
+    bar = {"title": {"text": "trial", "side": "right"}, "thickness": 12}
+    bar["dtick"] = whole_steps(max(scores) - min(scores))
+    figure.update_layout(coloraxis={"colorscale": SCALE, "colorbar": bar}, showlegend=False)
+    return styled(figure, title, _counted(scores), height=150 + 240 * rows)
 
 
-def contour(study: optuna.Study, metric: str | None = None) -> go.Figure:
+def contour(study: optuna.Study) -> go.Figure:
     """Score over the two most important parameters that trials have together.
 
-    Parameters
-    ----------
-    study : optuna.Study
-    metric : str, optional
-        Name of the score; by default the study's own metric.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        Dots are trials; between them the colours are only interpolated.
+    Dots are trials; between them the colours are only interpolated.
     """
-    pair = _contour_pair(study)
-    if pair is None:
-        return sentence("Score over two parameters", "A contour needs trials that differ in two parameters.")
-    plain = metric_name(study) if metric is None else metric
-    figure = quietly(
-        lambda: optuna.visualization.plot_contour(study, params=list(pair), target=target(study), target_name=plain)
-    )
-    figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
-    minimised = is_minimised(study)
-    for trace in figure.data:
-        if trace.type == "contour":
-            bar = {"title": {"text": objective_label(study, metric), "side": "right"}, "thickness": 14}
-            trace.update(colorscale=SCALE, reversescale=minimised, line={"width": 0.5}, colorbar=bar)
-        else:
-            trace.meta = [_trial_with(study, pair, *point) for point in zip(trace.x, trace.y, strict=True)]
-            outside = "Infeasible" in (trace.name or "")
-            look = {"color": "lightgrey", "symbol": "x"} if outside else {"color": "white"}
-            trace.update(name=OUTSIDE if outside else "trial", showlegend=False)
-            trace.update(marker={**look, "size": 9, "line": {"color": "black", "width": 1.5}})
-    x, y = sorted(pair)
-    title = f"Score over {short_name(x, pair)} and {short_name(y, pair)}"
-    name_axis(figure.layout.xaxis, study, x, pair)
-    name_axis(figure.layout.yaxis, study, y, pair)
-    return styled(figure, title, x=None, y=None)
+    scores, axes = _scores(study), _searched(study)
+    ranked = [axes[name] for name in parameter_importances(study) or axes if name in axes]
+    for across, up in itertools.combinations(ranked, 2):
+        both = [number for number in across.places if number in up.places]
+        x, y, z = ([of[number] for number in both] for of in (across.places, up.places, scores))
+        if len(both) > 2 and len(set(x)) > 1 and len(set(y)) > 1:
+            break
+    else:
+        return sentence("Score over two parameters", "A contour needs three trials that differ in two parameters.")
+    bar = {"title": {"text": _score_label(study), "side": "right"}, "thickness": 14}
+    look = {"colorscale": _scale(study), "contours_coloring": "heatmap", "connectgaps": True, "hoverinfo": "skip"}
+    figure = go.Figure(go.Contour(x=x, y=y, z=z, line={"width": 0.5, "smoothing": 0}, colorbar=bar, **look))
+    dots = {"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}}
+    _add(figure, both, y, x=x, values=z, mode="markers", marker=dots, cliponaxis=False)
+    figure.update_layout(xaxis=across.layout(), yaxis=up.layout())
+    caption = f"{_counted(both)}; colours between the dots are interpolated"
+    return styled(figure, f"Score over {across.label} and {up.label}", caption)
 
 
-def intermediate_values(study: optuna.Study, metric: str | None = None) -> go.Figure:
-    """How each trial's score stood after each fold, which is what a pruner sees.
+def intermediate_values(study: optuna.Study) -> go.Figure:
+    """What each trial reported after each fold, which is what a pruner sees; of a study without folds, after each step."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    if not trials:
+        return sentence("Score after each fold", "No trial has reported a score yet.")
+    metric, aggregation = _reported(study)
+    best, figure, shown = getattr(best_trial(study), "number", None), go.Figure(), set()
+    for trial in sorted(trials, key=lambda trial: trial.number == best):  # the best over the others
+        name, shade, dash, symbol = STATES[trial.state]
+        look = {"line": {"color": shade, "width": 1.5, "dash": dash}, "marker": {"size": 6, "symbol": symbol}}
+        if trial.number == best:
+            name, look = f"best (trial {best})", {"line": {"color": VERMILION, "width": 4}}
+        steps, y = zip(*sorted(trial.intermediate_values.items()), strict=True)
+        look |= {"name": name, "legendgroup": name, "showlegend": name not in shown, "mode": "lines+markers"}
+        _add(figure, [trial.number] * len(y), y, x=[step + bool(aggregation) for step in steps], **look)
+        shown.add(name)
+    figure.update_xaxes(dtick=whole_steps(max(trial.last_step for trial in trials)))
+    if not aggregation:
+        return styled(figure, "Scores that trials reported", f"{len(trials)} trials", x="step", y=metric)
+    single = (StudyRecord.read(study).pruner or {}).get("type") == "wilcoxon"  # that pruner wants single folds
+    label = f"{metric} of the fold" if single else f"{metric}, {aggregation} of folds done"
+    return styled(figure, "Score after each fold", f"{len(trials)} trials", x="folds done", y=label)
 
-    Parameters
-    ----------
-    study : optuna.Study
-        Its trials report the folds so far drawn together, at step 0 after the first fold.
-    metric : str, optional
-        Name on the axis; by default the study's own metric.
 
-    Returns
-    -------
-    plotly.graph_objects.Figure
+def timeline(study: optuna.Study) -> go.Figure:
+    """When each trial ran and how it ended.
+
+    A trial whose process died may count as running for ever: it is drawn as long as the longest at most.
     """
-    title = "Score after each fold"
-    if not any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
-        none = (
-            "No trial has finished a fold yet."
-            if target(study) is None
-            else "Of several objectives no folds are reported."
-        )
-        return sentence(title, none)
-    figure = quietly(lambda: optuna.visualization.plot_intermediate_values(study))
-    states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
-    found = best_trial(study)
-    best = found.number if found is not None else None
-    looks: dict[str, dict[str, Any]] = {
-        "complete": {"line": {"color": SKY, "width": 1.5}, "marker": {"size": 5}},
-        "pruned": {
-            "line": {"color": ORANGE, "width": 1.5, "dash": "dot"},
-            "marker": {"size": 7, "symbol": "x"},
-        },
-        "running": {"line": {"color": GREEN, "width": 1.5}, "marker": {"size": 5}},
-        "best": {"line": {"color": BLUE, "width": 4}, "marker": {"size": 8}},
-    }
-    shown: set[str] = set()
-    for trace in figure.data:
-        number = int(trace.name.removeprefix("Trial"))
-        kind = "best" if number == best else states[number].name.lower()
-        trace.meta = [number] * len(trace.x)
-        trace.update(x=[step + 1 for step in trace.x], mode="lines+markers", **looks[kind])
-        trace.update(name=f"best (trial {number})" if kind == "best" else kind, legendgroup=kind)
-        trace.update(
-            showlegend=kind not in shown,
-            hovertemplate=f"trial {number}, fold %{{x}}: %{{y:.4f}}<extra></extra>",
-        )
-        shown.add(kind)
-    figure.data = sorted(figure.data, key=lambda trace: trace.legendgroup == "best")
-    figure.update_layout(showlegend=True)
-    figure.update_xaxes(dtick=1)
-    return styled(figure, title, x="folds done", y=objective_label(study, metric, "folds done"))
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
+    if not trials:
+        return sentence("When each trial ran", "No trial has been started yet.")
+    longest = max((trial.duration for trial in trials if trial.duration is not None), default=timedelta.max)
+    figure, now = go.Figure(), datetime.now()
+    for state, (name, shade, _, _) in STATES.items():
+        having = [trial for trial in trials if trial.state == state]
+        numbers, base = [trial.number for trial in having], [trial.datetime_start for trial in having]
+        lasted = [min((trial.datetime_complete or now) - trial.datetime_start, longest) for trial in having]
+        x = [time / timedelta(milliseconds=1) for time in lasted]
+        hover = f"trial %{{y}}, {name}: %{{base}} to %{{x}}<extra></extra>"
+        look = {"marker_color": BLUE if name == "complete" else shade, "orientation": "h", "hovertemplate": hover}
+        if having:
+            figure.add_bar(base=base, x=x, y=numbers, meta=numbers, name=name, **look)
+    figure.update_xaxes(type="date")
+    figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
+    figure.update_layout(barmode="overlay", showlegend=True)
+    height = min(900, max(360, 160 + 16 * len(trials)))
+    return styled(figure, "When each trial ran", f"{len(trials)} trials", x="time", y="trial", height=height)
 
 
-def distribution(study: optuna.Study, metric: str | None = None) -> go.Figure:
-    """Share of complete trials with at most a given score.
+def distribution(study: optuna.Study) -> go.Figure:
+    """Fraction of complete trials with at most a given score.
 
-    Parameters
-    ----------
-    study : optuna.Study
-    metric : str, optional
-        Name on the axis; by default the study's own metric.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        The further right the curve rises, the more of the searched space is good.
+    Where higher scores are better: the further right the curve rises, the more of the searched space is good.
     """
-    title = "Distribution of the scores"
-    if len(complete_trials(study)) < 2:
+    title, scores = "Distribution of the scores", _scores(study)
+    if len(scores) < 2:
         return sentence(title, "A distribution needs two complete trials.")
-    figure = quietly(lambda: optuna.visualization.plot_edf(study, target=target(study), target_name="score"))
-    figure.update_traces(line={"color": BLUE, "width": 2.5, "shape": "hv"}, showlegend=False)
+    steps = sorted(scores, key=scores.__getitem__)
+    steps = [steps[0], *steps]  # the curve rises from 0
+    x, y = [scores[number] for number in steps], [count / len(scores) for count in range(len(steps))]
+    figure, line = go.Figure(), {"color": BLUE, "width": 2.5, "shape": "hv"}
+    _add(figure, steps, y, x=x, mode="lines", line=line, hover="%{y:.0%} of the trials have %{x:.4f} or less")
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-    return styled(figure, title, x=objective_label(study, metric), y="share of trials at or below")
+    return styled(figure, title, _counted(scores), x=_score_label(study), y="fraction of trials at or below")
 
 
-def _trial_with(study: optuna.Study, names: Sequence[str], x: Any, y: Any) -> int:
-    """Number of the trial at a point of a contour, whose axes are the parameters in the order of their names."""
-    wanted = [str(x), str(y)]
-    for trial in complete_trials(study):
-        if [str(trial.params.get(name)) for name in sorted(names)] == wanted:
-            return trial.number
-    return -1
+def _scores(study: optuna.Study) -> dict[int, float]:
+    """Finite scores of complete trials, in their order, by the trial's number."""
+    if len(study.directions) > 1:
+        raise SearchError("The study has several objectives: draw it by optuna.visualization, with target=.")
+    return {trial.number: trial.value for trial in complete_trials(study) if math.isfinite(trial.value)}
 
 
-def _trial_of(study: optuna.Study, score: float) -> int:
-    """Number of the first trial outside the bounds with a score."""
-    return next(
-        (trial.number for trial in complete_trials(study) if score_of(trial) == score and not is_feasible(trial)), -1
-    )
+def _counted(trials: Collection[int]) -> str:
+    return f"{len(trials)} complete trial{'s' * (len(trials) != 1)}"
 
 
-def _ranking(study: optuna.Study) -> list[str]:
-    """Parameters, the most important first; empty where importances cannot be told."""
-    if len(complete_trials(study)) < 2 or not parameter_names(study):
-        return []
-    try:
-        return list(quietly(lambda: optuna.importance.get_param_importances(study, target=_loss(study))))
-    except (ValueError, RuntimeError):
-        return []
+def _scale(study: optuna.Study) -> list[str]:
+    """Colours of scores, from the lowest on."""
+    return SCALE[::-1] if is_minimised(study) else SCALE
 
 
-def _contour_pair(study: optuna.Study) -> tuple[str, str] | None:
-    """Choose the two most important parameters that three trials or more have together and differ in."""
-    trials = complete_trials(study)
-    ranked = _ranking(study) or parameter_names(study)
-    for x, y in itertools.combinations(ranked, 2):
-        both = [(trial.params[x], trial.params[y]) for trial in trials if x in trial.params and y in trial.params]
-        if len(both) > 2 and all(len(set(values)) > 1 for values in zip(*both, strict=True)):
-            return x, y
-    return None
+def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], *, hover: str = "", **look: Any) -> None:
+    """Draw points that name their trials, in ``meta`` and where the mouse is, there with ``values`` (by default y) or ``hover``.
+
+    They stand over the numbers of their trials unless x is given.
+    """
+    numbers = list(trials)
+    data = list(zip(numbers, look.pop("values", y), strict=True))
+    hover = f"trial %{{customdata[0]}}: {hover or '%{customdata[1]:.4f}'}<extra></extra>"
+    figure.add_scatter(**{"x": numbers, **look}, y=y, meta=numbers, customdata=data, hovertemplate=hover)
 
 
-def _loss(study: optuna.Study) -> Callable[[FrozenTrial], float] | None:
-    """As `target`, turned so that lower is better, which importances take for granted."""
-    if target(study) is None or is_minimised(study):
-        return target(study)
-    return lambda trial: -score_of(trial)
+def _reported(study: optuna.Study) -> tuple[str, str | None]:
+    """Metric that the trials reported, and how the folds were aggregated where it is one of folds."""
+    for record in map(TrialRecord.read, study.get_trials(deepcopy=False)):
+        if record.metric:
+            return record.metric, record.fold_aggregation
+    return metric_name(study), (StudyRecord.read(study).identity or {}).get("fold_aggregation")
+
+
+def _score_label(study: optuna.Study) -> str:
+    """Name of the score, with how the folds make it where it is a metric: ``macro_f1, mean of folds``."""
+    (metric, aggregation), name = _reported(study), metric_name(study)
+    return f"{name}, {aggregation} of folds" if aggregation and metric == name else name
+
+
+def _short(name: str, names: Iterable[str]) -> str:
+    """Last part of a parameter's name where no other name ends alike, shorter still for the longest."""
+    last = name.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == last for other in names) == 1
+    return SHORT.get(last, last) if alone else name
+
+
+def _written(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+@dataclass
+class _Axis:
+    """A score or a searched parameter, with its values by the numbers of the trials that have it.
+
+    ``places`` are the values as numbers: of a choice, its position among the choices.
+    """
+
+    label: str
+    kind: BaseDistribution
+    values: dict[int, Any]
+
+    def __post_init__(self) -> None:
+        self.log, self.choices = getattr(self.kind, "log", False), getattr(self.kind, "choices", ())
+        self.places = {number: self.kind.to_internal_repr(value) for number, value in self.values.items()}
+        reached = range(len(self.choices)) or self.places.values()
+        self.low, self.high = min(reached), max(reached)
+
+    def ticks(self) -> dict[float, str]:
+        """Places to mark, and their texts: choices, powers of ten with few multiples, or steps of 1, 2 or 5."""
+        low, high = self.low, self.high
+        if self.choices:
+            return dict(enumerate(map(str, self.choices)))
+        if low == high:
+            ticks = [low]
+        elif self.log and high > 4 * low:
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            factors = (1,) if high / low > 100 else (1, 3) if high / low > 20 else (1, 2, 5)
+            ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+        else:
+            power = 10.0 ** math.floor(math.log10((high - low) / 4))
+            step = power * next(factor for factor in (1, 2, 5, 10) if high - low <= 5 * power * factor)
+            step = max(1, round(step)) if isinstance(self.kind, IntDistribution) else step
+            ticks = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return {tick: _written(tick) for tick in ticks if low <= tick <= high}
+
+    def height(self, place: float | None) -> float:
+        """Where a place, or that of a trial without one, stands on an upright axis from 0 to 1."""
+        scaled = math.log10 if self.log else float
+        low, high = scaled(self.low), scaled(self.high)
+        return UNUSED if place is None else (scaled(place) - low) / (high - low or 1)
+
+    def layout(self) -> dict[str, Any]:
+        """Name, scale and ticks, as plotly's properties of an axis."""
+        ticks = self.ticks()
+        look = {"title_text": self.label, "tickvals": list(ticks), "ticktext": list(ticks.values())}
+        if self.choices:
+            look["range"] = [-0.5, len(ticks) - 0.5]
+        return look | {"title_text": f"{self.label} (log scale)", "type": "log"} if self.log else look
+
+
+def _searched(study: optuna.Study) -> dict[str, _Axis]:
+    """The searched parameters in the order in which trials drew them, each with its latest distribution."""
+    trials = [trial for trial in complete_trials(study) if trial.number in _scores(study)]
+    kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
+    values = {name: {trial.number: trial.params[name] for trial in trials if name in trial.params} for name in kinds}
+    return {name: _Axis(_short(name, kinds), kind, values[name]) for name, kind in kinds.items()}

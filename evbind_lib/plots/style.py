@@ -1,61 +1,46 @@
-"""The look that all figures have.
-
-Imports nothing of the library; the other modules of `plots` import it.
-"""
+"""The look that all figures have."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
+import plotly.io
 
-# Okabe and Ito's colours without the yellow, which is lost on white; told apart by colour-blind readers.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#767676",
-)
+# Okabe and Ito's colours without the yellow, which is lost on white; they differ for colour-blind readers, and each can be
+# read on white and on the black of a dark template.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#767676"
+PALETTE = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY]
+SCALE = [ORANGE, "#8FA08C", BLUE]  # from low to high
+INK = "#222222"  # of text on a ground of its own, which is light in a dark template too
 HEIGHT = 420  # pixels
 
 
-def styled(
-    figure: go.Figure, title: str | None, *, x: str | None, y: str | None, height: int | None = None
-) -> go.Figure:
-    """Give a figure the look that all have; None keeps a title, or the height, that is there."""
-    figure.update_layout(
-        template="plotly_white",
-        colorway=list(PALETTE),
-        font={"size": 13},
-        height=height or figure.layout.height or HEIGHT,
-        margin={"l": 75, "r": 25, "t": 60, "b": 60},
-        hoverlabel={"namelength": -1},
-    )
-    figure.update_layout(
-        title={"x": 0.01, "xanchor": "left", "y": None, "yanchor": None, "yref": None, "font": {"size": 17}}
-    )
-    if title is not None:
-        figure.update_layout(title_text=title)
-    if x is not None:
-        figure.update_xaxes(title_text=x)
-    if y is not None:
-        figure.update_yaxes(title_text=y)
+def marker(position: int, size: int = 8) -> dict[str, object]:
+    """Colour and symbol of a fold or a model by its position."""
+    return {"color": PALETTE[position % len(PALETTE)], "symbol": position % 8, "size": size}
+
+
+def whole_steps(most: int) -> int | None:
+    """``dtick`` of an axis that counts so far: 1, or plotly's own choice where that would be too many."""
+    return 1 if most <= 15 else None
+
+
+def styled(figure: go.Figure, title: str, caption: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
+    """Give a figure its title, the caption beneath it, names of the axes and the look that all have."""
+    chosen = plotly.io.templates.default  # "plotly" unless the user chose another one
+    head = {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 17}}
+    head["subtitle"] = {"text": caption, "font": {"size": 13, "color": GREY}}
+    figure.update_layout(template="plotly_white" if chosen == "plotly" else chosen, colorway=PALETTE, font_size=13)
+    figure.update_layout(title=head, height=height, hoverlabel_namelength=-1)
+    figure.update_layout(margin={"l": 75, "r": 25, "t": 85 if caption else 60, "b": 60})
+    figure.update_xaxes({"title_text": x} if x else {})
+    figure.update_yaxes({"title_text": y} if y else {})
     return figure
 
 
-def sentence(title: str, sentence: str) -> go.Figure:
+def sentence(title: str, text: str) -> go.Figure:
     """Figure that says why there is nothing to see."""
-    figure = go.Figure()
-    figure.add_annotation(
-        text=sentence,
-        x=0.5,
-        y=0.5,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        font={"size": 15, "color": GREY},
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return styled(figure, title, x=None, y=None, height=220)
+    figure = go.Figure(layout={"xaxis_visible": False, "yaxis_visible": False})
+    font = {"size": 15, "color": GREY}
+    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font=font)
+    return styled(figure, title, "", height=220)

@@ -1,12 +1,14 @@
-"""Figures of a cross-validation: scores of the folds, learning curves, curves of thresholds, confusion matrix.
+"""Figures of validated predictions: scores of folds and criteria, learning curves, curves over thresholds, confusion matrix.
 
-Imports `metrics` and `reports`; `plots` gives its functions on.
+``results`` of each is one result or a mapping of names to results, which it sets side by side, each in the same colour in every
+figure. A result is a `CrossValidation`, a `FoldResult` or, where epochs are not needed, a table of predictions with the columns
+label (1 is evidence), probability and, for figures of folds or criteria, fold or criterion_id.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,213 +17,44 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn import metrics as sklearn_metrics
 
-from evbind_lib.plots.style import GREY, PALETTE, sentence, styled
-from evbind_lib.training.metrics import SCORES, THRESHOLD
+from evbind_lib.evaluation.estimate import at_threshold, by_criterion
+from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, marker, sentence, styled, whole_steps
+from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
 from evbind_lib.training.result import CrossValidation, FoldResult
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy
+MAIN = ("macro_f1", "pos_f1", "roc_auc", "pr_auc")
+Trained = CrossValidation | FoldResult
+Result = Trained | pd.DataFrame
 
 
-def fold_scores(result: CrossValidation, metrics: Sequence[str] = SCORES) -> go.Figure:
+def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] = ()) -> go.Figure:
     """Score of each fold and their mean, for each metric.
 
+    How far the dots lie apart is how far a single split could mislead. Of two models one is better where its dots lie higher fold
+    by fold, not only on average.
+
     Parameters
     ----------
-    result : CrossValidation
+    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
     metrics : sequence of str
-        Names of `evbind_lib.training.metrics.METRICS`; by default those that lie between 0 and 1.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        How far the dots lie apart is how far a single split could mislead.
+        Names of `METRICS`; by default those where higher is better, of several results the four main ones.
     """
-    places = np.arange(len(metrics), dtype=float)
-    figure = go.Figure()
-    for position, report in enumerate(result.folds):
-        shift = 0.07 * (position - (len(result.folds) - 1) / 2)
-        values = [report.metrics[name] for name in metrics]
-        look = {"color": PALETTE[position % len(PALETTE)], "size": 9, "symbol": position % 8}
-        figure.add_scatter(x=places + shift, y=values, mode="markers", name=f"fold {report.fold + 1}", marker=look)
-    means = [float(np.mean([report.metrics[name] for report in result.folds])) for name in metrics]
-    bar = {"symbol": "line-ew-open", "size": 44, "color": "#444444", "line": {"width": 3, "color": "#444444"}}
-    figure.add_scatter(x=places, y=means, mode="markers", name="mean", marker=bar)
-    figure.update_traces(customdata=list(metrics), hovertemplate="%{customdata}: %{y:.4f}")
-    figure.update_xaxes(tickvals=places, ticktext=list(metrics), showgrid=False, range=[-0.6, len(metrics) - 0.4])
-    return styled(figure, f"Scores of {len(result.folds)} folds", x="metric", y="score (0 to 1)")
-
-
-def learning_curves(folds: Sequence[FoldResult], metric: str = "macro_f1") -> go.Figure:
-    """Training loss and validation metric after each epoch, one line per fold.
-
-    Parameters
-    ----------
-    folds : sequence of FoldResult
-    metric : str
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs.
-    """
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
-    for position, report in enumerate(folds):
-        epochs = [epoch.epoch for epoch in report.epochs]
-        losses = [epoch.training_loss for epoch in report.epochs]
-        values = [epoch.metrics[metric] for epoch in report.epochs]
-        for column, numbers in enumerate((losses, values), start=1):
-            figure.add_scatter(
-                x=epochs,
-                y=numbers,
-                mode="lines+markers",
-                name=f"fold {report.fold + 1}",
-                legendgroup=str(report.fold),
-                showlegend=column == 1,
-                line={"color": PALETTE[position % len(PALETTE)]},
-                marker={"size": 6, "symbol": position % 8},
-                row=1,
-                col=column,
-            )
-    most = max((len(report.epochs) for report in folds), default=0)
-    figure.update_xaxes(title_text="epoch", dtick=max(1, math.ceil(most / 10)))
-    figure.update_yaxes(title_text="training loss (mean of the epoch)", col=1)
-    figure.update_yaxes(title_text=f"validation {metric}", col=2)
-    return styled(figure, "Learning curves", x=None, y=None)
-
-
-def precision_recall(predictions: pd.DataFrame) -> go.Figure:
-    """Precision against recall over all thresholds, by fold and for all out-of-fold predictions together.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns fold, label (1 is evidence) and probability.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        Average precision in the legend; the dotted line is what chance would reach.
-    """
-
-    def curve(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
-        label, probability = part["label"].to_numpy(), part["probability"].to_numpy()
-        precision, recall, _ = sklearn_metrics.precision_recall_curve(label, probability, drop_intermediate=True)
-        return recall, precision, float(sklearn_metrics.average_precision_score(label, probability))
-
-    share = float(predictions["label"].mean()) if len(predictions) else math.nan
-    chance = {"x": [0, 1], "y": [share, share], "name": f"chance ({share:.3f})"}
-    figure = _curves("Precision and recall", predictions, curve, chance, score="average precision", shape="hv")
-    return styled(figure, None, x="recall: share of evidence found", y="precision: share of calls that are right")
-
-
-def roc(predictions: pd.DataFrame) -> go.Figure:
-    """Receiver operating characteristic, by fold and for all out-of-fold predictions together.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns fold, label (1 is evidence) and probability.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        Area under the curve in the legend; the dotted line is chance.
-    """
-
-    def curve(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
-        label, probability = part["label"].to_numpy(), part["probability"].to_numpy()
-        false_alarms, found, _ = sklearn_metrics.roc_curve(label, probability)
-        return false_alarms, found, float(sklearn_metrics.roc_auc_score(label, probability))
-
-    chance = {"x": [0, 1], "y": [0, 1], "name": "chance (0.500)"}
-    figure = _curves("Receiver operating characteristic", predictions, curve, chance, score="AUC", shape="linear")
-    return styled(figure, None, x="false positive rate: share of the others called", y="true positive rate (recall)")
-
-
-def confusion_matrix(predictions: pd.DataFrame, threshold: float = THRESHOLD) -> go.Figure:
-    """Draw the counts of right and wrong calls, and their share of each row.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns label (1 is evidence) and probability.
-    threshold : float
-        From this probability on a pair is called evidence.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-    """
-    called = (predictions["probability"].to_numpy() >= threshold).astype(int)
-    counts = sklearn_metrics.confusion_matrix(predictions["label"].to_numpy(), called, labels=[0, 1])
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    names = ["no evidence", "evidence"]
-    text = [
-        [f"{count:,}<br>{share:.1%} of row" for count, share in zip(*row, strict=True)]
-        for row in zip(counts, shares, strict=True)
-    ]
-    figure = go.Figure(
-        go.Heatmap(
-            z=shares,
-            x=names,
-            y=names,
-            text=text,
-            customdata=counts,
-            texttemplate="%{text}",
-            textfont={"size": 17},
-            hovertemplate="annotated %{y}, called %{x}: %{customdata}<extra></extra>",
-            colorscale="Blues",
-            zmin=0,
-            zmax=1,
-            xgap=3,
-            ygap=3,
-            colorbar={
-                "title": {"text": "share of row", "side": "right"},
-                "tickformat": ".0%",
-                "thickness": 14,
-            },
-        )
-    )
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(showgrid=False)
-    return styled(figure, f"Confusion matrix at threshold {threshold:g}", x="called", y="annotated")
-
-
-def _curves(
-    title: str,
-    predictions: pd.DataFrame,
-    curve: Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray, float]],
-    chance: dict[str, Any],
-    *,
-    score: str,
-    shape: str,
-) -> go.Figure:
-    if predictions["label"].nunique() < 2:
-        return sentence(title, "A curve needs pairs with and without evidence.")
-    figure = go.Figure()
-    for position, (fold, part) in enumerate(predictions.groupby("fold", sort=True)):
-        if part["label"].nunique() == 2:
-            x, y, value = curve(part)
-            x, y = _thinned(x, y)
-            line = {"color": PALETTE[position % 6], "width": 1.2, "shape": shape}
-            figure.add_scatter(
-                x=x, y=y, mode="lines", line=line, opacity=0.8, name=f"fold {int(str(fold)) + 1}: {value:.3f}"
-            )
-    x, y, value = curve(predictions)
-    x, y = _thinned(x, y)
-    line = {"color": "#222222", "width": 3.5, "shape": shape}
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, name=f"<b>all folds: {value:.3f}</b>")
-    figure.add_scatter(mode="lines", line={"color": GREY, "dash": "dot", "width": 1.5}, hoverinfo="skip", **chance)
-    figure.update_traces(hovertemplate="%{x:.3f}, %{y:.3f}", selector={"mode": "lines", "hoverinfo": None})
-    figure.update_xaxes(range=[-0.01, 1.01])
-    figure.update_yaxes(range=[-0.01, 1.03])
-    return figure.update_layout(title_text=title, legend_title_text=score)
-
-
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a curve, no more than can be seen."""
-    if len(x) <= MOST_POINTS:
-        return x, y
-    kept = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int))
-    return x[kept], y[kept]
+    models, one = _named(results, _fold_metrics)
+    every = [name for name in METRICS if METRICS[name].greater_is_better and name in next(iter(models.values()))]
+    chosen = list(metrics or (every if one else MAIN))
+    width, figure = 0.8 / len(models), go.Figure()
+    for position, (model, folds) in enumerate(models.items()):
+        centre = np.arange(len(chosen)) + width * (position - (len(models) - 1) / 2)
+        offsets = width * np.linspace(-0.4, 0.4, len(folds) + 2)[1:-1]
+        for number, (fold, scores) in enumerate(folds[chosen].iterrows()):
+            look = _look(one, model, position, fold, number)
+            figure.add_scatter(x=centre + offsets[number], y=scores, text=f"fold {fold + 1}", **look)
+        bar = {**marker(position), "symbol": "line-ew-open", "size": 60 * width}
+        figure.add_scatter(x=centre, y=folds[chosen].mean(), text="mean", name=f"{model}, mean", marker=bar)
+        
+    figure.update_traces(mode="markers", hovertemplate="%{text}: %{y:.4f}")
+    figure.update_xaxes(tickvals=list(range(len(chosen))), ticktext=chosen, showgrid=False, zeroline=False)
+    figure.update_layout(legend={} if one else {"orientation": "h", "y": -0.2})
+    caption = f"{max(map(len, models.values()))} folds, a dot each; a bar at their mean"
+    return styled(figure, "Scores of the folds", caption, x="metric", y="score")

@@ -1,1 +1,1 @@
-"""MLflow: executions of notebooks, Study > Trial > Fold, Training > Fold; executed notebooks as pages."""
+"""MLflow: executions of notebooks with their pages, Study > Trial > Fold, Training > Fold."""

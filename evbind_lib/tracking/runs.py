@@ -1,392 +1,354 @@
-"""Runs in MLflow that follow a study, its trials and their folds, or a single cross-validation.
+"""Runs in MLflow that follow a search (Study > Trial > Fold) or a single cross-validation (Training > Fold).
 
-A write that fails in the course of things is told once as a warning and the training goes on: hours of training
-are worth more than their record. Imports its neighbour `store` and `reports`.
+Once a study or a training has its run, a write that fails is warned of once and the work goes on: hours of training are worth
+more than their record. Every run has one writer: a study's the process that searches, a trial's the process that trains it.
 """
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import optuna
 from mlflow.entities import Metric
 from mlflow.entities import Run as StoredRun
-from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.processes import is_dead, this_process
-from evbind_lib.tracking.store import PROCESS, Store, legal, package_versions, plain, points, shown
-from evbind_lib.training.result import Callback, EpochResult, FoldResult
+from evbind_lib.config.processes import lock_between_processes
+from evbind_lib.config.schema import Params
+from evbind_lib.data.folds import Fold
+from evbind_lib.hpo.objective import SearchCallback
+from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
+from evbind_lib.tracking.store import NONE, Numbers, Store, Values, circumstances, legal, or_go_on, plain, points, shown
+from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
-TEXT_COLUMNS = ("sentence", "text", "post", "criterion")
 SHOW_AFTER = 5.0  # seconds; epochs that take longer are to be seen while they come, quick ones are written per fold
+FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before")  # of a trial's record, worth a tag
 
 
-def keeps_going(
-    instead: Callable[[], Any] = lambda: None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Turn a write that fails into a warning and what the method gives instead."""
-
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def careful(self: Run, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return method(self, *args, **kwargs)
-            except (MlflowException, OSError) as error:
-                self.tracker.lose(error)
-                return instead()
-
-        return careful
-
-    return decorate
-
-
+@dataclass(eq=False)
 class Run:
-    """A run in MLflow, with what its children inherit."""
+    """A run in MLflow, with the tags that its children inherit."""
 
-    def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
-        self.tracker = tracker
-        self.run_id = run_id
-        self.experiment = experiment
-        self.inherited = dict(inherited)
+    store: Store
+    run_id: str
+    experiment: str
+    inherited: dict[str, str]
 
-    def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Log parameters and circumstances.
+    def describe(self, parameters: Values, tags: Values = NONE) -> None:
+        """Log parameters and circumstances, or raise `TrackingError`.
 
-        MLflow lets no parameter be changed, so on a resumed run only new ones are logged, and what a changed
-        one is now becomes a tag ``evbind.now.<name>``. The artifact ``params.json`` has all as they are now.
+        MLflow lets no parameter be changed, so on a resumed run only new ones are logged, and what a changed one is now
+        becomes a tag ``evbind.now.<name>``. The artifact ``params.json`` has all as they are now.
         """
-        logged = self.tracker.client.get_run(self.run_id).data
-        now = {legal(name): shown(name, value) for name, value in parameters.items() if value is not None}
-        new = {name: value for name, value in now.items() if name not in logged.params}
-        stale = {name for name in now if f"evbind.now.{name}" in logged.tags}  # changed once, and perhaps back again
-        changed = stale | {name for name, value in now.items() if logged.params.get(name, value) != value}
-        current = {f"evbind.now.{name}": now[name] for name in changed}
-        self.tracker.write(self.run_id, parameters=new, tags={**tags, **current})
-        kept = {name: plain(name, value) for name, value in parameters.items()}
-        self.tracker.client.log_dict(self.run_id, kept, "params.json")
-        self.tracker.client.log_dict(self.run_id, package_versions(), "packages.json")
+        with self.store.must_work():
+            logged = self.store.client.get_run(self.run_id).data
+            now = {legal(name): shown(name, value) for name, value in parameters.items() if value is not None}
+            new = {name: value for name, value in now.items() if name not in logged.params}
+            # What a changed parameter is now, also where it was changed back.
+            later = {
+                f"evbind.now.{name}": value for name, value in now.items() if logged.params.get(name, value) != value
+            }
+            later |= {tag: now[name] for name in now if (tag := f"evbind.now.{name}") in logged.tags}
+            self.store.write(self.run_id, parameters=new, tags={**tags, **later})
+            whole = {name: plain(name, value) for name, value in parameters.items()}
+            self.store.client.log_dict(self.run_id, whole, "params.json")
 
-    def close(self, status: str) -> None:
+    @or_go_on
+    def end(self, status: str, metrics: Numbers = (), *, tags: Values = NONE) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self.tracker.client.set_terminated(self.run_id, status)
+        self.store.write(self.run_id, metrics, tags=tags)
+        self.store.client.set_terminated(self.run_id, status)
 
 
+@dataclass(eq=False)
 class FoldRuns(Run, Callback):
-    """A run whose folds are child runs; an observer of the training."""
+    """A run whose folds are child runs, named after its label and written while the folds are trained."""
 
-    def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
-        super().__init__(tracker, run_id, experiment, inherited)
-        self.fold_run: str | None = None
-        self.is_open = True
-        self._unwritten: list[Metric] = []
-        self._written_at = time.monotonic()
-        self._values: dict[str, list[float]] = {}
+    label: str
+    results: list[FoldResult] = field(default_factory=list)
+    _fold_run: str | None = None
+    _unwritten: list[Metric] = field(default_factory=list)
+    _written_at: float = 0.0
 
-    @keeps_going()
-    def on_fold_begin(self, fold: int) -> None:
+    @or_go_on
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
         """Open the fold's run."""
-        self.fold_run = None  # where it cannot be opened, nothing may go to the fold before
-        self._unwritten = []
+        self._fold_run, self._unwritten = None, []  # where it cannot be opened, nothing may go to the fold before
         self._written_at = time.monotonic()
-        tags = {**self.inherited, "evbind.level": "fold", "evbind.fold": str(fold + 1)}
+        number = fold.index + 1
+        tags = {**self.inherited, "evbind.level": "fold", "evbind.fold": str(number)}
         # The number comes first: MLflow's page cuts long names at this depth of the tree.
-        self.fold_run = self.tracker.start(self.experiment, f"fold {fold + 1} of {self.name()}", self.run_id, tags)
+        self._fold_run = self.store.start(self.experiment, f"fold {number} of {self.label}", self.run_id, tags)
 
-    @keeps_going()
-    def on_epoch_end(self, report: EpochResult) -> None:
-        """Log the epoch's loss and validation metrics, by epoch; those of quick epochs go together."""
-        numbers = {"training_loss": report.training_loss, **report.metrics, "epoch_seconds": report.seconds}
-        self._unwritten += points(numbers, report.epoch)
+    @or_go_on
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        """Log the epoch's loss and, where it was validated, its metrics, by epoch; quick epochs go together."""
+        numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
+        self._unwritten += points(numbers, epoch.epoch)
         if time.monotonic() - self._written_at > SHOW_AFTER:
-            self._write_epochs()
+            self._write_fold()
 
-    def _write_epochs(self, others: Sequence[Metric] = ()) -> None:
-        if self.fold_run is not None:
-            self.tracker.write(self.fold_run, metrics=[*self._unwritten, *others])
-        self._unwritten = []
-        self._written_at = time.monotonic()
-
-    @keeps_going()
-    def on_fold_end(self, report: FoldResult) -> None:
+    @or_go_on
+    def on_fold_end(self, result: FoldResult) -> None:
         """Log sizes and durations, close the fold's run, and log its metrics and their mean so far here."""
-        facts = {
-            "seconds": report.seconds,
-            "n_training": report.n_training,
-            "n_validation": report.n_validation,
-            "peak_memory_mb": report.peak_memory_mb,
-            **({"micro_batch": report.micro_batch} if report.micro_batch else {}),
-        }
-        for name, value in report.metrics.items():
-            self._values.setdefault(name, []).append(value)
-        by_fold = {f"fold/{name}": value for name, value in report.metrics.items()}
-        by_fold |= {name: sum(values) / len(values) for name, values in self._values.items()}
-        by_fold |= {"fold/seconds": report.seconds, "folds": report.fold + 1}
-        self._write_epochs(points(facts, 0))
-        if self.fold_run is not None:
-            self.tracker.client.set_terminated(self.fold_run, "FINISHED")
-            self.fold_run = None
-        self.tracker.write(self.run_id, metrics=by_fold, step=report.fold + 1)
+        self.results.append(result)
+        facts = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")
+        self._unwritten += points({name: getattr(result, name) or math.nan for name in facts}, 0)
+        self._write_fold("FINISHED", {"evbind.cached": "true"} if result.cached else NONE)
+        n_folds = len(self.results)
+        here = {f"fold/{name}": value for name, value in result.metrics.items()}
+        here |= {name: sum(done.metrics[name] for done in self.results) / n_folds for name in result.metrics}
+        here |= {"fold/seconds": result.seconds, "folds": n_folds}
+        self.store.write(self.run_id, here, step=result.fold + 1)
 
-    def name(self) -> str:
-        """Say what the folds' names end with."""
-        raise NotImplementedError
+    def _write_fold(self, status: str | None = None, tags: Values = NONE) -> None:
+        if self._fold_run is not None:
+            self.store.write(self._fold_run, self._unwritten, tags=tags)
+            if status:
+                self.store.client.set_terminated(self._fold_run, status)
+                self._fold_run = None
+        self._unwritten, self._written_at = [], time.monotonic()
 
-    def end(self, status: str, *, tags: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Close an open fold and this run."""
-        self.is_open = False
-        if self.fold_run is not None:
-            self._write_epochs()
-            # A fold that the end of a trial cuts off; a pruner that looks within folds does so, and all is well.
-            self.tracker.client.set_terminated(self.fold_run, status)
-            self.fold_run = None
-        self.tracker.write(self.run_id, metrics=metrics, tags=tags)
-        self.close(status)
+    @or_go_on
+    def end(self, status: str, metrics: Numbers = (), *, tags: Values = NONE) -> None:
+        """End this run, and a fold that it cuts off."""
+        self._write_fold(status)
+        super().end(status, metrics, tags=tags)
+
+
+class TrainingRun(FoldRuns):
+    """Run of a single cross-validation: its callback, and a context that ends the run as the work in it ended."""
+
+    @classmethod
+    def open(cls, store: Store, name: str, *, parameters: Values, tags: Values) -> TrainingRun:
+        """Open the run; raises `TrackingError` where the store cannot be used."""
+        inherited, experiment = {"evbind.training": name}, store.experiments["training"]
+        own = {**tags, **circumstances(), **inherited, "evbind.level": "training"}
+        with store.must_work():
+            run = cls(store, store.start(experiment, name, None, own), experiment, inherited, name)
+        run.describe(parameters)
+        return run
+
+    def __enter__(self) -> TrainingRun:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
+        numbers = {f"pooled/{name}": value for name, value in pooled.items()}
+        numbers["seconds"] = sum(result.seconds for result in self.results)
+        self.end(status_after(error), numbers, tags=error_tags(error))
 
 
 class TrialRun(FoldRuns):
     """Run of one trial."""
 
-    def name(self) -> str:
-        """Give the trial's own name."""
-        return _trial_name(self.inherited["evbind.trial"])
+    @or_go_on
+    def log_parameters(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Log the parameters drawn so far; MLflow takes one twice where it is the same."""
+        self.store.write(self.run_id, parameters=trial.params)
 
-    @keeps_going()
-    def finish(
-        self,
-        state: str,
-        *,
-        value: float | None = None,
-        metrics: Mapping[str, float] | None = None,
-        error: str | None = None,
-        seconds: float = 0.0,
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:
-        """End the trial.
-
-        Parameters
-        ----------
-        state : str
-            ``COMPLETE``, ``PRUNED``, ``FAILED`` or ``KILLED``; a pruned trial ends FINISHED, with its
-            state as a tag and in its name.
-        value : float, optional
-            The objective.
-        metrics : mapping of str to float, optional
-            Of the pooled out-of-fold predictions.
-        error : str, optional
-            Type and message of what the trial failed with; the first line is kept.
-        seconds : float
-        facts : mapping of str to plain value, optional
-            Further tags, for example the trial that this one repeats.
-        """
-        numbers = {f"pooled/{name}": number for name, number in (metrics or {}).items()}
-        if value is not None and state == "COMPLETE":
-            numbers["objective"] = value  # that of a pruned trial is of fewer folds: it would sort among the others
-        status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED"}.get(state, state)
-        self.end(
-            status,
-            tags={"evbind.state": state, **(facts or {}), **error_tags(error)},
-            metrics={**numbers, "seconds": seconds},
-        )
+    @or_go_on
+    def finish(self, trial: FrozenTrial) -> None:
+        """End the run as the trial ended; a pruned trial ends FINISHED, with its state as a tag and in its name."""
+        record = TrialRecord.read(trial)
+        state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
+        numbers = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
+        numbers["seconds"] = record.seconds or math.nan
+        if state == "COMPLETE":
+            numbers["objective"] = trial.values[
+                0
+            ]  # that of a pruned trial is of fewer folds: it would sort among these
+        facts = {f"evbind.{name}": getattr(record, name) for name in FACTS if getattr(record, name) is not None}
+        self.log_parameters(trial)
+        status = state if state in {"FAILED", "KILLED"} else "FINISHED"
+        self.end(status, numbers, tags={"evbind.state": state, **facts, **error_tags(record.error)})
         if state == "PRUNED":
-            self.tracker.client.update_run(self.run_id, name=f"{self.name()} (pruned)")
-
-
-class TrainingRun(FoldRuns):
-    """Run of a single cross-validation."""
-
-    def name(self) -> str:
-        """Say what the folds' names end with."""
-        return self.inherited["evbind.training"]
-
-    @keeps_going()
-    def finish(
-        self,
-        status: str,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        error: str | None = None,
-        seconds: float = 0.0,
-    ) -> None:
-        """End the run as FINISHED, FAILED or KILLED, with metrics of the pooled out-of-fold predictions."""
-        numbers = {f"pooled/{name}": number for name, number in (metrics or {}).items()}
-        self.end(status, tags=error_tags(error), metrics={**numbers, "seconds": seconds})
-
-    @keeps_going()
-    def log_table(self, name: str, table: pd.DataFrame) -> None:
-        """Keep a table as ``<name>.csv`` with the run; columns that hold text are left out."""
-        kept = table.drop(columns=[column for column in TEXT_COLUMNS if column in table.columns])
-        named = any(label is not None for label in kept.index.names)
-        self.tracker.client.log_text(self.run_id, kept.to_csv(index=named), f"{legal(name)}.csv")
+            self.store.client.update_run(self.run_id, name=f"{self.label} (pruned)")
 
 
 class StudyRun(Run):
     """Run of a study; its trials and its summary are child runs."""
 
-    def __init__(self, tracker: Store, run_id: str, experiment: str, inherited: Mapping[str, str]) -> None:
-        super().__init__(tracker, run_id, experiment, inherited)
-        self._trials: list[TrialRun] = []
-        self._best: int | None = None
-
-    def _find(self, level: str, **tags: str) -> list[StoredRun]:
-        wanted = {f"evbind.{name}": value for name, value in tags.items()}
-        key = self.inherited["evbind.study_key"]
-        return self.tracker.find(self.experiment, {"evbind.study_key": key, "evbind.level": level, **wanted})
-
-    @keeps_going(lambda: Nothing())
-    def trial(self, number: int, parameters: Mapping[str, Any]) -> TrialRun:
-        """Open the run of a trial.
-
-        Parameters
-        ----------
-        number : int
-        parameters : mapping of str to value
-            As suggested.
-
-        Returns
-        -------
-        TrialRun
-        """
-        inherited = {**self.inherited, "evbind.trial": str(number)}
-        run_id = self.tracker.start(
-            self.experiment, f"trial {number:03d}", self.run_id, {**inherited, "evbind.level": "trial"}
-        )
-        self.tracker.write(run_id, parameters=parameters)
-        run = TrialRun(self.tracker, run_id, self.experiment, inherited)
-        self._trials.append(run)
+    @classmethod
+    def open(cls, store: Store, name: str, uid: str, *, parameters: Values, tags: Values) -> StudyRun:
+        """Open the run that the study of this name and uid has already, or a new one."""
+        key = hashlib.sha256(f"{uid}#{name}".encode()).hexdigest()[:16]  # names may hold quotes
+        inherited = {"evbind.study": name, "evbind.study_key": key}
+        own = {**tags, **circumstances(), **inherited, "evbind.level": "study"}
+        run = cls(store, "", store.experiments["search"], inherited)
+        with store.must_work():
+            # Searches that join a study at the same moment must not make two runs of it: on one machine the lock keeps
+            # them apart, across machines the oldest run is the study's.
+            with lock_between_processes(f"{store.uri} {key}"):
+                if not run.find("study"):
+                    store.start(run.experiment, name, None, own)
+            run.run_id = str(run.find("study")[0].info.run_id)
+            store.client.update_run(run.run_id, status="RUNNING")
+        run.describe(parameters, own)
         return run
 
-    @keeps_going(lambda: 0)
-    def close_stale(self) -> int:
-        """Mark runs below this one that a killed process left RUNNING as KILLED, and return how many.
+    def find(self, level: str, **tags: str) -> list[StoredRun]:
+        """Find the study's runs of a level, ``study``, ``trial``, ``fold`` or ``summary``, with these tags."""
+        wanted = {"evbind.study_key": self.inherited["evbind.study_key"], "evbind.level": level}
+        return self.store.find(self.experiment, wanted | {f"evbind.{name}": value for name, value in tags.items()})
 
-        They end when they last gave a sign of life, so that no trial seems to have taken days.
-        """
-        alive = {self.run_id}
-        for trial in self._trials:
-            alive |= {trial.run_id, trial.fold_run or ""} if trial.is_open else set()
-        key = {"evbind.study_key": self.inherited["evbind.study_key"]}
-        running = self.tracker.find(self.experiment, key, status="RUNNING")
-        stale = [
-            run
-            for run in running
-            if run.info.run_id not in alive and not is_at_work(run.data.tags.get(PROCESS, this_process()))
-        ]
-        for run in stale:
-            self.tracker.close_as_killed(run)
-        return len(stale)
+    @or_go_on
+    def trial(self, number: int) -> TrialRun:
+        """Open the run of a trial."""
+        inherited, label = {**self.inherited, "evbind.trial": str(number)}, trial_label(number)
+        run_id = self.store.start(self.experiment, label, self.run_id, {**inherited, "evbind.level": "trial"})
+        return TrialRun(self.store, run_id, self.experiment, inherited, label)
 
-    @keeps_going()
+    @or_go_on
     def mark_best(self, number: int) -> None:
         """Mark one trial's run as the best, by tag and in its name, and take the mark from the one before."""
-        for run in self._find("trial", best="true"):
-            earlier = run.data.tags["evbind.trial"]
-            if earlier != str(number):
-                self.tracker.client.set_tag(run.info.run_id, "evbind.best", "false")
-                self.tracker.client.update_run(run.info.run_id, name=_trial_name(earlier))
-        for run in self._find("trial", trial=str(number))[-1:]:
-            self.tracker.client.set_tag(run.info.run_id, "evbind.best", "true")
-            self.tracker.client.update_run(run.info.run_id, name=f"{_trial_name(number)} (best)")
+        client = self.store.client
+        for run in self.find("trial", best="true"):
+            client.set_tag(run.info.run_id, "evbind.best", "false")
+            client.update_run(run.info.run_id, name=trial_label(run.data.tags["evbind.trial"]))
+        for run in self.find("trial", trial=str(number))[-1:]:
+            client.set_tag(run.info.run_id, "evbind.best", "true")
+            client.update_run(run.info.run_id, name=f"{trial_label(number)} (best)")
             best = {"best_value": run.data.metrics.get("objective", math.nan)}
-            self.tracker.write(self.run_id, metrics=best, step=number, tags={"evbind.best_trial": number})
-        self._best = number
+            self.store.write(self.run_id, best, step=number, tags={"evbind.best_trial": number})
 
-    @keeps_going()
-    def summary(
-        self,
-        *,
-        counts: Mapping[str, int],
-        best_parameters: Mapping[str, Any],
-        best_value: float,
-        importances: Mapping[str, float],
-        files: Mapping[str, Path],
-    ) -> None:
-        """Write the child run 'Study Summary', the one that is there already when the study went on.
-
-        Parameters
-        ----------
-        counts : mapping of str to int
-            Trials in total, complete, pruned and failed.
-        best_parameters : mapping of str to value
-        best_value : float
-        importances : mapping of str to float
-        files : mapping of str to pathlib.Path
-            Logged as artifacts.
-        """
-        there = self._find("summary")
-        if there:
-            run_id = str(there[0].info.run_id)
-        else:
-            tags = {**self.inherited, "evbind.level": "summary"}
-            run_id = self.tracker.start(self.experiment, "Study Summary", self.run_id, tags)
-        numbers: dict[str, float] = {f"trials_{name}": count for name, count in counts.items()}
-        numbers["best_value"] = best_value
-        shares = {f"importance/{name}": share for name, share in importances.items()}
-        text = self._note(counts, best_parameters, best_value, importances)
-        note = {"mlflow.note.content": text}
+    @or_go_on
+    def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
+        """Mark the best trial, and write the child run 'Study Summary' or, where the study went on, the one it has."""
+        best, counts = best_trial(study), count_trials(study)
+        if best is None:
+            return
+        self.mark_best(best.number)
+        tags = {**self.inherited, "evbind.level": "summary"}
+        there = [str(run.info.run_id) for run in self.find("summary")]
+        run_id = there[0] if there else self.store.start(self.experiment, "Study Summary", self.run_id, tags)
+        numbers = {"best_value": best.values[0], **{f"trials_{name}": count for name, count in counts.items()}}
+        weights = {f"importance/{name}": weight for name, weight in importances.items()}
+        note = {"mlflow.note.content": _note(counts, best, importances)}
         # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
-        best = {f"best.{name}": value for name, value in best_parameters.items()}
-        step = int(counts["total"])  # shows how a resumed study went on
-        self.tracker.write(self.run_id, metrics=numbers, step=step, tags=note)
-        self.tracker.write(run_id, metrics={**numbers, **shares}, step=step, tags={**best, **note})
+        parameters = {f"best.{name}": value for name, value in best.params.items()}
+        step = counts["total"]  # shows how a resumed study went on
+        self.store.write(self.run_id, numbers, step=step, tags=note)
+        self.store.write(run_id, {**numbers, **weights}, step=step, tags={**parameters, **note})
         for file in files.values():
-            self.tracker.client.log_artifact(run_id, str(file))
-        self.tracker.client.set_terminated(run_id, "FINISHED")
-
-    def _note(
-        self,
-        counts: Mapping[str, int],
-        best_parameters: Mapping[str, Any],
-        best_value: float,
-        importances: Mapping[str, float],
-    ) -> str:
-        """Write what MLflow's page says about the run, in Markdown."""
-        states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
-        which = "" if self._best is None else f", trial {self._best}"
-        lines = [f"{counts.get('total', 0)} trials: {states}. Best value {best_value:.4f}{which}.", ""]
-        lines += ["| parameter | best | importance |", "| --- | --- | --- |"]
-        for name, value in best_parameters.items():
-            share = f"{importances[name]:.2f}" if name in importances else ""
-            lines.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} | {share} |")
-        return "\n".join(lines)
-
-    @keeps_going()
-    def finish(self, status: str) -> None:
-        """End the study's run as FINISHED, FAILED or KILLED, and trials that were cut off as KILLED."""
-        for trial in self._trials:
-            if trial.is_open:
-                trial.finish("KILLED")
-        self.close(status)
+            self.store.client.log_artifact(run_id, str(file))
+        self.store.client.set_terminated(run_id, "FINISHED")
 
 
-class Nothing:
-    """Takes every call of a run and does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "run_id":  # it is no run
-            raise AttributeError(name)
-        return lambda *args, **kwargs: Nothing()
+OnOpen = Callable[[Run, str, str], None]
 
 
-def is_at_work(process: str) -> bool:
-    """Whether another process, which may be of another host, can still be writing a run."""
-    return process != this_process() and not is_dead(process)
+class TrackedTrials(SearchCallback):
+    """Writes the trials of one process below the study's run."""
+
+    def __init__(self, study_run: StudyRun | None) -> None:
+        self.study_run = study_run
+        self.trial_runs: dict[int, TrialRun] = {}  # those that are open
+
+    def on_trial_begin(self, trial: optuna.Trial) -> None:
+        """Open the trial's run, and name it in the trial, so that a view of the study can lead to it."""
+        run = self.study_run.trial(trial.number) if self.study_run else None
+        if run:
+            self.trial_runs[trial.number] = run
+            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
+
+    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+        """Give the trial's run, which follows its folds; the parameters are known by now."""
+        run = self.trial_runs.get(trial.number)
+        if run:
+            run.log_parameters(trial)
+        return (run,) if run else ()
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """End the trial's run, where this process opened it."""
+        run = self.trial_runs.pop(trial.number, None)
+        if run:
+            run.finish(trial)
 
 
-def run_link(name: str, experiment: str, run_id: str) -> str:
-    """A run as a link in MLflow's notes, which are Markdown."""
-    return f"[{name}](#/experiments/{experiment}/runs/{run_id})"
+class TrackedSearch(TrackedTrials):
+    """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended.
+
+    ``parameters`` are logged in place of all of ``params``; ``on_open`` is called with the study's run, "study" and its name.
+    """
+
+    def __init__(
+        self, store: Store, params: Params, tags: Values, *, parameters: Values = NONE, on_open: OnOpen | None = None
+    ) -> None:
+        super().__init__(None)
+        self.store = store
+        self.parameters = parameters or params.flat()
+        self.tags = tags
+        self.on_open = on_open
+        self.best: int | None = None
+
+    def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
+        """Open the study's run, or the one that it has already."""
+        name, described = study.study_name, {"parameters": self.parameters, "tags": self.tags}
+        self.study_run = StudyRun.open(self.store, name, study_uid(study), **described)
+        self.store.end_abandoned()
+        if self.on_open:
+            self.on_open(self.study_run, "study", name)
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """End the trial's run and mark the best."""
+        super().on_trial_end(study, trial)
+        if TrialRecord.read(trial).interrupted:
+            self.store.end_abandoned()  # of a worker that died
+        best = best_trial(study) if trial.state == TrialState.COMPLETE else None
+        if self.study_run and best is not None and best.number != self.best:
+            self.best = best.number
+            self.study_run.mark_best(best.number)
+
+    def for_workers(self) -> TrackedTrials | None:
+        """Give what writes the trials in a worker, below the same run."""
+        return TrackedTrials(self.study_run) if self.study_run else None
+
+    def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
+        """Write the child run 'Study Summary', with the files as artifacts."""
+        if self.study_run:
+            self.study_run.summary(study, importances=importances, files=files)
+
+    def __enter__(self) -> TrackedSearch:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for run in self.trial_runs.values():  # cut off
+            run.end("KILLED", tags={"evbind.state": "KILLED"})
+        if self.study_run:
+            self.study_run.end(status_after(error))
 
 
-def error_tags(error: str | None) -> dict[str, str]:
+def status_after(error: BaseException | None) -> str:
+    """Status of a run whose work ended with this error, or without one."""
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def error_tags(error: BaseException | str | None) -> dict[str, str]:
     """First line of an error as the tags that show it."""
-    line = error.strip().splitlines()[0][:300] if error and error.strip() else ""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
+    line = text.strip().partition("\n")[0][:300]
     return {"evbind.error": line, "mlflow.note.content": line} if line else {}
 
 
-def _trial_name(number: int | str) -> str:
+def trial_label(number: int | str) -> str:
+    """Name of a trial's run, so that names sort as numbers do."""
     return f"trial {int(number):03d}"
+
+
+def _note(counts: Mapping[str, int], best: FrozenTrial, importances: Mapping[str, float]) -> str:
+    """Write what MLflow's page says about a study, in Markdown."""
+    states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
+    lines = [f"{counts['total']} trials: {states}. Best value {best.values[0]:.4f}, trial {best.number}.", ""]
+    lines += ["| parameter | best | importance |", "| --- | --- | --- |"]
+    for name, value in best.params.items():
+        weight = f"{importances[name]:.2f}" if name in importances else ""
+        lines.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} | {weight} |")
+    return "\n".join(lines)

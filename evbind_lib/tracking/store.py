@@ -1,12 +1,13 @@
-"""An MLflow store: experiments, one way to create, write and find runs, and what a value looks like in it.
+"""The MLflow store: its experiments, one way to create, write and find runs, and what a value looks like in it.
 
-Imports `errors`, `params` and its neighbour `views`; its neighbours `runs` and `tracking` import it.
+Only `MlflowClient` with explicit run and parent ids is used: MLflow's functions keep a global active run, which makes orphans as
+soon as two things run at once. Numbers, names and ids of runs are written, never text of posts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getpass
+import functools
 import logging
 import math
 import os
@@ -15,55 +16,71 @@ import re
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from evbind_lib.config.paths import project_folder, resolve_sqlite, without_password, workspace
+from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
+from evbind_lib.config.schema import TrackingParams
+from evbind_lib.errors import TrackingError
+
+# MLflow would report its use to its makers, and print an address for every run that ends on a server.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from evbind_lib.config.compose import TrackingParams, project_folder, resolve_sqlite, workspace
-from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
-from evbind_lib.errors import TrackingError
-from evbind_lib.tracking import views
-
-SEARCH_EXPERIMENT = "search"
-TRAINING_EXPERIMENT = "training"
-NOTEBOOK_EXPERIMENT = "notebooks"
-EXPERIMENTS = {
-    NOTEBOOK_EXPERIMENT: views.NOTEBOOKS,
-    SEARCH_EXPERIMENT: views.SEARCH,
-    TRAINING_EXPERIMENT: views.TRAINING,
-}
-PARENT = "mlflow.parentRunId"
+EXPERIMENTS = ("notebooks", "search", "training")
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
-SIGNS_OF_LIFE = ("folds", "cell_seconds")
+HEARTBEATS = ("folds", "cells")  # metrics that are written while a run goes on
 LONGEST_VALUE = 500  # MLflow's own limit is 6000; the table of runs is unreadable long before
 DATA_FILES = ("data.posts", "data.annotations", "data.criteria", "data.pairs")
+Values = Mapping[str, Any]
+Numbers = Mapping[str, float] | Sequence[Metric]
+NONE: Values = {}
 
-_logger = logging.getLogger(__name__)
+
+def open_tracker(tracking: TrackingParams) -> Store | None:
+    """Open the MLflow store that the parameters name, None with ``tracking=none``; `TrackingError` where it cannot be used."""
+    return Store(tracking) if tracking.enabled else None
+
+
+def or_go_on(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a write that fails into a warning; the method, of a store or of a run, then returns None."""
+
+    @functools.wraps(method)
+    def careful(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except (MlflowException, OSError) as error:
+            getattr(self, "store", self).note_problem(error)
+            return None
+
+    return careful
 
 
 class Store:
     """An MLflow store; SQLite's database is created here, once and without a log line.
 
-    Parameters
-    ----------
-    tracking : TrackingParams
-        A relative SQLite file and a relative folder for artifacts lie in the workspace.
+    A relative SQLite file and a relative folder for artifacts lie in the workspace. To another process a store travels as its
+    parameters, and is opened there.
     """
 
     def __init__(self, tracking: TrackingParams) -> None:
+        self.tracking = tracking
         self.uri = resolve_sqlite(tracking.uri)
-        self.artifacts = workspace() / tracking.artifacts
-        self.shown_uri = _without_password(tracking.uri)
+        self.shown_uri = without_password(tracking.uri)
         self.served = self.uri.startswith(("http://", "https://"))
-        self.problem: str | None = None
+        self.problem: str | None = None  # why a write failed while work went on; None while all went well
         if self.uri.startswith("file:") or "://" not in self.uri:
             raise TrackingError(
                 f"tracking.uri={self.shown_uri}: MLflow no longer keeps runs in folders; "
@@ -75,41 +92,47 @@ class Store:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        try:
+        with self.must_work():
             if self.uri.startswith("sqlite:///"):
-                _check_sqlite(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
+                file = Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                # Where the file cannot be written, MLflow would try for a minute.
+                with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
+                    connection.executescript("BEGIN IMMEDIATE; ROLLBACK")
             # Of processes that make one database at the same time, MLflow lets all but one fail.
             with lock_between_processes(self.uri):
                 self.client = mlflow.MlflowClient(tracking_uri=self.uri)
                 self.experiments = {name: self._experiment(name) for name in EXPERIMENTS}
+
+    def __reduce__(self) -> tuple[type[Store], tuple[TrackingParams]]:
+        return Store, (self.tracking,)
+
+    @contextlib.contextmanager
+    def must_work(self) -> Iterator[None]:
+        """Raise whatever fails inside as the `TrackingError` that says what to do."""
+        try:
+            yield
         except TrackingError:
             raise
         except Exception as error:
-            raise self.unusable(error) from None
+            raise TrackingError(
+                f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)}); set another "
+                "tracking.uri, or tracking=none to go without."
+            ) from None
 
-    def unusable(self, error: BaseException) -> TrackingError:
-        """Error to raise where the store cannot be used."""
-        return TrackingError(
-            f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)}); set another "
-            "tracking.uri, or tracking=none to go without."
-        )
-
-    def lose(self, error: BaseException) -> None:
-        """Keep why a write failed in the course of things, and tell the first time."""
+    def note_problem(self, error: BaseException) -> None:
+        """Keep why a write failed while work went on, and warn the first time."""
         if self.problem is None:
             self.problem = f"{self.shown_uri} could not be written ({_reason(error)}), so its runs have gaps"
-            _logger.warning("MLflow: %s", self.problem)
+            logging.getLogger("evbind_lib").warning("MLflow: %s", self.problem)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # A server keeps files where it likes; for a database MLflow would take the current folder.
-            location = None if self.served else (self.artifacts / name).as_uri()
+            location = None if self.served else (workspace() / self.tracking.artifacts / name).as_uri()
             try:
-                made = str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
-                for tag, value in views.view_tags(made, EXPERIMENTS[name]).items():
-                    self.client.set_experiment_tag(made, tag, value)
-                return made
+                return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             except MlflowException:  # another process was faster
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
@@ -123,109 +146,67 @@ class Store:
 
     def start(self, experiment: str, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """Create a run below its parent and return its id."""
-        every = {
-            "mlflow.user": _user(),
-            "mlflow.source.name": "evbind",
-            "mlflow.source.type": "LOCAL",
-            PROCESS: this_process(),
-            **tags,
-        }
-        if parent:
-            every[PARENT] = parent
+        source = {"mlflow.source.name": "evbind", "mlflow.source.type": "LOCAL", PROCESS: this_process()}
+        above = {"mlflow.parentRunId": parent} if parent else {}
+        every = {"mlflow.user": psutil.Process().username(), **source, **above, **tags}
         return str(self.client.create_run(experiment, tags=every, run_name=name).info.run_id)
 
     def write(
-        self,
-        run_id: str,
-        *,
-        metrics: Mapping[str, float] | Sequence[Metric] = (),
-        step: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        self, run_id: str, metrics: Numbers = (), *, step: int = 0, parameters: Values = NONE, tags: Values = NONE
     ) -> None:
         """Log everything given in one request, or in as few as MLflow's limits allow."""
         given = points(metrics, step) if isinstance(metrics, Mapping) else metrics
         numbers = [point for point in given if math.isfinite(point.value)]
-        texts: list[Param | RunTag] = []
-        texts += [Param(legal(name), shown(name, value)) for name, value in (parameters or {}).items()]
-        texts += [RunTag(legal(name), str(value)[:5000]) for name, value in (tags or {}).items()]
-        while numbers or texts:
-            part = texts[:100]
-            self.client.log_batch(
-                run_id,
-                metrics=numbers[:900],
-                params=[text for text in part if isinstance(text, Param)],
-                tags=[text for text in part if isinstance(text, RunTag)],
-            )
-            numbers, texts = numbers[900:], texts[100:]
+        texts = [Param(legal(name), shown(name, value)) for name, value in parameters.items()]
+        marks = [RunTag(legal(name), str(value)[:5000]) for name, value in tags.items()]
+        while numbers or texts or marks:
+            self.client.log_batch(run_id, metrics=numbers[:800], params=texts[:100], tags=marks[:100])
+            numbers, texts, marks = numbers[800:], texts[100:], marks[100:]
 
-    def close_dead(self) -> int:
-        """Mark runs that a killed process on this machine left RUNNING as KILLED, and return how many."""
-        dead = []
-        for experiment in self.experiments.values():
-            for run in self.find(experiment, {}, status="RUNNING"):
-                if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                    dead.append(run)
+    @or_go_on
+    def end_abandoned(self) -> int:
+        """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat; return how many runs."""
+        running = [run for experiment in self.experiments.values() for run in self.find(experiment, {}, "RUNNING")]
+        dead = [run for run in running if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS])]
         for run in dead:
-            self.close_as_killed(run)
+            run_id = run.info.run_id
+            beats = [beat.timestamp for name in HEARTBEATS for beat in self.client.get_metric_history(run_id, name)]
+            self.write(run_id, tags={"evbind.state": "KILLED"})
+            self.client.set_terminated(run_id, "KILLED", end_time=max([run.info.start_time, *beats]))
         return len(dead)
 
-    def close_as_killed(self, run: Run) -> None:
-        """End a run whose process is gone, at its last sign of life, so that it does not seem to have taken days."""
-        signs = [sign for metric in SIGNS_OF_LIFE for sign in self.client.get_metric_history(run.info.run_id, metric)]
-        end = max([run.info.start_time, *(sign.timestamp for sign in signs)])
-        self.write(run.info.run_id, tags={"evbind.state": "KILLED"})
-        self.client.set_terminated(run.info.run_id, "KILLED", end_time=end)
-
-    def find(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> list[Run]:
+    def find(self, experiment: str, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
         """Find the runs with all of these tags, oldest first."""
         clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         clauses += [f"attributes.status = '{status}'"] if status else []
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [experiment], " and ".join(clauses), order_by=["attributes.start_time ASC"], page_token=token
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        order = ["attributes.start_time ASC"]
+        return list(self.client.search_runs([experiment], " and ".join(clauses), max_results=50_000, order_by=order))
 
 
 def git_commit() -> str:
     """Commit of the checkout, ``-dirty`` where tracked files differ from it; ``unknown`` outside of git."""
-    git = ["git", "-C", str(project_folder())]
+    describe = ["git", "-C", str(project_folder()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return commit.stdout.strip() + ("-dirty" if changed.returncode else "")
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    return {name: version for name, version in _versions()}
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            yield name, metadata.version(name)
+    return done.stdout.strip()
 
 
 def circumstances() -> dict[str, str]:
-    """Tags that say with what a run was made: commit, Python, platform, versions."""
+    """Tags that say with what a run was made: process, commit, Python, platform, versions of packages."""
     commit = git_commit()
-    return {
+    tags = {
         PROCESS: this_process(),
         "evbind.git_commit": commit,
         "mlflow.source.git.commit": commit.removesuffix("-dirty"),
         "evbind.python": platform.python_version(),
         "evbind.platform": f"{platform.system()} {platform.machine()}",
-        **{f"evbind.version.{name}": version for name, version in package_versions().items()},
     }
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            tags[f"evbind.version.{name}"] = metadata.version(name)
+    return tags
 
 
 def shown(name: str, value: Any) -> str:
@@ -235,19 +216,10 @@ def shown(name: str, value: Any) -> str:
 
 
 def plain(name: str, value: Any) -> Any:
-    """Value as it may be kept: data files by their name, addresses without password."""
+    """Value as it may be stored: data files by their name, addresses without password."""
     if isinstance(value, str):
-        return Path(value).name if name in DATA_FILES else _without_password(value)
+        return Path(value).name if name in DATA_FILES else without_password(value)
     return value
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", uri)
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _without_password(lines[0].rstrip("."))[:200]
 
 
 def legal(name: str) -> str:
@@ -261,22 +233,6 @@ def points(metrics: Mapping[str, float], step: int) -> list[Metric]:
     return [Metric(legal(name), float(value), now, step) for name, value in metrics.items()]
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return "unknown"
-
-
-def _check_sqlite(file: Path) -> None:
-    """Find out whether the file can be written; MLflow itself would try for a minute.
-
-    Raises
-    ------
-    OSError, sqlite3.Error
-        When it cannot.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return without_password(lines[0].rstrip("."))[:200]

@@ -1,19 +1,20 @@
-"""Finished folds of a study's trials, kept by what they were trained with: predictions, metrics and seconds, no text.
+"""Finished folds on disk: logits, ids, labels, precision, a checksum and what they were trained with; no text.
 
-A trial that was cut off does not train its finished folds again, one that repeats another's parameters trains nothing, and
-the racing pruner compares trials pair by pair on them. Imports `params` and `reports`; `racing`, `studies` and `search`
-import it.
+A trial that was cut off does not train its finished folds again, a parameter set that was trained before is read, and the racing
+pruner compares trials pair by pair on these files. Metrics are computed on reading, so a changed metric is never stale.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import io
 import json
-import os
-import tempfile
-import zipfile
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,126 +22,155 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.compose import Params, workspace
-from evbind_lib.training.result import PREDICTION_COLUMNS, EpochResult, FoldResult
+from evbind_lib.config.digest import code_digest, digest_of
+from evbind_lib.config.paths import resolve_path, workspace, write_whole
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold, folds_fingerprint
+from evbind_lib.training.metrics import compute_metrics, probabilities_of
+from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
-# Where the data lie and who may read them change no result: the data's fingerprint is part of the identity.
-NO_PART = ("posts", "annotations", "criteria", "pairs", "sensitive", "format")
+IDS = ("post_id", "sentence_id", "criterion_id")
+_logger = logging.getLogger("evbind_lib")
 
 
-def parameter_key(params: Params, identity: Mapping[str, Any]) -> str:
-    """Short name for everything that decides a trial's folds: equal keys, equal results.
+def fold_key(
+    corpus: Corpus,
+    folds: Sequence[Fold],
+    fold: Fold,
+    params: Params,
+    *,
+    loss: str | Callable[..., Any] | None = None,
+    model_init: Callable[..., Any] | None = None,
+) -> str | None:
+    """Name of everything that decides a fold's predictions: equal keys, equal results; None where something has no digest.
 
-    Parameters
-    ----------
-    params : Params
-        Of the trial.
-    identity : mapping
-        Of the study, as `evbind_lib.hpo.study.study_identity` gives it.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
+    It holds the parameters that change training, fingerprints of data and folds, the code of data/ and training/, versions of
+    torch and transformers, the content of a local model, and the digest of a loss or model that is not evbind's.
     """
-    training = params.training.model_dump(exclude={"provenance"})
-    if params.training.loss_function != "focal":
-        training = {name: value for name, value in training.items() if not name.startswith("focal_")}
+    from evbind_lib.training.losses import (
+        LOSSES,
+    )  # late: it loads torch, which readers of finished folds can do without
+
+    training = params.training.model_dump(exclude={"n_folds", "provenance"})
+    name = loss if isinstance(loss, str) else params.training.loss_function
+    own = [LOSSES.additions().get(name) if not callable(loss) else loss, model_init]
+    digests = [digest_of(function) if function is not None else "evbind" for function in own]
+    if None in digests:
+        return None
+    training["loss_function"] = name if not callable(loss) else "own"
+    if training["loss_function"] != "focal":
+        training = {
+            key: value for key, value in training.items() if not key.startswith("focal_") or digests[0] != "evbind"
+        }
     tree = {
         "training": training,
-        "data": params.data.model_dump(exclude=set(NO_PART)),
-        "model": params.model.model_dump(include={"name", "max_length", "precision"}),
-        "identity": {name: identity[name] for name in ("data", "folds") if name in identity},
+        "data": params.data.model_dump(include={"pos_neg_ratio", "negative_strategy", "eval_neg_ratio"}),
+        "model": [*params.model.model_dump(include={"name", "max_length", "precision"}).values()],
+        "corpus": corpus.fingerprint,
+        "folds": [folds_fingerprint(folds), fold.index],
+        "code": code_digest("data", "training"),
+        "versions": [metadata.version(package) for package in ("torch", "transformers")],
+        "content": _content_of(params.model.name),
+        "own": digests,
     }
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _content_of(model: str) -> str | None:
+    """Digest of the files of a model's folder; None where the model is no folder."""
+    folder = resolve_path(model)
+    if not folder.is_dir():
+        return None
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return _digest_of_files(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_of_files(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Digest of contents, made once as long as sizes and times stay: weights of gigabytes are read for it."""
+    digest = hashlib.sha256()
+    for name, _, _ in files:
+        digest.update(Path(name).name.encode())
+        with open(name, "rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def trial_name(number: int, fold: int) -> str:
+    """Name of a fold of a trial, both counted from 0."""
+    return f"trial{number:05d}_fold{fold}"
 
 
 class FoldCache:
-    """Folder of one study's finished folds; several processes may read and write it at once.
-
-    The ids and labels of a fold's pairs are the same in every trial and kept once; a trial adds its probabilities.
+    """Folder of finished folds by name; several processes may read and write it at once.
 
     Parameters
     ----------
-    study_name : str
+    scope : str
+        Whose folds they are, for example a study's uid; a subfolder of ``runs/folds`` in the workspace.
+    read_all : bool
+        Read a name that this scope does not have from any other scope.
     """
 
-    def __init__(self, study_name: str) -> None:
-        self.folder = workspace() / "runs" / "studies" / quote(study_name, safe=" ")
-        self._pairs: dict[str, dict[str, np.ndarray]] = {}
+    def __init__(self, scope: str, *, read_all: bool = False) -> None:
+        self.folder = workspace() / "runs" / "folds" / quote(scope, safe="").replace(".", "%2E")
+        self.read_all = read_all
 
-    def keep(self, key: str, report: FoldResult) -> None:
-        """Keep a fold; a file is there whole or not at all.
-
-        Parameters
-        ----------
-        key : str
-            As `parameter_key` gives it.
-        report : FoldResult
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = report.predictions
-        ids = {name: table[name].to_numpy(dtype=np.str_) for name in ("post_id", "sentence_id", "criterion_id")}
-        pairs = {**ids, "label": table["label"].to_numpy()}
-        digest = hashlib.sha256()
-        for values in pairs.values():
-            digest.update(values.tobytes())
-        pairs_file = self.folder / f"pairs_{digest.hexdigest()[:16]}.npz"
-        if not pairs_file.is_file():
-            _write_whole(pairs_file, pairs)
-        facts = {name: value for name, value in vars(report).items() if name not in {"predictions", "epochs"}}
-        facts["epochs"] = [asdict(epoch) for epoch in report.epochs]
-        facts["pairs"] = pairs_file.name
-        _write_whole(
-            self._file(key, report.fold),
-            {"probability": table["probability"].to_numpy(), "facts": np.array(json.dumps(facts))},
+    def save(self, name: str, result: FoldResult) -> None:
+        """Save a fold; a file is there whole or not at all."""
+        table = result.predictions
+        arrays = {column: table[column].to_numpy(dtype=np.str_) for column in IDS}
+        arrays |= {"label": table["label"].to_numpy(np.int8), "logit": table["logit"].to_numpy(np.float32)}
+        facts = {
+            key: value
+            for key, value in vars(result).items()
+            if key not in {"predictions", "metrics", "model", "cached"}
+        }
+        facts = {**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]}
+        text = json.dumps(facts)
+        stream = io.BytesIO()
+        np.savez_compressed(
+            stream, allow_pickle=False, **arrays, facts=np.array(text), checksum=np.array(_checksum(arrays, text))
         )
+        write_whole(self.folder / f"{name}.npz", stream.getvalue())
 
-    def load(self, key: str, fold: int) -> FoldResult | None:
-        """Give a fold back; None where it was not finished here.
-
-        Parameters
-        ----------
-        key : str
-        fold : int
-            Counted from 0.
-
-        Returns
-        -------
-        FoldResult or None
-        """
-        try:
-            with np.load(self._file(key, fold)) as arrays:
-                facts, probability = json.loads(str(arrays["facts"])), arrays["probability"]
-            pairs = self._load_pairs(facts.pop("pairs"))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or of a disk that was full
-            return None
-        epochs = tuple(EpochResult(**epoch) for epoch in facts.pop("epochs"))
-        table = pd.DataFrame({**pairs, "fold": np.full(len(probability), fold, np.int8), "probability": probability})
-        return FoldResult(**facts, epochs=epochs, predictions=table[PREDICTION_COLUMNS])
-
-    def predictions(self, key: str) -> dict[int, pd.DataFrame]:
-        """Predictions of the finished folds of a parameter set, by fold counted from 0; no fold is left out in between."""
-        found: dict[int, pd.DataFrame] = {}
-        while (report := self.load(key, len(found))) is not None:
-            found[len(found)] = report.predictions
-        return found
-
-    def _file(self, key: str, fold: int) -> Path:
-        return self.folder / f"{key}_fold{fold}.npz"
-
-    def _load_pairs(self, name: str) -> dict[str, np.ndarray]:
-        if name not in self._pairs:
-            with np.load(self.folder / name) as arrays:
-                self._pairs[name] = {column: arrays[column] for column in arrays.files}
-        return self._pairs[name]
+    def load(self, name: str) -> FoldResult | None:
+        """Read a fold; None where it is not there. A file that is broken is dropped, to be made again."""
+        files = [self.folder / f"{name}.npz"]
+        if self.read_all:
+            files += sorted(self.folder.parent.glob(f"*/{name}.npz"))
+        return next((result for file in files if (result := _read(file, name)) is not None), None)
 
 
-def _write_whole(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    handle, partial = tempfile.mkstemp(prefix=f".{file.stem}", suffix=".npz", dir=file.parent)
+def _read(file: Path, name: str) -> FoldResult | None:
+    if not file.is_file():
+        return None
     try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        Path(partial).replace(file)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in (*IDS, "label", "logit")}
+            text, checksum = str(stored["facts"]), str(stored["checksum"])
+        if checksum != _checksum(arrays, text):
+            raise ValueError("the checksum differs")
+        facts = json.loads(text)
+        if facts.pop("name") != name:
+            raise ValueError("it is another fold")
+    except Exception as error:  # a flipped bit shows as any error of zip, zlib, numpy or json
+        _logger.warning("The cached fold %s is broken (%s); it is trained again.", file.name, type(error).__name__)
+        with contextlib.suppress(OSError):
+            file.unlink()
+        return None
+    metrics = compute_metrics(arrays["label"], probabilities_of(arrays["logit"]))
+    epochs = [EpochResult(**epoch) for epoch in facts.pop("epochs")]
+    table = prediction_table(
+        facts["fold"], pd.DataFrame({key: arrays[key] for key in (*IDS, "label")}), arrays["logit"]
+    )
+    return FoldResult(**facts, metrics=metrics, epochs=tuple(epochs), predictions=table, cached=True)
+
+
+def _checksum(arrays: dict[str, np.ndarray], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for values in arrays.values():
+        digest.update(str(values.dtype).encode() + values.tobytes())
+    return digest.hexdigest()

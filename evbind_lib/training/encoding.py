@@ -1,6 +1,7 @@
-"""Tokenise each distinct text once and assemble pairs from the pieces; pad a batch to its own longest pair.
+"""Tokenise each distinct text once and assemble pairs from the tokens; pad a batch to its own longest pair.
 
-Imports `data`-shaped tables only by their columns. `models` and `training` import it.
+``tokenizer(criterion, sentence, truncation="longest_first")`` gives the same ids and is ten times slower
+(1.06 s against 0.09 s for 3,672 pairs, one thread), because it tokenises a sentence again for every criterion.
 """
 
 from __future__ import annotations
@@ -17,20 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def longest_first_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
-    """How many word pieces of each text stay when the longer of the two is cut first.
-
-    Parameters
-    ----------
-    first, second : int
-        Lengths of the two texts in word pieces.
-    budget : int
-        Word pieces that both may have together.
-
-    Returns
-    -------
-    tuple of int
-        The two lengths kept; they are the ones that the ``tokenizers`` library keeps under ``longest_first``.
-    """
+    """Tokens of each text that stay within the budget of both, as the ``tokenizers`` library's ``longest_first`` keeps them."""
     if first + second <= budget:
         return first, second
     short, long = min(first, second), max(first, second)
@@ -71,36 +59,36 @@ class PairLayout:
 
 
 class EncodedPairs(Dataset):
-    """Pairs as word pieces, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, types."""
+    """Pairs as tokens, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, ``token_type_ids``."""
 
     def __init__(
         self,
-        pieces: Sequence[tuple[np.ndarray, np.ndarray]],
+        tokens: Sequence[tuple[np.ndarray, np.ndarray]],
         labels: np.ndarray,
         layout: PairLayout,
         max_length: int,
     ) -> None:
-        self.pieces = pieces
+        self.tokens = tokens
         self.labels = labels
         self.layout = layout
         self.max_length = max_length
         budget = max_length - len(layout)
-        self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in pieces]
+        self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in tokens]
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.tokens)
 
     def lengths(self) -> np.ndarray:
-        """Length of each pair in word pieces after truncation, special tokens counted; shape (n,), int64."""
+        """Length of each pair in tokens after truncation, special tokens counted; shape (n,), int64."""
         return np.array([first + second + len(self.layout) for first, second in self.kept], dtype=np.int64)
 
     def truncated(self) -> np.ndarray:
-        """Whether each pair lost word pieces; shape (n,), bool."""
-        whole = np.array([len(first) + len(second) + len(self.layout) for first, second in self.pieces])
+        """Whether each pair lost tokens; shape (n,), bool."""
+        whole = np.array([len(first) + len(second) + len(self.layout) for first, second in self.tokens])
         return whole > self.max_length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        (first, second), (n_first, n_second) = self.pieces[index], self.kept[index]
+        (first, second), (n_first, n_second) = self.tokens[index], self.kept[index]
         layout = self.layout
         ids = np.concatenate(
             [layout.before, first[:n_first], layout.between, second[:n_second], layout.after], dtype=np.int64
@@ -115,39 +103,24 @@ class EncodedPairs(Dataset):
 class PairEncoder:
     """Encode tables of pairs with one tokenizer, remembering every text it has seen.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    max_length : int
-        Most word pieces of a pair, special tokens counted; the longer text is cut first.
+    A pair has at most ``max_length`` tokens, special ones counted; the longer text is cut first.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.layout = PairLayout.of(tokenizer)
-        self._pieces: dict[str, np.ndarray] = {}
+        self._tokens: dict[str, np.ndarray] = {}
 
     def encode(self, pairs: pd.DataFrame) -> EncodedPairs:
-        """Encode ``[CLS] criterion [SEP] sentence [SEP]``, or the tokenizer's own form of it.
-
-        Parameters
-        ----------
-        pairs : pandas.DataFrame
-            Columns ``criterion``, ``sentence`` and ``label``.
-
-        Returns
-        -------
-        EncodedPairs
-            In the order of the table.
-        """
+        """Encode ``[CLS] criterion [SEP] sentence [SEP]``, or the tokenizer's own form of it, in the order of the table."""
         criteria, sentences = pairs["criterion"].tolist(), pairs["sentence"].tolist()
         self._tokenise([*criteria, *sentences])
-        pieces = [(self._pieces[a], self._pieces[b]) for a, b in zip(criteria, sentences, strict=True)]
-        return EncodedPairs(pieces, pairs["label"].to_numpy(np.int64), self.layout, self.max_length)
+        tokens = [(self._tokens[a], self._tokens[b]) for a, b in zip(criteria, sentences, strict=True)]
+        return EncodedPairs(tokens, pairs["label"].to_numpy(np.int64), self.layout, self.max_length)
 
     def _tokenise(self, texts: Iterable[str]) -> None:
-        new = [text for text in dict.fromkeys(texts) if text not in self._pieces]
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         if not new:
             return
         # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
@@ -159,29 +132,17 @@ class PairEncoder:
             verbose=False,
         )
         for text, ids in zip(new, encoded["input_ids"], strict=True):
-            self._pieces[text] = np.asarray(ids, dtype=np.int32)
+            self._tokens[text] = np.asarray(ids, dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class PadToLongest:
-    """Collate items into tensors as long as the batch's longest pair."""
+    """Collate items of `EncodedPairs` into int64 tensors as long as the batch's longest pair."""
 
     pad_token_id: int
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad a batch.
-
-        Parameters
-        ----------
-        items : sequence of dict
-            As `EncodedPairs` gives them.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            ``input_ids`` and ``attention_mask`` (batch, longest), ``labels`` (batch,), all int64; ``token_type_ids`` where
-            the model takes them.
-        """
+        """Ids, mask and, where the model takes them, types (batch, longest); labels (batch,)."""
         longest = max(len(item["input_ids"]) for item in items)
         shape = (len(items), longest)
         ids = np.full(shape, self.pad_token_id, dtype=np.int64)

@@ -1,169 +1,123 @@
-"""Losses for few, unbalanced positives: weighted cross-entropy and focal loss.
+"""Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones.
 
-Imports `params` for the choice of the loss; `training` imports it. Both losses divide by the number of pairs of the
-whole optimiser step, so that gradient accumulation gives the gradient of one large batch exactly.
+A loss gives one number per pair. Training sums them and divides by the number of pairs of the whole optimiser step, so that
+gradient accumulation gives the gradient of one large batch exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
 
-from evbind_lib.config.compose import TrainingParams
+from evbind_lib.config.registry import Registry
+from evbind_lib.config.schema import TrainingParams
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+LOSSES: Registry[Callable[[TrainingParams, np.ndarray], Loss]] = Registry("training.loss_function", "loss")
+LOSSES.__doc__ = """Losses by name: what ``training.loss_function`` chooses from.
+
+An entry is a *factory*: ``factory(training, labels)`` is called once per fold with `TrainingParams` (``training.loss_args`` holds
+a loss's own settings) and the labels (n,) of the training pairs, and gives the loss: ``loss(logits, labels)`` with logits (n, 2)
+float and labels (n,) int64 -> (n,) float. The argument ``loss=`` of `train_fold` and `cross_validate` takes such a loss itself.
+
+Examples
+--------
+>>> import torch, evbind_lib as ev
+>>> def smooth_ce(training, labels):
+...     smoothing = training.loss_args.get("smoothing", 0.1)
+...     return lambda logits, labels: torch.nn.functional.cross_entropy(
+...         logits, labels, label_smoothing=smoothing, reduction="none")
+>>> ev.LOSSES["smooth_ce"] = smooth_ce      # training.loss_function=smooth_ce training.loss_args.smoothing=0.2
+>>> del ev.LOSSES["smooth_ce"]
+"""
 
 
 def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
-    """Class weights N / (2 N_c), scikit-learn's ``balanced``: both classes weigh the same in all, the mean weight is 1.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n,)
-        0 or 1, of the training part of a fold.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (2,), float32: weight of class 0 and of class 1.
-
-    Raises
-    ------
-    ValueError
-        When a class does not occur.
-    """
+    """Class weights N / (2 N_c), scikit-learn's ``balanced``, float32 (2,): both classes weigh the same in all."""
     counts = np.bincount(labels, minlength=2)
     if len(counts) != 2 or (counts == 0).any():
         raise ValueError(f"both classes 0 and 1 must occur, counts are {counts.tolist()}")
     return torch.tensor(len(labels) / (2 * counts), dtype=torch.float32)
 
 
-def weighted_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    weights: torch.Tensor,
-    n_pairs: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """Cross-entropy, each pair times the weight of its class, averaged over pairs.
+def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each pair times the weight of its class.
 
-    ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch instead, which makes a rare
-    positive count less in a batch where it is alone; here each pair counts the same wherever it falls.
+    ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, which makes a rare positive count
+    less in a batch where it is alone; here each pair counts the same wherever it falls.
 
     Parameters
     ----------
     logits : torch.Tensor
-        Shape (batch, 2).
+        Shape (n, 2).
     labels : torch.Tensor
-        Shape (batch,), int64.
+        Shape (n,), int64.
     weights : torch.Tensor
         Shape (2,).
-    n_pairs : int or torch.Tensor, optional
-        Pairs to average over; the batch's own number when not given.
 
     Returns
     -------
     torch.Tensor
-        Scalar.
+        Shape (n,).
     """
-    losses = functional.cross_entropy(logits.float(), labels, weight=weights.to(logits.device), reduction="sum")
-    return losses / (labels.numel() if n_pairs is None else n_pairs)
+    return functional.cross_entropy(logits.float(), labels, weight=weights.to(logits.device), reduction="none")
 
 
-def focal(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    gamma: float,
-    alpha: float,
-    n_pairs: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """Focal loss -alpha_t (1 - p_t)^gamma log(p_t), averaged over pairs (Lin et al., ICCV 2017, equation 5).
+def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:
+    """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of each pair (Lin et al., ICCV 2017, equation 5).
 
     Parameters
     ----------
     logits : torch.Tensor
-        Shape (batch, 2); p_t is the softmax probability of the true class.
+        Shape (n, 2); p_t is the softmax probability of the true class.
     labels : torch.Tensor
-        Shape (batch,), int64.
+        Shape (n,), int64.
     gamma : float
         At 0 every pair counts alike; the larger, the less an easy pair counts.
     alpha : float
         Weight of the evidence class; the other has 1 - alpha.
-    n_pairs : int or torch.Tensor, optional
-        Pairs to average over; the batch's own number when not given.
 
     Returns
     -------
     torch.Tensor
-        Scalar.
+        Shape (n,).
     """
     log_p = functional.log_softmax(logits.float(), dim=-1).gather(1, labels[:, None]).squeeze(1)
     alpha_t = torch.where(labels == 1, alpha, 1.0 - alpha)
-    losses = -alpha_t * (1.0 - log_p.exp()).clamp_min(0) ** gamma * log_p
-    return losses.sum() / (labels.numel() if n_pairs is None else n_pairs)
+    return -alpha_t * (1.0 - log_p.exp()).clamp_min(0) ** gamma * log_p
 
 
-def choose_loss(training: TrainingParams, labels: np.ndarray) -> Callable[..., torch.Tensor]:
-    """Loss function in the form that ``Trainer(compute_loss_func=...)`` calls.
+def _weighted_ce(training: TrainingParams, labels: np.ndarray) -> Loss:
+    return partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels))
 
-    Parameters
-    ----------
-    training : TrainingParams
-        Its ``loss_function``, ``focal_gamma`` and ``focal_alpha`` decide.
-    labels : ndarray of int, shape (n,)
-        Labels of the training part of the fold, for the class weights.
 
-    Returns
-    -------
-    callable
-        ``(outputs, labels, num_items_in_batch=None) -> scalar tensor``.
-    """
-    weights = inverse_frequency_weights(labels)
+def _focal(training: TrainingParams, labels: np.ndarray) -> Loss:
+    return partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha)
 
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        if training.loss_function == "focal":
-            gamma, alpha = training.focal_gamma, training.focal_alpha
-            return focal(outputs.logits, labels, gamma=gamma, alpha=alpha, n_pairs=num_items_in_batch)
-        return weighted_cross_entropy(outputs.logits, labels, weights=weights, n_pairs=num_items_in_batch)
 
-    return loss
+LOSSES.update(weighted_ce=_weighted_ce, focal=_focal)
+LOSSES.seal()
 
 
 def loss_table(
     probabilities: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
     *,
-    share_of_evidence: float = 0.25,
+    evidence_fraction: float = 0.25,
     gammas: Sequence[float] = (1.0, 2.0, 3.0),
     alpha: float = 0.5,
 ) -> pd.DataFrame:
-    """What each loss charges for one piece of evidence, by the probability that the model gives it.
-
-    Parameters
-    ----------
-    probabilities : sequence of float
-        Given to evidence; high is right.
-    share_of_evidence : float
-        Among the training pairs, for the class weights.
-    gammas : sequence of float
-    alpha : float
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per probability.
-    """
-    labels = torch.ones(1, dtype=torch.int64)
-    weights = inverse_frequency_weights(
-        np.repeat([0, 1], [round(1000 * (1 - share_of_evidence)), round(1000 * share_of_evidence)])
-    )
-    rows = {}
-    for probability in probabilities:
-        logits = torch.tensor([[1 - probability, probability]], dtype=torch.float64).log()
-        row = {"weighted_ce": float(weighted_cross_entropy(logits, labels, weights=weights))}
-        row |= {f"focal, gamma {gamma:g}": float(focal(logits, labels, gamma=gamma, alpha=alpha)) for gamma in gammas}
-        rows[probability] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("probability of evidence")
+    """What each loss charges for one piece of evidence, one row for each probability that the model gives it."""
+    labels = torch.ones(len(probabilities), dtype=torch.int64)
+    counts = [round(1000 * (1 - evidence_fraction)), round(1000 * evidence_fraction)]
+    weights = inverse_frequency_weights(np.repeat([0, 1], counts))
+    logits = torch.tensor([[1 - p, p] for p in probabilities], dtype=torch.float64).log()
+    columns = {"weighted_ce": weighted_cross_entropy(logits, labels, weights=weights)}
+    columns |= {f"focal, gamma {gamma:g}": focal(logits, labels, gamma=gamma, alpha=alpha) for gamma in gammas}
+    index = pd.Index(probabilities, name="probability of evidence")
+    return pd.DataFrame({name: values.double().numpy() for name, values in columns.items()}, index=index)

@@ -1,86 +1,132 @@
-"""Metrics of evidence binding by scikit-learn, and their aggregation over folds.
-
-Imports nothing of the library; `training` and everything above may import it.
-"""
+"""Metrics of evidence binding, by scikit-learn, in a registry that takes further ones; their aggregation over folds."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 from sklearn import metrics as scores
 
+from evbind_lib.config.registry import Registry
+
 THRESHOLD = 0.5
+AGGREGATIONS: dict[str, Callable[..., float]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
 
-# What each metric tells, for tables and captions.
-METRICS = {
-    "accuracy": "share of pairs decided rightly; high by itself where evidence is rare",
-    "macro_f1": "mean of the F1 of evidence and the F1 of no evidence",
-    "pos_f1": "F1 of evidence: harmonic mean of precision and recall",
-    "precision": "share of pairs called evidence that are",
-    "recall": "share of evidence that is found",
-    "roc_auc": "chance that evidence is ranked above no evidence; no threshold",
-    "pr_auc": "average precision over all recalls; no threshold",
-    "log_loss": "mean of -log P(true answer), in nats; lower is better, 0.69 is a coin's",
-}
 
-# The others lie between 0 and 1, and higher is better.
-LOWER_IS_BETTER = ("log_loss",)
-SCORES = tuple(name for name in METRICS if name not in LOWER_IS_BETTER)
+@dataclass(frozen=True)
+class Metric:
+    """A score of predictions, to be registered in `METRICS`.
 
-# What depends on the order of the probabilities alone.
-THRESHOLD_FREE = ("roc_auc", "pr_auc")
+    Parameters
+    ----------
+    function : callable
+        ``function(labels, values)`` or ``function(labels, values, sample_weight=None)`` -> float, as scikit-learn's metrics
+        are; ``labels`` is an int array (n,) of 0 and 1.
+    on : {"probabilities", "decisions"}
+        What ``values`` are: P(evidence), float64 (n,), or 1 from a probability of 0.5 on and else 0, int (n,).
+    greater_is_better : bool
+        Decides the direction of a search on it.
+    description : str
+        One phrase for tables and captions.
 
-AGGREGATIONS: dict[str, Callable[..., float]] = {
-    "mean": np.mean,
-    "median": np.median,
-    "min": np.min,
-    "max": np.max,
-}
+    Examples
+    --------
+    >>> from sklearn.metrics import cohen_kappa_score
+    >>> import evbind_lib as ev
+    >>> ev.METRICS["kappa"] = ev.Metric(cohen_kappa_score, on="decisions", description="agreement beyond chance")
+    >>> round(ev.METRICS["kappa"]([0, 1, 1, 0], [0.2, 0.9, 0.4, 0.1]), 2)
+    0.5
+    >>> del ev.METRICS["kappa"]
+    """
+
+    function: Callable[..., float]
+    _: KW_ONLY
+    on: Literal["probabilities", "decisions"] = "probabilities"
+    greater_is_better: bool = True
+    description: str = ""
+
+    @cached_property
+    def takes_weights(self) -> bool:
+        """Whether the function has a parameter ``sample_weight``."""
+        return "sample_weight" in inspect.signature(self.function).parameters
+
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """Score of probabilities of evidence (n,), each pair counted ``sample_weight`` times."""
+        probabilities = np.asarray(probabilities)
+        values = (probabilities >= THRESHOLD).astype(int) if self.on == "decisions" else probabilities
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(self.function(labels, values, **weights))
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Log loss of each pair: ``-log P(true answer)``, in nats.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n,)
-    probabilities : ndarray of float, shape (n,)
-        As in scikit-learn, 0 and 1 count as the nearest number that their precision knows: sure and wrong costs 16 nats in
-        single precision, not infinity.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-    """
-    probabilities = np.asarray(probabilities)
-    single = probabilities.dtype == np.float32
-    least = float(np.finfo(np.float32 if single else np.float64).eps)
-    clipped = np.clip(probabilities.astype(float), least, 1 - least)
+    """``-log P(true answer)`` of each pair (n,), in nats; 0 and 1 count as the nearest float64, as in scikit-learn."""
+    least = float(np.finfo(np.float64).eps)
+    clipped = np.clip(np.asarray(probabilities, dtype=float), least, 1 - least)
     return -np.log(np.where(np.asarray(labels) == 1, clipped, 1 - clipped))
 
 
+def _log_loss(labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+    return float(np.average(log_losses(labels, probabilities), weights=sample_weight))
+
+
+def _of_both_classes(function: Callable[..., float]) -> Callable[..., float]:
+    """A metric that ranks; NaN where only one class occurs, whatever scikit-learn of the day does then."""
+
+    def score(labels: np.ndarray, values: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        counted = np.asarray(labels) if sample_weight is None else np.asarray(labels)[sample_weight > 0]
+        if len(np.unique(counted)) < 2:
+            return float("nan")
+        return float(function(labels, values, sample_weight=sample_weight))
+
+    return score
+
+
+METRICS: Registry[Metric] = Registry("hpo.metric.name", "metric")
+METRICS.__doc__ = """Metrics by name: what ``hpo.metric.name`` chooses from and every result lists.
+
+Add one with ``METRICS["NAME"] = Metric(function, ...)``; it is then known to YAML, tables, plots and MLflow.
+
+Examples
+--------
+>>> import evbind_lib as ev
+>>> sorted(ev.METRICS)[:3]
+['accuracy', 'log_loss', 'macro_f1']
+"""
+_f1 = partial(scores.f1_score, zero_division=0)
+_macro_f1 = partial(_f1, average="macro", labels=[0, 1])
+_precision, _recall = (partial(score, zero_division=0) for score in (scores.precision_score, scores.recall_score))
+_roc_auc, _pr_auc = map(_of_both_classes, (scores.roc_auc_score, scores.average_precision_score))
+# fmt: off
+METRICS.update(
+    accuracy=Metric(scores.accuracy_score, on="decisions", description="fraction decided rightly; high where evidence is rare"),
+    macro_f1=Metric(_macro_f1, on="decisions", description="mean of the F1 of evidence and the F1 of no evidence"),
+    pos_f1=Metric(_f1, on="decisions", description="F1 of evidence: harmonic mean of precision and recall"),
+    precision=Metric(_precision, on="decisions", description="fraction of pairs called evidence that are"),
+    recall=Metric(_recall, on="decisions", description="fraction of evidence that is found"),
+    roc_auc=Metric(_roc_auc, description="chance that evidence is ranked above no evidence; no threshold"),
+    pr_auc=Metric(_pr_auc, description="average precision over all recalls; no threshold"),
+    log_loss=Metric(_log_loss, greater_is_better=False, description="mean of -log P(true answer), nats; 0.69 is a coin's"),
+)
+# fmt: on
+METRICS.seal()
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """P(evidence), float64 (n,), of the logit of evidence minus that of no evidence."""
+    return np.asarray(expit(np.asarray(logits, dtype=np.float64)))
+
+
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Compute all metrics of one set of predictions.
+    """Every metric of `METRICS` for labels (n,) of 0 and 1 and probabilities of evidence (n,).
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n,)
-        1 is evidence, 0 is not.
-    probabilities : ndarray of float, shape (n,)
-        P(evidence); from 0.5 on a pair is called evidence.
-
-    Returns
-    -------
-    dict of str to float
-        By the names of `METRICS`. ``roc_auc`` and ``pr_auc`` are NaN where only one class occurs; precision,
-        recall and F1 are 0 where there is nothing to count; ``log_loss`` is always finite.
-
-    Raises
-    ------
-    ValueError
-        When the two are not one-dimensional, differ in length or are empty, or when a label is neither 0 nor
-        1 or a probability is not a number from 0 to 1.
+    A score that is not defined is NaN (``roc_auc`` and ``pr_auc`` of one class only) or 0 (precision, recall and F1 where there
+    is nothing to count). Raises ValueError where shapes differ or are empty, or a value is out of its range.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     if labels.ndim != 1 or labels.shape != probabilities.shape or labels.size == 0:
@@ -90,39 +136,13 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
         raise ValueError("labels must be 0 or 1")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("probabilities must be numbers from 0 to 1")
-    called = (probabilities >= THRESHOLD).astype(int)
-    both = 0 < labels.sum() < len(labels)
-    return {
-        "accuracy": float(scores.accuracy_score(labels, called)),
-        "macro_f1": float(scores.f1_score(labels, called, average="macro", labels=[0, 1], zero_division=0)),
-        "pos_f1": float(scores.f1_score(labels, called, zero_division=0)),
-        "precision": float(scores.precision_score(labels, called, zero_division=0)),
-        "recall": float(scores.recall_score(labels, called, zero_division=0)),
-        "roc_auc": float(scores.roc_auc_score(labels, probabilities)) if both else float("nan"),
-        "pr_auc": float(scores.average_precision_score(labels, probabilities)) if both else float("nan"),
-        "log_loss": float(log_losses(labels, probabilities).mean()),
-    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="sklearn")  # of scores that are not defined: they are NaN or 0
+        return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
 
 
 def aggregate(values: Sequence[float], how: str) -> float:
-    """Draw per-fold values together; a NaN among them makes the result NaN.
-
-    Parameters
-    ----------
-    values : sequence of float
-    how : str
-        ``mean``, ``median``, ``min`` or ``max``.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        When there are no values or ``how`` is none of the four.
-    """
+    """Mean, median, min or max of per-fold values; a NaN among them makes the result NaN."""
     if how not in AGGREGATIONS or not len(values):
-        known = ", ".join(AGGREGATIONS)
-        raise ValueError(f"cannot aggregate {len(values)} values by {how!r}; known are {known}")
+        raise ValueError(f"cannot aggregate {len(values)} values by {how!r}; known are {', '.join(AGGREGATIONS)}")
     return float(AGGREGATIONS[how](values))

@@ -1,7 +1,4 @@
-"""Tokenizer and sequence classifier: a hub name, a local folder, or the built-in tiny DeBERTa-v3.
-
-Imports `errors` and `params`; `training` imports it.
-"""
+"""Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
 from __future__ import annotations
 
@@ -10,54 +7,40 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DebertaV2Config,
     DebertaV2ForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
-from evbind_lib.config.compose import ModelParams
+from evbind_lib.config.schema import ModelParams
 from evbind_lib.errors import ModelError
+from evbind_lib.training.encoding import EncodedPairs, PadToLongest
+from evbind_lib.training.tiny import TINY, tiny_config, train_tiny_tokenizer
 
-TINY = "tiny"
-TINY_VOCABULARY = 2000
 # Only these attention implementations exist for DeBERTa; asking for another makes transformers warn or fail.
 EAGER_ONLY = ("deberta", "deberta-v2")
+# What hub clients say where a model is not on this machine and cannot be had.
+UNREACHABLE = (
+    *("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve"),
+)
 
 
 def load_tokenizer(model: ModelParams, training_texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """Tokenizer of the model; for the tiny model one is trained on the spot.
-
-    Parameters
-    ----------
-    model : ModelParams
-    training_texts : iterable of str
-        Texts of the training part of a fold; only the tiny model looks at them.
-
-    Returns
-    -------
-    PreTrainedTokenizerBase
-
-    Raises
-    ------
-    ModelError
-        When it cannot be loaded, or loses the text it is given.
-    """
+    """Tokenizer of the model; for the tiny model one is trained on the texts, which others do not look at."""
     if model.name == TINY:
         return train_tiny_tokenizer(training_texts)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_place(model.name))
     except Exception as error:
         raise _model_error(model.name, "tokenizer", error) from None
-    pieces = tokenizer("evidence for a criterion", add_special_tokens=False)["input_ids"]
-    if not pieces or set(pieces) <= {tokenizer.unk_token_id}:
+    tokens = tokenizer("evidence for a criterion", add_special_tokens=False)["input_ids"]
+    if not tokens or set(tokens) <= {tokenizer.unk_token_id}:
         raise ModelError(
             f"model.name={model.name}: its tokenizer turns plain English into unknown tokens, so its files are incomplete; "
             "save it again with tokenizer.save_pretrained(FOLDER)."
@@ -70,59 +53,47 @@ def load_tokenizer(model: ModelParams, training_texts: Iterable[str]) -> PreTrai
 
 
 def load_model(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Encoder with a fresh two-class head, in float32 whatever the file's type.
+    """Encoder with a two-class head of random weights, on the CPU, in float32 whatever the file's type; seed before calling.
 
-    Weights stored in half precision make DeBERTa's loss NaN within steps (transformers issue 42805), so they are widened
-    here and narrowed by autocast where the hardware allows.
-
-    Parameters
-    ----------
-    model : ModelParams
-    tokenizer : PreTrainedTokenizerBase
-        As `load_tokenizer` gave it; the tiny model takes its vocabulary size.
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU. Draw the seed before calling: the new weights are random.
-
-    Raises
-    ------
-    ModelError
-        When it cannot be loaded.
+    Weights stored in half precision make DeBERTa's loss NaN within steps (transformers issue 42805), so they are widened here
+    and narrowed by autocast where the hardware allows.
     """
+    config = model_config(model, tokenizer)
     if model.name == TINY:
-        return DebertaV2ForSequenceClassification(tiny_config(tokenizer))
+        return DebertaV2ForSequenceClassification(config)
+    attention = {"attn_implementation": "eager"} if config.model_type in EAGER_ONLY else {}
     try:
-        config = load_config(model)
-        config.num_labels = 2
-        attention = {"attn_implementation": "eager"} if config.model_type in EAGER_ONLY else {}
         loaded = AutoModelForSequenceClassification.from_pretrained(
             _place(model.name), config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **attention
         )
-    except ModelError:
-        raise
     except Exception as error:
         raise _model_error(model.name, "model", error) from None
     return loaded.float()
 
 
+def model_config(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Configuration of the model, with two classes."""
+    if model.name == TINY:
+        return tiny_config(tokenizer)
+    config = _load_config(model)
+    config.num_labels = 2
+    return config
+
+
+def _load_config(model: ModelParams) -> Any:
+    """Configuration of a hub model or local folder, a small file: asking for it first says early what is missing."""
+    try:
+        return AutoConfig.from_pretrained(_place(model.name))
+    except Exception as error:
+        raise _model_error(model.name, "model", error) from None
+
+
 def check_model(model: ModelParams) -> None:
-    """Load model and tokenizer once and run a pair through, so that what cannot work fails before a study exists.
-
-    Parameters
-    ----------
-    model : ModelParams
-
-    Raises
-    ------
-    ModelError
-        When the model cannot be loaded, or is too short for ``max_length``.
-    """
+    """Load model and tokenizer once and run a pair of ``max_length`` through; `ModelError` where that cannot work."""
     choose_precision(model.precision)
     if model.name == TINY:
         return
-    config = load_config(model)
+    config = _load_config(model)
     positions = getattr(config, "max_position_embeddings", None)
     absolute = getattr(config, "position_biased_input", True)  # DeBERTa-v3 has relative positions only
     if absolute and positions and model.max_length > positions:
@@ -145,100 +116,11 @@ def check_model(model: ModelParams) -> None:
             ) from None
 
 
-def load_config(model: ModelParams) -> Any:
-    """Configuration of a hub model or local folder, a small file: asking for it first tells early what is missing."""
-    folder = _place(model.name)
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:
-        raise _model_error(model.name, "model", error) from None
-
-
-def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
-    """Configuration of the tiny model: DeBERTa-v3's architecture (He et al., ICLR 2023) at a hundredth of its size."""
-    return DebertaV2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=512,
-        relative_attention=True,
-        position_buckets=32,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-        type_vocab_size=0,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=2,
-        initializer_range=0.1,  # five times the usual: from random weights so narrow a model learns sooner
-        # From random weights and a thousand pairs, dropout costs more than it gives.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-
-
-def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-pair tokenizer on some texts; a corpus of thousands takes well under 2 s.
-
-    DeBERTa-v3 itself has a Unigram vocabulary; on a corpus this small byte pairs come nearer to whole words, which
-    makes pairs a third shorter.
-
-    Parameters
-    ----------
-    texts : iterable of str
-
-    Returns
-    -------
-    PreTrainedTokenizerFast
-        ``[CLS] first [SEP] second [SEP]``.
-    """
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=TINY_VOCABULARY, min_frequency=2, special_tokens=special, show_progress=False
-    )
-    # Sorted, so that the same texts give the same vocabulary in any order.
-    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
-    ids = {token: tokenizer.token_to_id(token) for token in special}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
 def choose_precision(wanted: str) -> str:
     """Number format of the forward and backward pass.
 
-    Parameters
-    ----------
-    wanted : str
-        ``auto``, ``bf16``, ``fp16`` or ``fp32``.
-
-    Returns
-    -------
-    str
-        For ``auto``: ``bf16`` where the hardware multiplies it natively (GPUs since Ampere, CPUs with avx512_bf16 or amx),
-        else ``fp16`` on a GPU, else ``fp32``.
-
-    Raises
-    ------
-    ModelError
-        For ``fp16`` without a GPU.
+    ``auto`` is ``bf16`` where the hardware multiplies it natively (GPUs since Ampere, CPUs with avx512_bf16 or amx), else
+    ``fp16`` on a GPU, else ``fp32``; ``fp16`` without a GPU is a `ModelError`.
     """
     if wanted == "fp16" and not torch.cuda.is_available():
         raise ModelError("model.precision=fp16 needs a GPU and there is none; set model.precision=auto.")
@@ -252,17 +134,38 @@ def choose_precision(wanted: str) -> str:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    # Private in torch 2.13, so a missing name means "cannot tell" and therefore fp32.
-    return any(
-        getattr(torch.cpu, probe, lambda: False)() for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    """Whether this CPU has instructions for bf16; PyTorch 2.13 knows by private names, of which a missing one means "no"."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def predict(
+    model: PreTrainedModel, pairs: EncodedPairs, *, pad_token_id: int, batch_size: int, precision: str
+) -> np.ndarray:
+    """Logit of evidence minus that of no evidence of each pair, float64 (n,), in the pairs' order."""
+    collate = PadToLongest(pad_token_id)
+    order = np.argsort(pairs.lengths(), kind="stable")  # batches of like length hold little padding
+    logits = np.empty(len(pairs))
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = collate([pairs[int(row)] for row in rows])
+                del batch["labels"]
+                both = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.double()
+                logits[rows] = (both[:, 1] - both[:, 0]).cpu().numpy()
+    finally:
+        model.train(was_training)
+    return logits
 
 
 def _place(name: str) -> str:
     """A local folder where the name is one, else the hub name as it is."""
     folder = Path(name).expanduser()
-    looks_local = name.startswith((".", "~", os.sep)) or folder.is_dir()
-    if not looks_local:
+    if not (name.startswith((".", "~", os.sep)) or folder.is_dir()):
         return name
     if not (folder / "config.json").is_file():
         missing = "is not a folder" if not folder.is_dir() else "has no config.json"
@@ -274,21 +177,12 @@ def _model_error(name: str, part: str, error: Exception) -> ModelError:
     if isinstance(error, ModelError):
         return error
     text = str(error)
-    reason = text.splitlines()[0] if text else type(error).__name__
-    hub_words = (
-        "connect",
-        "offline",
-        "Max retries",
-        "not a valid model identifier",
-        "cached",
-        "timed out",
-        "resolve",
-    )
-    if not Path(name).expanduser().is_dir() and any(word in text for word in hub_words):
+    if not Path(name).expanduser().is_dir() and any(word in text for word in UNREACHABLE):
         return ModelError(
             f"model.name={name}: the {part} is not on this machine and the Hugging Face hub cannot be reached or has no "
             f"such model; download it elsewhere and give its folder: model.name=/path/to/{name.split('/')[-1]}."
         )
+    reason = text.splitlines()[0] if text else "no reason given"
     return ModelError(
         f"model.name={name}: the {part} cannot be loaded ({type(error).__name__}: {reason}); use an encoder that "
         "AutoModelForSequenceClassification loads."

@@ -1,37 +1,76 @@
-"""What training tells: reports of epochs, folds and a whole cross-validation, and the observers that are told.
-
-Imports `metrics`; `training` makes them, and everything above may read them without importing torch.
-"""
+"""What training gives: results of epochs, folds and a whole cross-validation; the callbacks it calls. No torch in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics
+from evbind_lib.config.schema import Params
+from evbind_lib.data.folds import Fold
+from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics, probabilities_of
 
-PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "probability"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "logit", "probability"]
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch gave: mean training loss, validation metrics by name, seconds of training and validating.
+    """What an epoch gave; ``metrics`` is None where it was not validated.
 
-    ``share`` is how much of the fold's training was done by then, above 0 and up to 1; None where nobody said.
+    Attributes
+    ----------
+    fold : int
+        Counted from 0.
+    epoch : int
+        Counted from 1.
+    training_loss : float
+        Mean over the epoch's steps.
+    metrics : dict of str to float, or None
+        Of the validation part, by the names of `METRICS`.
+    seconds : float
+        Of training and validating.
     """
 
     fold: int
     epoch: int
     training_loss: float
-    metrics: dict[str, float]
+    metrics: dict[str, float] | None
     seconds: float
-    share: float | None = None
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What a fold gave, its out-of-fold predictions included (ids, labels and probabilities; no text)."""
+    """What a fold gave, its out-of-fold predictions included.
+
+    Attributes
+    ----------
+    fold : int
+        Counted from 0.
+    metrics : dict of str to float
+        Of the validation part after the last epoch, by the names of `METRICS`.
+    epochs : tuple of EpochResult
+    predictions : pandas.DataFrame
+        A row for each validated pair: fold, post_id, sentence_id, criterion_id, label (int8), logit (float32: evidence minus
+        no evidence), probability (float64). No text.
+    seconds : float
+    n_training, n_validation : int
+        Pairs.
+    precision : str
+        ``bf16``, ``fp16`` or ``fp32``.
+    peak_memory_mb : float
+        Of the GPU during the fold, else of the process since it started.
+    micro_batch : int or None
+        Pairs that a step held at once, where memory was too small for the batch.
+    cached : bool
+        Whether the fold was read from disk, not trained.
+    model : PreTrainedModel or None
+        With ``keep_model=True`` the model as it was after the last step.
+    """
 
     fold: int
     metrics: dict[str, float]
@@ -40,46 +79,95 @@ class FoldResult:
     seconds: float
     n_training: int
     n_validation: int
+    precision: str
     peak_memory_mb: float
-    micro_batch: int | None = None  # pairs a step held at once, where memory was too small for the batch
+    micro_batch: int | None = None
+    cached: bool = False
+    model: PreTrainedModel | None = None
+
+
+def prediction_table(fold: int, pairs: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    """Predictions of a fold's validation pairs, in their order; columns `PREDICTION_COLUMNS`."""
+    table = pairs[["post_id", "sentence_id", "criterion_id"]].reset_index(drop=True)
+    table.insert(0, "fold", np.int8(fold))
+    logit = np.asarray(logits, dtype=np.float32)
+    return table.assign(label=pairs["label"].to_numpy(np.int8), logit=logit, probability=probabilities_of(logit))
 
 
 class Callback:
-    """Told about each fold and epoch; does nothing by itself. An exception it raises ends the cross-validation."""
+    """Called while folds are trained; does nothing by itself. An exception that a method raises ends the cross-validation.
 
-    def on_fold_begin(self, fold: int) -> None:
-        """A fold, counted from 0, begins."""
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> class Report(ev.Callback):
+    ...     def on_fold_end(self, result):
+    ...         print(f"fold {result.fold + 1}: {result.metrics['macro_f1']:.3f}")
+    """
+
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        """A fold begins; ``params.training.n_folds`` is the number of folds that are cross-validated."""
 
     def on_step(self) -> None:
-        """A forward pass of training is done; kept quick, since there are many."""
+        """A forward and backward pass is done; keep it quick, since there are many."""
 
-    def on_epoch_end(self, report: EpochResult) -> None:
-        """An epoch is trained and validated."""
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        """An epoch is trained, and validated where ``epoch.metrics`` is not None."""
 
-    def on_fold_end(self, report: FoldResult) -> None:
-        """A fold is done."""
+    def on_fold_end(self, result: FoldResult) -> None:
+        """A fold is done, trained or read from the cache (``result.cached``)."""
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Result of all folds."""
+    """Result of all folds.
+
+    Attributes
+    ----------
+    folds : tuple of FoldResult
+    aggregation : str
+        How `score` aggregates by default: ``hpo.metric.fold_aggregation``.
+    """
 
     folds: tuple[FoldResult, ...]
-    precision: str
+    aggregation: str = "mean"
 
-    @property
-    def seconds(self) -> float:
-        """Seconds spent in folds."""
-        return sum(report.seconds for report in self.folds)
+    def score(self, metric: str, aggregation: str | None = None) -> float:
+        """Aggregate one metric over the folds.
+
+        Parameters
+        ----------
+        metric : str
+            A name of `METRICS`.
+        aggregation : {"mean", "median", "min", "max"}, optional
+            That of ``hpo.metric.fold_aggregation`` when not given.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ParamsError
+            For an unknown metric, with the nearest name.
+        """
+        METRICS[metric]  # an unknown name is refused with the nearest one
+        return aggregate([result.metrics[metric] for result in self.folds], aggregation or self.aggregation)
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Out-of-fold predictions of every validated pair; columns `PREDICTION_COLUMNS`."""
-        return pd.concat([report.predictions for report in self.folds], ignore_index=True)
+        """Out-of-fold predictions of every validated pair; columns as in `FoldResult`."""
+        return pd.concat([result.predictions for result in self.folds], ignore_index=True)
 
-    def score(self, metric: str, aggregation: str) -> float:
-        """Per-fold values of one metric drawn together by mean, median, min or max."""
-        return aggregate([report.metrics[metric] for report in self.folds], aggregation)
+    @property
+    def seconds(self) -> float:
+        """Seconds that the folds were trained and validated, also where they were read from the cache."""
+        return sum(result.seconds for result in self.folds)
+
+    @property
+    def precision(self) -> str:
+        """Number format of the first fold's forward pass."""
+        return self.folds[0].precision
 
     def pooled(self) -> dict[str, float]:
         """Metrics of all out-of-fold predictions taken as one."""
@@ -88,8 +176,8 @@ class CrossValidation:
 
     def table(self) -> pd.DataFrame:
         """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value."""
-        folds = pd.DataFrame([report.metrics for report in self.folds], columns=list(METRICS))
-        folds.index = pd.Index([str(report.fold + 1) for report in self.folds], name="fold")
+        folds = pd.DataFrame([result.metrics for result in self.folds], columns=list(METRICS))
+        folds.index = pd.Index([str(result.fold + 1) for result in self.folds], name="fold")
         summary = pd.DataFrame(
             [folds.mean(), folds.std(ddof=1), pd.Series(self.pooled())], index=["mean", "std", "pooled"]
         )

@@ -5,6 +5,7 @@ What was seen is kept in `results/` with date and hardware.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -16,10 +17,11 @@ import pytest
 from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import load_corpus
 from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.objective import Objective
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import finished_trials
-from evbind_lib.tracking.searches import TrackedSearch
-from evbind_lib.tracking.tracker import open_tracker
+from evbind_lib.tracking.runs import TrackedSearch
+from evbind_lib.tracking.store import open_tracker
 
 COMMAND = [sys.executable, "-m", "evbind_lib.cli"]
 
@@ -50,15 +52,16 @@ def test_quick_search(benchmark: Any, workspace: Path) -> None:
 @pytest.mark.parametrize("tracking", ["mlflow", "none"])
 def test_share_of_study_time_outside_of_folds(benchmark: Any, workspace: Path, tracking: str) -> None:
     """Optuna, MLflow and the kit's own work, with the time in folds as the base."""
-    params = compose(
-        {"hpo": "quick", "tracking": tracking},
-        ["training.args.num_train_epochs=1", "hpo.trials.n_trials=8", "hpo.pruner.type=none"],
-    )
-    corpus = load_corpus(params.data)
-    folds = make_folds(corpus, n_folds=5, seed=42)
+    words = ["training.args.num_train_epochs=1", "hpo.trials.n_trials=8", "hpo.pruner.type=none"]
+    params = compose(words, hpo="quick", tracking=tracking)
+    corpus = load_corpus(params)
+    objective = Objective(corpus, make_folds(corpus, params), params)
 
     def search() -> float:
-        result = run_search(params, corpus, folds, [TrackedSearch(open_tracker(params.tracking), params, {})])
+        tracker = open_tracker(params.tracking)
+        with contextlib.ExitStack() as stack:
+            tracked = [stack.enter_context(TrackedSearch(tracker, params, {}))] if tracker else []
+            result = run_search(objective, params, callbacks=tracked)
         return sum(sum(trial.user_attrs["fold_seconds"]) for trial in finished_trials(result.study))
 
     in_folds = benchmark.pedantic(search, rounds=1)

@@ -14,12 +14,14 @@ import papermill
 import pytest
 import yaml
 
-from evbind_lib.config.compose import compose, resolve_sqlite
-from evbind_lib.notebook.run import find_notebook, notebooks, parameter_names, run_notebook
+from evbind_lib.config.compose import compose
+from evbind_lib.config.paths import resolve_sqlite
+from evbind_lib.notebook.run import default_parameters, find_notebook, notebooks, run_notebook
 from evbind_lib.tracking.page import recorded_result
 from tests.conftest import BRIEF
 
 PROJECT = Path(__file__).resolve().parents[2]
+SAMPLE = PROJECT / "evbind_lib" / "data" / "sample"
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -37,11 +39,22 @@ def test_every_notebook_has_typed_and_commented_parameters(name: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "papermill", "--help-notebook", str(file)], capture_output=True, text=True, timeout=60
     )
-    names = parameter_names(file)
+    names = list(default_parameters(file))
     assert names[-1] == "overrides" and set(names) - {"overrides"} <= {"data", "model", "trainer", "hpo", "tracking"}
     for parameter in names:
         assert f"  {parameter}: " in shown.stdout
     assert "Unknown type" not in shown.stdout
+
+
+def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -> None:
+    cells = [nbformat.read(file, as_version=4).cells for file in notebooks().values()]
+    first = [next(cell.source for cell in each if "ev.start(" in cell.source) for each in cells]
+    imports = [line for source in first for line in source.splitlines() if line.startswith(("import ", "from "))]
+    code = "\n".join(
+        [*imports, "import sys", "ev.start", "print([n for n in ('torch', 'transformers') if n in sys.modules])"]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert len(first) == 6 and done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.slow
@@ -61,7 +74,8 @@ def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(workspa
     table = pd.read_csv(workspace / "optuna_trials.csv")
     best = table.loc[table["value"].idxmax()]
     assert f"Best: trial {best['trial']}, macro_f1 {best['value']:.4f}" in first.stdout
-    # The trainer set that was written, trained anew on the same folds, scores what the trial scored.
+    # The trainer set that was written scores on the same folds what the trial scored: its folds are read.
+    assert "2 of 2 folds read from the cache\n" in trained.stdout
     files = sorted((workspace / "runs").glob("*_train.ipynb"))
     result = recorded_result(nbformat.read(files[0], as_version=4))
     assert result["mean"]["macro_f1"] == pytest.approx(best["value"], abs=1e-9)
@@ -100,12 +114,12 @@ def test_plain_papermill_runs_the_search_as_well(workspace: Path) -> None:
     assert (result["study"], result["counts"]["total"], result["went_on_from"]) == ("deberta-v3-hpo", 2, 0)
     assert 0 <= result["best_value"] <= 1
     assert result["best_value"] == pytest.approx(pd.read_csv(workspace / "optuna_trials.csv")["value"].max())
-    assert compose({"trainer": "hpo_best"}).training.provenance["metric"] == "roc_auc"
+    assert compose(trainer="hpo_best").training.provenance["metric"] == "roc_auc"
     kinds = [output.output_type for output in outputs(executed)]
     assert "error" not in kinds and "stream" not in kinds  # no log line, no warning, no debris of a progress bar
     figures = [output for output in outputs(executed) if "application/vnd.plotly.v1+json" in output.get("data", {})]
     titles = [output["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"] for output in figures]
-    assert len(titles) == 9 and all(titles)
+    assert len(titles) == 8 and all(titles)
 
 
 def executed(name: str, workspace: Path, **parameters: object) -> nbformat.NotebookNode:
@@ -121,12 +135,12 @@ def test_exploring_with_other_folds_and_sensitive_data(workspace: Path) -> None:
     result = recorded_result(made)
     assert (result["leaks"], result["criteria"], result["grouped_by"]) == (0, 9, "author")
     assert 0.1 < result["truncated"] < 0.9
-    tables = [output.data["text/html"] for output in outputs(made) if output.output_type == "execute_result"]
+    tables = [output.data["text/html"] for output in outputs(made) if "text/html" in output.get("data", {})]
     audit = next(table for table in tables if "identical pairs" in table)
     assert audit.partition("<tbody>")[2].count("<tr>") == 3  # folds
-    sentences = pd.read_csv(PROJECT / "evbind_lib" / "sample_data" / "annotations.csv")["sentence_text"]
-    told = json.dumps(outputs(made), ensure_ascii=False)
-    assert [text for text in sentences.unique() if len(text) > 25 and text in told] == []
+    sentences = pd.read_csv(SAMPLE / "annotations.csv")["sentence_text"]
+    written = json.dumps(outputs(made), ensure_ascii=False)
+    assert [text for text in sentences.unique() if len(text) > 25 and text in written] == []
 
 
 @pytest.mark.slow
@@ -157,9 +171,9 @@ def test_the_papermill_files_name_parameters_of_their_notebook(file: Path, works
     assert command[0] == "papermill" and command[-2:] == ["-f", f"params/papermill/{file.name}"]
     notebook = PROJECT / command[1]
     values = yaml.safe_load(file.read_text())
-    assert set(values) <= set(parameter_names(notebook))
+    assert set(values) <= set(default_parameters(notebook))
     choices = {name: value for name, value in values.items() if name != "overrides" and value != "hpo_best"}
-    compose(choices, values.get("overrides", []))
+    compose(values.get("overrides", []), **choices)
 
 
 @pytest.mark.slow
@@ -170,29 +184,27 @@ def test_an_error_of_ours_is_the_cells_whole_output(workspace: Path) -> None:
         )
     executed = nbformat.read(workspace / "out.ipynb", as_version=4)
     (error,) = [output for output in outputs(executed) if output.output_type == "error"]
-    assert error.traceback == [
-        "ParamsError: trainer=defalt: there is no file params/trainer/defalt.yaml; did you mean 'default'?"
-    ]
+    (line,) = error.traceback
+    assert line.startswith("ParamsError: trainer=defalt: ") and "'default'" in line
 
 
 @pytest.mark.slow
 def test_sensitive_posts_leave_no_word_behind(workspace: Path) -> None:
-    sample = PROJECT / "evbind_lib" / "sample_data"
     words = [
-        *("data=redsm5", f"data.posts={sample}/posts.csv", f"data.annotations={sample}/annotations.csv"),
+        *("data=redsm5", f"data.posts={SAMPLE}/posts.csv", f"data.annotations={SAMPLE}/annotations.csv"),
         *("data.sensitive=true", "hpo.trials.n_trials=1", *BRIEF[:4]),
     ]
     run_notebook(find_notebook("hpo_search"), {}, words)
     run_notebook(find_notebook("train"), {}, words)
-    sentences = pd.read_csv(sample / "annotations.csv")["sentence_text"]
+    sentences = pd.read_csv(SAMPLE / "annotations.csv")["sentence_text"]
     sentences = [text for text in sentences.unique() if len(text) > 25]
     assert len(sentences) > 300
     written = [file for file in workspace.rglob("*") if file.is_file()]
     assert len(written) > 8
-    told = b"".join(file.read_bytes() for file in written)
-    told += b"".join(
+    content = b"".join(file.read_bytes() for file in written)
+    content += b"".join(
         json.dumps(json.loads(file.read_text()), ensure_ascii=False).encode()
         for file in written
         if file.suffix == ".ipynb"
     )
-    assert [text for text in sentences if text.encode() in told] == []
+    assert [text for text in sentences if text.encode() in content] == []

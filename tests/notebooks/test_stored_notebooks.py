@@ -85,12 +85,13 @@ def test_numbers_of_results_and_figures_are_settled_as_well() -> None:
 
 MUTATIONS = {
     # file, what is there, what is put there, notebook that must notice
-    "focal loss": ("losses.py", "** gamma * log_p", "** (gamma + 0.2) * log_p", "03_hpo_search"),
-    "fold seed": ("folds.py", "random_state=seed)", "random_state=seed + 1)", "01_explore_data"),
-    "metric": ("metrics.py", 'average="macro", labels', 'average="weighted", labels', "04_compare"),
+    "focal loss": ("training/losses.py", "** gamma * log_p", "** (gamma + 0.2) * log_p", "03_hpo_search"),
+    "fold seed": ("data/folds.py", "random_state=seed)", "random_state=seed + 1)", "01_explore_data"),
+    "metric": ("training/metrics.py", 'average="macro"', 'average="weighted"', "04_compare"),
 }
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_changed_result_in_the_library_is_caught(name: str, tmp_path: Path) -> None:

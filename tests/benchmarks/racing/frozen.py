@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from evbind_lib.config.compose import Params
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.data.negatives import training_pairs, validation_pairs
-from evbind_lib.training.losses import choose_loss
+from evbind_lib.data.negatives import fold_pairs
+from evbind_lib.training.losses import LOSSES
 from evbind_lib.training.metrics import compute_metrics
-from evbind_lib.training.result import FoldResult
+from evbind_lib.training.result import FoldResult, prediction_table
 
 HIDDEN = 64
 
 
 def encode(texts: list[str], folder: Path, batch_size: int = 64) -> np.ndarray:
-    """Mean of the encoder's last states over a text's word pieces, of length 1; texts of like length together."""
+    """Mean of the encoder's last states over a text's tokens, of length 1; texts of like length together."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -37,11 +36,11 @@ def encode(texts: list[str], folder: Path, batch_size: int = 64) -> np.ndarray:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(texts), batch_size):
             part = order[start : start + batch_size]
-            pieces = tokenizer(
+            tokens = tokenizer(
                 [texts[index] for index in part], padding=True, truncation=True, max_length=64, return_tensors="pt"
             )
-            states = model(**pieces).last_hidden_state.float()
-            mask = pieces["attention_mask"][..., None]
+            states = model(**tokens).last_hidden_state.float()
+            mask = tokens["attention_mask"][..., None]
             mean = (states * mask).sum(1) / mask.sum(1)
             vectors[part] = nn.functional.normalize(mean, dim=1).numpy()
     return vectors
@@ -62,14 +61,7 @@ class FrozenFolds:
     """
 
     def __init__(self, corpus: Corpus, params: Params, folds: list[Fold], encoder: Path, cache: Path) -> None:
-        data, seed = params.data, params.training.seed
-        self.pairs = [
-            (
-                training_pairs(corpus, fold.training_groups, data=data, seed=seed),
-                validation_pairs(corpus, fold.validation_groups, data=data, seed=seed),
-            )
-            for fold in folds
-        ]
+        self.pairs = [fold_pairs(corpus, fold, params) for fold in folds]
         tables = pd.concat([table for both in self.pairs for table in both])
         texts = sorted(set(tables["criterion"]) | set(tables["sentence"]))
         self.places = {text: place for place, text in enumerate(texts)}
@@ -85,15 +77,15 @@ class FrozenFolds:
         scale = np.float32(np.sqrt(claim.shape[1]))
         return torch.from_numpy(np.hstack([claim * sentence * scale, np.abs(claim - sentence)]))
 
-    def train_fold(self, params: Params, fold: int) -> FoldResult:
-        """Train a head anew and predict the validation pairs."""
+    def train_fold(self, corpus: Corpus, fold: Fold, params: Params) -> FoldResult:
+        """Train a new head and predict the validation pairs."""
         started = time.perf_counter()
-        training, validation = self.pairs[fold]
+        training, validation = self.pairs[fold.index]
         settings, args = params.training, params.training.args
         torch.manual_seed(settings.seed)
         features, labels = self._features(training), torch.from_numpy(training["label"].to_numpy(dtype=np.int64))
         head = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Dropout(0.1), nn.Linear(HIDDEN, 2))
-        loss = choose_loss(settings, training["label"].to_numpy(dtype=np.int64))
+        loss = LOSSES[settings.loss_function](settings, training["label"].to_numpy(dtype=np.int64))
         size, epochs = args["per_device_train_batch_size"], int(args["num_train_epochs"])
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=args["learning_rate"], weight_decay=args["weight_decay"], fused=True
@@ -106,17 +98,22 @@ class FrozenFolds:
         for _ in range(epochs):
             for batch in torch.randperm(len(labels)).split(size):
                 optimizer.zero_grad()
-                loss(SimpleNamespace(logits=head(features[batch])), labels[batch]).backward()
+                loss(head(features[batch]), labels[batch]).mean().backward()
                 optimizer.step()
                 schedule.step()
         head.eval()
         with torch.inference_mode():
-            probability = head(self._features(validation)).softmax(1)[:, 1].numpy()
-        table = validation[["post_id", "sentence_id", "criterion_id"]].copy()
-        table.insert(0, "fold", np.int8(fold))
-        table["label"] = validation["label"].to_numpy(dtype=np.int8)
-        table["probability"] = probability.astype(np.float32)
+            logits = head(self._features(validation)).numpy()
+        table = prediction_table(fold.index, validation, logits[:, 1] - logits[:, 0])
         metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
         return FoldResult(
-            fold, metrics, (), table, time.perf_counter() - started, len(training), len(validation), peak_memory_mb=0.0
+            fold=fold.index,
+            metrics=metrics,
+            epochs=(),
+            predictions=table,
+            seconds=time.perf_counter() - started,
+            n_training=len(training),
+            n_validation=len(validation),
+            precision="fp32",
+            peak_memory_mb=0.0,
         )

@@ -1,4 +1,4 @@
-"""TPE with pruning, measured on a pool: what it should be told of a stopped trial, and how the pruners do under it.
+"""TPE with pruning, measured on a pool: how a stopped trial should be reported to it, and how the pruners do under it.
 
 TPE suggests, and the nearest set that is not yet tried answers.
 
@@ -17,11 +17,11 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from evbind_lib.config.compose import Params, compose
-from evbind_lib.hpo.racing.pruner import RacingPruner
-from evbind_lib.hpo.space import suggest
+from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import Params
+from evbind_lib.hpo.objective import suggest
 from tests.benchmarks.racing.pool import Member
-from tests.benchmarks.racing.replay import Pool
+from tests.benchmarks.racing.replay import Pool, PoolRacing
 
 BASE = "nothing is stopped"
 Told = Callable[
@@ -33,14 +33,13 @@ def place(suggested: dict[str, object], params: Params) -> np.ndarray:
     """Coordinates of a parameter set in the scaled space; what does not apply lies in the middle."""
     found: list[float] = []
     for name, entry in params.hpo.search_space.items():
-        choices = getattr(entry, "choices", None)
-        if choices is not None:
+        if entry.choices is not None:
             # Two categories lie sqrt(1/2 + 1/2) = 1 apart.
-            found += [np.sqrt(0.5) * (suggested.get(name) == choice) for choice in choices]
+            found += [np.sqrt(0.5) * (suggested.get(name) == choice) for choice in entry.choices]
         elif name not in suggested:
             found.append(0.5)
         else:
-            low, high, value = entry.low, entry.high, float(suggested[name])  # type: ignore[union-attr,arg-type]
+            low, high, value = entry.low, entry.high, float(suggested[name])  # type: ignore[arg-type]
             if "log" in str(entry.type):
                 low, high, value = np.log(low), np.log(high), np.log(value)
             found.append((value - low) / (high - low))
@@ -60,7 +59,7 @@ def told_as() -> dict[str, Told]:
 
 def ways_to_tell() -> dict[str, tuple[Told | str, optuna.pruners.BasePruner]]:
     """Rows of the first table."""
-    racing = RacingPruner(n_startup_trials=3)
+    racing = PoolRacing(n_startup_trials=3)
     ways: dict[str, tuple[Told | str, optuna.pruners.BasePruner]] = {BASE: ("", optuna.pruners.NopPruner())}
     ways |= {name: (tell, racing) for name, tell in told_as().items()}
     return ways | {"FAIL: TPE learns nothing of it": ("FAIL", racing)}
@@ -74,10 +73,10 @@ def pruners() -> dict[str, tuple[Told | str, optuna.pruners.BasePruner]]:
         "median, start-up 3": optuna.pruners.MedianPruner(n_startup_trials=3),
         "percentile 25, start-up 3": optuna.pruners.PercentilePruner(25.0, n_startup_trials=3),
         "successive halving": optuna.pruners.SuccessiveHalvingPruner(),
-        "racing, test only, start-up 3": RacingPruner(futility=None, n_startup_trials=3),
-        "racing, futility 0.1, start-up 3": RacingPruner(futility=0.1, n_startup_trials=3),
-        "racing, futility 0.2, start-up 3": RacingPruner(futility=0.2, n_startup_trials=3),
-        "racing, futility 0.1, start-up 3, warm-up 1": RacingPruner(n_startup_trials=3, n_warmup_steps=1),
+        "racing, test only, start-up 3": PoolRacing(futility=None, n_startup_trials=3),
+        "racing, futility 0.1, start-up 3": PoolRacing(futility=0.1, n_startup_trials=3),
+        "racing, futility 0.2, start-up 3": PoolRacing(futility=0.2, n_startup_trials=3),
+        "racing, futility 0.1, start-up 3, warm-up 1": PoolRacing(n_startup_trials=3, n_warmup_steps=1),
     }
     return {name: ("", pruner) for name, pruner in found.items()}
 
@@ -100,7 +99,8 @@ def search(
     folds, tried, complete = 0, [], []
     while len(tried) < min(n_trials, len(places)) and folds < budget:
         asked = study.ask()
-        wish = place(suggest(asked, params), params)
+        suggest(asked, params)
+        wish = place(asked.params, params)
         study.tell(asked, state=TrialState.FAIL)  # TPE does not look at failed trials
         number = int(np.where(free, ((places - wish) ** 2).sum(axis=1), np.inf).argmin())
         free[number] = False
@@ -122,7 +122,6 @@ def search(
         elif value is None:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            trial.set_user_attr("parameter_key", None)  # the pool has all its folds; the search has not
             study.tell(trial, pool.sign * min(value, best.mean() - 1e-6))  # an estimate never is the best
     finals = pool.scores.mean(axis=1)
     best_final = max(pool.sign * finals[number] for number in complete)
@@ -145,12 +144,12 @@ def main() -> None:
     parser.add_argument("--pruners", action="store_true", help="compare pruners, not what TPE is told")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
-    pool, params = Pool(given.metric), compose({"hpo": "quick"}, given.overrides)
+    pool, params = Pool(given.metric), compose(given.overrides, hpo="quick")
     ways = pruners() if given.pruners else ways_to_tell()
     n_trials, budget, size = given.trials, 10**9, f"{given.trials} trials"
     if given.folds is not None:
         n_trials, budget, size = 10**9, given.folds, f"{given.folds} folds"
-    print(f"### {size} of TPE, {given.seeds} seeds, {len(pool.members)} sets, {pool.identity['metric']}\n")
+    print(f"### {size} of TPE, {given.seeds} seeds, {len(pool.members)} sets, {pool.metric}\n")
     first = "pruner" if given.pruners else "a stopped trial is told as"
     columns = ["trials", "folds", "best", "difference to none", "stopped the best it tried", "mean final score tried"]
     print("| " + " | ".join([first, *columns]) + " |\n" + "| --- " * 7 + "|")

@@ -1,4 +1,4 @@
-"""Train a pool of parameter sets on all folds and keep their predictions, so that searches can be replayed on it.
+"""Train a pool of parameter sets on all folds and save their predictions, so that searches can be replayed on it.
 
 A random sampler does not look at results, so what it draws does not depend on the pruner: a search replayed on the pool is
 exactly the search that would have been run. Run it as a module; finished folds are not trained again:
@@ -13,28 +13,29 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from evbind_lib.config.compose import Params, compose, workspace
+from evbind_lib.config.compose import compose
+from evbind_lib.config.paths import workspace
+from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import load_corpus
-from evbind_lib.data.folds import Fold, make_folds
-from evbind_lib.hpo.space import merge, suggest
-from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.result import FoldResult
+from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.objective import suggest
+from evbind_lib.training.cache import FoldCache, trial_name
 
 NAME = "pool"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter set of the pool: which search drew it, as what trial, and what was drawn."""
+    """A parameter set of the pool: its place there, which search drew it as what trial, and what was drawn."""
 
-    key: str
+    place: int
     seed: int
     number: int
     suggested: dict[str, Any]
@@ -45,56 +46,47 @@ def members(params: Params, n_seeds: int, n_trials: int) -> Iterator[tuple[Membe
     for seed in range(n_seeds):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         for number in range(n_trials):
-            suggested = suggest(study.ask(), params)
-            member = Member(f"seed{seed:02d}_trial{number:02d}", seed, number, suggested)
-            yield member, merge(params, suggested)
+            trial = study.ask()
+            tried = suggest(trial, params)
+            yield Member(seed * n_trials + number, seed, number, dict(trial.params)), tried
 
 
 def train_pool(params: Params, n_seeds: int, n_trials: int, frozen: Path | None = None) -> None:
     """Train what is not yet there; a parameter set that cannot be trained is left out, as a failed trial is."""
-    from evbind_lib.training.crossval import CrossValidator, train_fold
-
-    corpus = load_corpus(params.data)
-    folds = make_folds(corpus, n_folds=params.training.n_folds, seed=params.training.seed)
-    kept = FoldCache(NAME)
-    train: Callable[[Params, Fold], FoldResult]
+    corpus = load_corpus(params)
+    folds = make_folds(corpus, params)
+    cache = FoldCache(NAME)
     if frozen is None:
-        validator = CrossValidator(corpus, folds)
-        train = lambda merged, fold: train_fold(merged, validator.prepare(merged, fold))  # noqa: E731
+        from evbind_lib.training.fold import train_fold
     else:
         from tests.benchmarks.racing.frozen import FrozenFolds
 
-        heads = FrozenFolds(corpus, params, folds, frozen, workspace() / "vectors.npy")
-        train = lambda merged, fold: heads.train_fold(merged, fold.index)  # noqa: E731
+        train_fold = FrozenFolds(corpus, params, folds, frozen, workspace() / "vectors.npy").train_fold
     started = time.perf_counter()
-    for member, merged in members(params, n_seeds, n_trials):
+    for member, tried in members(params, n_seeds, n_trials):
         try:
             for fold in folds:
-                if kept.load(member.key, fold.index) is None:
-                    kept.keep(member.key, train(merged, fold))
+                name = trial_name(member.place, fold.index)
+                if cache.load(name) is None:
+                    cache.save(name, train_fold(corpus, fold, tried))
         except Exception as error:  # what fails in a search fails here too, and the pool goes on
-            print(f"{member.key} failed: {type(error).__name__}: {error}", flush=True)
+            print(f"{member.place} failed: {type(error).__name__}: {error}", flush=True)
             continue
         note(member, params)
-        print(f"{member.key} {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"{member.place} {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def note(member: Member, params: Params) -> None:
     """Write down a finished member, and once what the members share."""
     folder = workspace() / "members"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{member.key}.json").write_text(json.dumps(vars(member)), encoding="utf-8")
-    identity = {
-        "metric": params.hpo.metric.name,
-        "fold_aggregation": params.hpo.metric.fold_aggregation,
-        "n_folds": params.training.n_folds,
-        "direction": params.hpo.study.direction,
-    }
+    (folder / f"{member.place:05d}.json").write_text(json.dumps(asdict(member)), encoding="utf-8")
+    identity = {"metric": params.hpo.metric.name, "n_folds": params.training.n_folds}
     (workspace() / "identity.json").write_text(json.dumps(identity), encoding="utf-8")
 
 
 def read_identity() -> dict[str, Any]:
-    """What the members share, as a study keeps it."""
+    """Metric and number of folds of the members."""
     found: dict[str, Any] = json.loads((workspace() / "identity.json").read_text(encoding="utf-8"))
     return found
 
@@ -114,8 +106,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, for example model.name=FOLDER")
     given = parser.parse_args()
     if "EVBIND_WORKSPACE" not in os.environ:
-        sys.exit("Set EVBIND_WORKSPACE to a folder outside of the project: the pool is kept there.")
-    train_pool(compose({"hpo": "quick"}, given.overrides), given.seeds, given.trials, given.frozen)
+        sys.exit("Set EVBIND_WORKSPACE to a folder outside of the project: the pool is saved there.")
+    train_pool(compose(given.overrides, hpo="quick"), given.seeds, given.trials, given.frozen)
 
 
 if __name__ == "__main__":

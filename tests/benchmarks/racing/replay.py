@@ -18,12 +18,25 @@ import optuna
 from optuna.trial import TrialState
 
 from evbind_lib.hpo.racing.pruner import RacingPruner
-from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.metrics import compute_metrics
+from evbind_lib.hpo.racing.statistics import FoldScore
+from evbind_lib.hpo.study import StudyRecord, TrialRecord
+from evbind_lib.training.cache import FoldCache, trial_name
+from evbind_lib.training.metrics import METRICS
 from tests.benchmarks.racing.pool import NAME, Member, read_identity, read_members
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 MakePruner = Callable[[], optuna.pruners.BasePruner]
+
+
+class PoolRacing(RacingPruner):
+    """The racing pruner where the folds of a trial are those of a member of the pool."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.members: dict[int, int] = {}  # place in the pool by the trial's number
+
+    def _folds(self, cache: FoldCache, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
+        return super()._folds(cache, self.members[number], n_folds, metric) if number in self.members else None
 
 
 class Pool:
@@ -38,50 +51,35 @@ class Pool:
     """
 
     def __init__(self, metric: str | None = None) -> None:
-        self.identity = read_identity()
-        if metric is not None:
-            self.identity |= {"metric": metric, "direction": "minimize" if metric == "log_loss" else "maximize"}
-        self.sign = 1 if self.identity["direction"] == "maximize" else -1
+        identity = read_identity()
+        self.metric = metric or identity["metric"]
+        self.sign = 1 if METRICS[self.metric].greater_is_better else -1
         self.members: list[Member] = read_members()
-        kept = FoldCache(NAME)
-        self.scores = np.array([self._scores(kept, member) for member in self.members])
-        self.courses = [self._courses(kept, member) for member in self.members]
+        self.scores = np.array([self._scores(member, identity["n_folds"]) for member in self.members])
 
-    def _scores(self, kept: FoldCache, member: Member) -> list[float]:
-        tables = kept.predictions(member.key).values()
-        metric = self.identity["metric"]
-        return [compute_metrics(t["label"].to_numpy(), t["probability"].to_numpy())[metric] for t in tables]
-
-    def _courses(self, kept: FoldCache, member: Member) -> list[list[tuple[float, float]]]:
-        """Share of each fold's training and the metric then, after every epoch but the last."""
-        metric, found = self.identity["metric"], []
-        for fold in range(self.scores.shape[1]):
-            report = kept.load(member.key, fold)
-            epochs = report.epochs if report is not None else ()
-            found.append([(e.share, e.metrics[metric]) for e in epochs if e.share is not None and e.share < 1])
-        return found
+    def _scores(self, member: Member, n_folds: int) -> list[float]:
+        results = [FoldCache(NAME).load(trial_name(member.place, fold)) for fold in range(n_folds)]
+        return [result.metrics[self.metric] for result in results if result is not None]
 
     def study(
         self, pruner: optuna.pruners.BasePruner, sampler: optuna.samplers.BaseSampler | None = None
     ) -> optuna.Study:
         """A study in memory that the racing pruner finds the pool's predictions for."""
         sampler = sampler or optuna.samplers.RandomSampler(seed=0)
-        study = optuna.create_study(
-            study_name=NAME, direction=self.identity["direction"], pruner=pruner, sampler=sampler
-        )
-        study.set_user_attr("identity", self.identity)
+        direction = "maximize" if self.sign > 0 else "minimize"
+        study = optuna.create_study(direction=direction, pruner=pruner, sampler=sampler)
+        StudyRecord(uid=NAME).write(study)
+        if isinstance(pruner, PoolRacing):
+            pruner.members = {}
         return study
 
-    def run_trial(self, trial: optuna.Trial, member: int, *, raw: bool = False) -> float:
-        """Report a member's folds as a search would; gives how many are trained until the pruner stops it, or all."""
-        trial.set_user_attr("parameter_key", self.members[member].key)
+    def run_trial(self, trial: optuna.Trial, member: int, *, raw: bool = False) -> int:
+        """Report a member's folds as a search would, until the pruner stops it; gives how many are trained."""
+        TrialRecord(metric=self.metric, fold_aggregation="mean").write(trial)
         values, pruner = self.scores[member], trial.study.pruner
-        within = isinstance(pruner, RacingPruner) and pruner.epochs
+        if isinstance(pruner, PoolRacing):
+            pruner.members[trial.number] = self.members[member].place
         for fold in range(len(values)):
-            for share, score in self.courses[member][fold] if within else ():
-                key = self.members[member].key
-                if pruner.chance_within_a_fold(trial.study, key, fold, score, share) < pruner.futility:
-                    return fold + share
             trial.report(float(values[fold] if raw else values[: fold + 1].mean()), fold)
             if fold < len(values) - 1 and trial.should_prune():
                 return fold + 1
@@ -99,14 +97,14 @@ class Pool:
 class Outcome:
     """Of one search: folds trained, final score of the best complete trial, and whether that is the best there was."""
 
-    folds: float
+    folds: int
     best: float
     kept_best: bool
 
 
 def replay(pool: Pool, order: Sequence[int], pruner: optuna.pruners.BasePruner, *, raw: bool) -> Outcome:
     """Run one search over the members in this order."""
-    study, folds = pool.study(pruner), 0.0
+    study, folds = pool.study(pruner), 0
     for member in order:
         trial = study.ask()
         done = pool.run_trial(trial, member, raw=raw)
@@ -120,12 +118,12 @@ def replay(pool: Pool, order: Sequence[int], pruner: optuna.pruners.BasePruner, 
 
 
 def contestants() -> dict[str, tuple[MakePruner, bool]]:
-    """Pruners by name, and whether they are told the fold's own value."""
+    """Pruners by name, and whether each fold's own value is reported to them."""
     pruners = optuna.pruners
 
     def racing(**options: Any) -> MakePruner:
-        # One for all searches of a pool: what it keeps of a fold is the same in each.
-        shared = RacingPruner(**options)
+        # One for all searches of a pool: what it holds of a fold is the same in each.
+        shared = PoolRacing(**options)
         return lambda: shared
 
     return {
@@ -153,9 +151,6 @@ def contestants() -> dict[str, tuple[MakePruner, bool]]:
         "racing, futility 0.1, start-up 3": (racing(futility=0.1, n_startup_trials=3), False),
         "racing, futility 0.2, start-up 3": (racing(futility=0.2, n_startup_trials=3), False),
         "racing, futility 0.3, start-up 3": (racing(futility=0.3, n_startup_trials=3), False),
-        "racing, futility 0.05, start-up 3, epochs": (racing(futility=0.05, n_startup_trials=3, epochs=True), False),
-        "racing, futility 0.1, start-up 3, epochs": (racing(n_startup_trials=3, epochs=True), False),
-        "racing, futility 0.2, start-up 3, epochs": (racing(futility=0.2, n_startup_trials=3, epochs=True), False),
         "racing, futility 0.1, start-up 3, warm-up 1": (racing(n_startup_trials=3, n_warmup_steps=1), False),
     }
 
@@ -172,10 +167,10 @@ def main() -> None:
     searches = pool.searches(given.trials, given.random_orders)
     drawn = len(searches) - given.random_orders
     print(
-        f"### {given.trials} trials, {pool.identity['metric']}: {drawn} searches as drawn and {given.random_orders} random "
+        f"### {given.trials} trials, {pool.metric}: {drawn} searches as drawn and {given.random_orders} random "
         f"draws from {len(pool.members)} sets\n"
     )
-    print("| pruner | folds | share | best | difference to none | kept the best | worst loss |")
+    print("| pruner | folds | fraction | best | difference to none | kept the best | worst loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     unpruned: np.ndarray = np.empty(0)
     chosen = {name: value for name, value in contestants().items() if name == "none" or given.pruners in name}

@@ -16,15 +16,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
-from evbind_lib.hpo.racing.races import judge, null_differences, signed_rank
-from evbind_lib.hpo.racing.spread import (
+from evbind_lib.hpo.racing.statistics import (
     FoldScore,
+    judge,
+    null_differences,
     peers_of,
     post_mean_square,
     residual_mean_square,
     score_fold,
     training_shape,
 )
+from evbind_lib.training.metrics import METRICS
 
 N_FOLDS = 5
 
@@ -98,8 +100,8 @@ def naive_p(
     return float((1 + (null <= difference).sum()) / (1 + len(null)))
 
 
-def shares(hits: int, n: int) -> str:
-    """A share with its Clopper-Pearson interval of 95%."""
+def fraction(hits: int, n: int) -> str:
+    """A fraction with its Clopper-Pearson interval of 95%."""
     low = beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0
     high = beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1.0
     return f"{hits / n:.3f} ({low:.3f} to {high:.3f})"
@@ -122,23 +124,19 @@ def false_stops(world: World, n_searches: int, n_trials: int, spread: float) -> 
     dict of str to list of float
         By rule, one per search: times 5, as the rule divides its level by the looks and one.
     """
-    sign = -1 if world.metric == "log_loss" else 1
+    upwards = METRICS[world.metric].greater_is_better
     found: dict[str, list[float]] = {}
     for seed in range(n_searches):
         search = Search(world, seed)
         skills = 1.2 + spread * search.random.standard_normal(n_trials)
         complete = [search.trial(skill) for skill in skills]
-        best = int(np.argmax([sign * values(folds).mean() for folds in complete]))
+        best = int(np.argmax([values(folds).mean() * (1 if upwards else -1) for folds in complete]))
         candidate = search.trial(skills[best])
         smallest: dict[str, float] = {}
         for done in range(1, N_FOLDS):
             part = candidate[:done]
-            direction = "maximize" if sign > 0 else "minimize"
-            now = {"racing": judge(part, complete, direction=direction, futility=None).p_value}
-            if world.metric == "log_loss":
-                now["signed rank, racing"] = judge(part, complete, direction=direction, ranks=True).p_value
-                now["signed rank, no selection"] = signed_rank(part, complete[best])
-            else:
+            now = {"racing": judge(part, complete, greater_is_better=upwards, futility=None).p_value}
+            if upwards:
                 now["no selection"] = naive_p(part, complete, best, training=True, selection=False)
                 now["no training"] = naive_p(part, complete, best, training=False, selection=True)
                 now["neither"] = naive_p(part, complete, best, training=False, selection=False)
@@ -169,7 +167,7 @@ def race(
     search = Search(world, seed)
     complete: list[list[FoldScore]] = []
     skills: list[float] = []
-    course = []
+    judged = []
     for number in range(n_trials):
         skill = 1.2 + spread * search.random.standard_normal()
         folds = search.trial(skill)
@@ -183,11 +181,11 @@ def race(
             else:
                 done = N_FOLDS
             better = bool(values(folds).mean() > values(complete[best]).mean())
-            course.append((rule, better, skill >= skills[best], done))
+            judged.append((rule, better, skill >= skills[best], done))
         if rule == "go on":
             complete.append(folds)
             skills.append(skill)
-    return course
+    return judged
 
 
 def table_of_false_stops(n: int) -> None:
@@ -208,7 +206,7 @@ def table_of_false_stops(n: int) -> None:
     }
     for case, (world, n_trials, spread) in cases.items():
         for rule, found in false_stops(world, n, n_trials, spread).items():
-            rates = [shares(int((np.array(found) <= p).sum()), n) for p in (0.05, 0.1)]
+            rates = [fraction(int((np.array(found) <= p).sum()), n) for p in (0.05, 0.1)]
             print(f"| {case} | {rule} | {rates[0]} | {rates[1]} |", flush=True)
 
 
@@ -238,8 +236,8 @@ def table_of_races(n: int) -> None:
             rules = "test" if futility is None else f"test, futility {futility}"
             print(
                 f"| {skills} | {rules} | {len(stopped) / len(rows):.2f} "
-                f"| {shares(sum(row[1] for row in stopped), max(len(stopped), 1))} "
-                f"| {shares(sum(row[0] == 'worse' for row in good), len(good))} "
+                f"| {fraction(sum(row[1] for row in stopped), max(len(stopped), 1))} "
+                f"| {fraction(sum(row[0] == 'worse' for row in good), len(good))} "
                 f"| {np.mean([row[3] for row in rows]):.2f} |",
                 flush=True,
             )

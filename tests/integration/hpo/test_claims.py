@@ -17,39 +17,37 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from evbind_lib.config.compose import Params
 from evbind_lib.config.processes import is_dead, this_process
-from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, queue_again, requeue_lost
-from evbind_lib.hpo.storage import open_storage
-from evbind_lib.hpo.study import finished_trials, open_study
-from tests.storages import grpc_proxy, postgres
+from evbind_lib.config.schema import Params
+from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
+from evbind_lib.hpo.study import TrialRecord, finished_trials, open_storage, open_study
+from tests.storages import postgres
 
-IDENTITY = {"data": "d", "folds": "f"}
+IDENTITY = {"objective": "test"}
 
 # A process that claims trials and gives each a score at once, as a worker does around its training.
 CLAIMER = """
 import random, sys, time
-from evbind_lib.hpo.claims import claim_trial, signs_of_life
+from evbind_lib.hpo.claims import claim_trial, heartbeat
 from evbind_lib.config.compose import compose
 from evbind_lib.hpo.study import open_study
-params = compose({"hpo": "quick"}, sys.argv[2:])
-study = open_study(params, {"data": "d", "folds": "f"})
-while (trial := claim_trial(study, params)) is not None:
-    with signs_of_life(trial):
+params = compose(sys.argv[2:], hpo="quick")
+study = open_study(params, {"objective": "test"})
+while (trial := claim_trial(study, params.hpo.trials.n_trials, params.hpo.sampler)) is not None:
+    with heartbeat(trial):
         rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
         time.sleep(random.expovariate(1 / float(sys.argv[1])))
-        study.tell(trial, rate)
+        trial.study.tell(trial, rate)
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "grpc"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, workspace: Path) -> Iterator[str]:
-    file = f"sqlite:///{workspace}/optuna.db"
     with contextlib.ExitStack() as stack:
         if request.param == "postgresql":
             yield stack.enter_context(postgres())
         else:
-            yield stack.enter_context(grpc_proxy(file)) if request.param == "grpc" else file
+            yield f"sqlite:///{workspace}/optuna.db"
 
 
 def start(workspace: Path, storage: str, n_trials: int, seconds: float) -> subprocess.Popen[bytes]:
@@ -114,15 +112,21 @@ def test_a_process_is_told_from_one_that_has_its_number_now() -> None:
     assert not is_dead(f"another-host 999999999 {started}")
 
 
+DEAD = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
+
+
+def claim(study: optuna.Study, params: Params) -> optuna.Trial | None:
+    return claim_trial(study, params.hpo.trials.n_trials, params.hpo.sampler)
+
+
 def test_parameters_that_kill_their_process_again_and_again_fail(brief: Callable[..., Params]) -> None:
     params = brief("hpo.trials.n_trials=2")
     study = open_study(params, IDENTITY)
-    dead = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
     for death in range(1, DEATHS_ALLOWED + 1):
-        trial = claim_trial(study, params)
+        trial = claim(study, params)
         assert trial is not None
         trial.suggest_float("learning_rate", 0.1, 0.2)
-        study._storage.set_trial_user_attr(trial._trial_id, "worker", dead)
+        TrialRecord(worker=DEAD).write(trial)
         assert close_dead(study) == [trial.number]
         ended = study.trials[trial.number]
         assert ended.user_attrs.get("interrupted", False) is (death < DEATHS_ALLOWED)
@@ -134,23 +138,22 @@ def test_parameters_that_kill_their_process_again_and_again_fail(brief: Callable
 def test_a_search_that_was_killed_does_not_count_against_its_trials(brief: Callable[..., Params]) -> None:
     params = brief("hpo.trials.n_trials=2")
     study = open_study(params, IDENTITY)
-    dead = f"{this_process().rsplit(' ', 2)[0]} 999999999 0.0"
     for _ in range(DEATHS_ALLOWED + 1):
-        trial = claim_trial(study, params)
+        trial = claim(study, params)
         assert trial is not None
         trial.suggest_float("learning_rate", 0.1, 0.2)
-        study._storage.set_trial_user_attr(trial._trial_id, "worker", dead)
-        assert close_dead(study, blamed=False) == [trial.number]
+        TrialRecord(worker=DEAD).write(trial)
+        assert close_dead(study, counts_as_death=False) == [trial.number]
     assert not finished_trials(study)
 
 
 def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[..., Params]) -> None:
     params = brief("hpo.trials.n_trials=2")
     study = open_study(params, IDENTITY)
-    trial = claim_trial(study, params)
+    trial = claim(study, params)
     assert trial is not None
     rate = trial.suggest_float("learning_rate", 0.1, 0.2)
-    trial.set_user_attr("interrupted", True)
+    TrialRecord(interrupted=True).write(trial)
     study.tell(trial, state=TrialState.FAIL)
     requeue_lost(study)
     assert len(study.trials) == 1  # another process may be about to do it
@@ -159,8 +162,20 @@ def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[...
     requeue_lost(study)
     (waiting,) = study.get_trials(states=(TrialState.WAITING,))
     assert waiting.user_attrs["retry_of"] == 0
-    again = claim_trial(study, params)
+    again = claim(study, params)
     assert again is not None and again.suggest_float("learning_rate", 0.1, 0.2) == rate
+
+
+def test_what_a_trial_was_to_begin_with_is_queued_again_although_it_drew_nothing(brief: Callable[..., Params]) -> None:
+    params = brief()
+    study = open_study(params, IDENTITY)
+    study.enqueue_trial({"learning_rate": 0.15})
+    trial = claim(study, params)
+    assert trial is not None
+    TrialRecord(worker=DEAD).write(trial)
+    assert close_dead(study) == [0]
+    again = claim(study, params)
+    assert again is not None and again.suggest_float("learning_rate", 0.1, 0.2) == 0.15
 
 
 def test_waiting_trials_beyond_the_total_stay_waiting(brief: Callable[..., Params]) -> None:
@@ -168,9 +183,39 @@ def test_waiting_trials_beyond_the_total_stay_waiting(brief: Callable[..., Param
     study = open_study(params, IDENTITY)
     for rate in (0.1, 0.15):
         study.enqueue_trial({"learning_rate": rate})
-    first = claim_trial(study, params)
-    assert first is not None and claim_trial(study, params) is None
+    first = claim(study, params)
+    assert first is not None and claim(study, params) is None
     study.tell(first, first.suggest_float("learning_rate", 0.1, 0.2))
-    assert claim_trial(study, params) is None
+    assert claim(study, params) is None
     queue_again(study, study.trials[0])
-    assert claim_trial(study, params) is None
+    assert claim(study, params) is None
+
+
+def test_a_trial_of_a_script_is_left_alone(brief: Callable[..., Params]) -> None:
+    study = open_study(brief(), IDENTITY)
+    asked = study.ask()
+    assert close_dead(study) == []
+    study.tell(asked, 0.5)
+
+
+def test_a_trial_without_heartbeat_on_another_host_is_done_again(
+    brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evbind_lib.hpo.study.HEARTBEAT", 1)
+    monkeypatch.setattr("evbind_lib.hpo.study.GRACE", 2)
+    with postgres() as address:
+        params = brief(f"hpo.study.storage={address}")
+        study = open_study(params, IDENTITY)
+        trials = [claim(study, params) for _ in range(2)]
+        for trial in trials:
+            assert trial is not None
+            trial.suggest_float("learning_rate", 0.1, 0.2)
+            TrialRecord(worker="another-host 1 0.0").write(trial)
+        silent, lively = trials
+        with heartbeat(silent):
+            time.sleep(0.5)
+        with heartbeat(lively):
+            time.sleep(4)
+            assert close_dead(study) == [silent.number]
+        (again,) = study.get_trials(states=(TrialState.WAITING,))
+        assert again.user_attrs["retry_of"] == silent.number

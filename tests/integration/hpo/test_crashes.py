@@ -17,20 +17,17 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from evbind_lib.config.compose import resolve_sqlite
+from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.study import finished_trials
 from tests.conftest import BRIEF
 
 SEARCH = """
 import sys
-from evbind_lib.notebook.session import session as notebook
-from evbind_lib.data.corpus import load_corpus
-from evbind_lib.data.folds import make_folds
-from evbind_lib.config.compose import compose
+import evbind_lib as ev
 if __name__ == "__main__":
-    params = compose({"hpo": "quick"}, sys.argv[1:])
-    corpus = load_corpus(params.data)
-    notebook.search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+    params = ev.start("crashes", sys.argv[1:], hpo="quick")
+    corpus = ev.load_corpus(params)
+    ev.search(ev.Objective(corpus, ev.make_folds(corpus, params), params), params)
 """
 
 

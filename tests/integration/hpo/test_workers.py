@@ -8,43 +8,46 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import mlflow
 import optuna
 import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.compose import Params, compose, resolve_sqlite
-from evbind_lib.config.hpo import workers
-from evbind_lib.data.corpus import Corpus, load_corpus
-from evbind_lib.data.folds import make_folds
+import evbind_lib as ev
+from evbind_lib.config.paths import resolve_sqlite
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold, make_folds
 from evbind_lib.errors import ParamsError, SearchError
-from evbind_lib.hpo.search import SearchListener, SearchResult, check_search, run_search
-from evbind_lib.hpo.study import count_trials, finished_trials
-from evbind_lib.notebook.session import search as tracked_search
+from evbind_lib.hpo import workers
+from evbind_lib.hpo.objective import Objective, SearchCallback, report_folds, suggest
+from evbind_lib.hpo.results import SearchResult
+from evbind_lib.hpo.search import check_search, run_search
+from evbind_lib.hpo.study import TrialRecord, count_trials, finished_trials
+from evbind_lib.training.crossval import cross_validate
+from evbind_lib.training.losses import LOSSES
 from evbind_lib.training.result import Callback, FoldResult
 from tests.conftest import BRIEF
+from tests.storages import postgres
 
 
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load_corpus(compose().data)
-
-
-def search(params: Params, corpus: Corpus, *listeners: SearchListener) -> SearchResult:
-    return run_search(params, corpus, make_folds(corpus, n_folds=2, seed=42), listeners)
+def search(params: Params, corpus: Corpus, *callbacks: SearchCallback) -> SearchResult:
+    return run_search(Objective(corpus, make_folds(corpus, params), params), params, callbacks=callbacks)
 
 
 def pid_of(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["worker"].split()[1])
 
 
-class Ends(SearchListener):
+class Ends(SearchCallback):
     def __init__(self) -> None:
         self.numbers: list[int] = []
 
@@ -53,10 +56,12 @@ class Ends(SearchListener):
 
 
 def test_two_workers_share_a_study_and_mlflow_has_each_trial_once(
-    brief: Callable[..., Params], corpus: Corpus, workspace: Path
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], workspace: Path
 ) -> None:
     params = brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=6")
-    result, outcome = tracked_search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+    overrides = [*BRIEF, "hpo.trials.n_jobs=2", "hpo.trials.n_trials=6"]
+    params = ev.start("searching", overrides, hpo="quick")
+    result = ev.search(Objective(corpus, folds, params), params)
     assert count_trials(result.study)["total"] == len(result.study.trials) == 6
     assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
     client = mlflow.MlflowClient(f"sqlite:///{workspace}/mlflow.db")
@@ -65,12 +70,8 @@ def test_two_workers_share_a_study_and_mlflow_has_each_trial_once(
     by_level: dict[str, list[Any]] = {}
     for run in runs:
         by_level.setdefault(run.data.tags["evbind.level"], []).append(run)
-    assert {level: len(found) for level, found in by_level.items()} == {
-        "study": 1,
-        "summary": 1,
-        "trial": 6,
-        "fold": 12,
-    }
+    levels = {level: len(found) for level, found in by_level.items()}
+    assert levels == {"study": 1, "summary": 1, "trial": 6, "fold": 12}
     assert {run.info.status for run in runs} == {"FINISHED"}
     study_run = by_level["study"][0].info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in by_level["trial"]} == {study_run}
@@ -79,9 +80,8 @@ def test_two_workers_share_a_study_and_mlflow_has_each_trial_once(
     for run in by_level["fold"]:
         assert trial_runs[run.data.tags["mlflow.parentRunId"]] == run.data.tags["evbind.trial"]
     (best,) = [run for run in by_level["trial"] if run.data.tags.get("evbind.best") == "true"]
-    assert int(best.data.tags["evbind.trial"]) == result.best.number
-    assert best.data.metrics["objective"] == pytest.approx(result.best.value)
-    assert outcome.best_trainer.is_file()
+    assert int(best.data.tags["evbind.trial"]) == result.best_trial.number
+    assert best.data.metrics["objective"] == pytest.approx(result.best_value)
 
 
 def test_the_parent_hears_of_every_trial_and_workers_overlap(brief: Callable[..., Params], corpus: Corpus) -> None:
@@ -95,7 +95,7 @@ def test_the_parent_hears_of_every_trial_and_workers_overlap(brief: Callable[...
     assert (again.numbers, result.n_earlier_trials) == ([], 5)  # nothing to do, and no worker is started for it
 
 
-class KillOnce(SearchListener):
+class KillOnce(SearchCallback):
     """Kills the worker of the first trial that has its first fold."""
 
     def __init__(self) -> None:
@@ -126,14 +126,21 @@ def test_a_killed_worker_is_replaced_and_its_finished_folds_are_kept(
 
 
 SEARCHING = f"""
+import time
 from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import load_corpus
 from evbind_lib.data.folds import make_folds
+from evbind_lib.hpo.objective import Objective, SearchCallback
 from evbind_lib.hpo.search import run_search
+class Hang(SearchCallback):
+    def for_workers(self):
+        return self
+    def fold_callbacks(self, trial):
+        time.sleep(1000)
 if __name__ == "__main__":
-    params = compose({{"hpo": "quick"}}, {[*BRIEF, "tracking=none", "hpo.trials.n_jobs=2", "training.args.max_steps=100000"]!r})
-    corpus = load_corpus(params.data)
-    run_search(params, corpus, make_folds(corpus, n_folds=2, seed=42))
+    params = compose({[*BRIEF, "tracking=none", "hpo.trials.n_jobs=2"]!r}, hpo="quick")
+    corpus = load_corpus(params)
+    run_search(Objective(corpus, make_folds(corpus, params), params), params, callbacks=[Hang()])
 """
 
 
@@ -162,7 +169,7 @@ def _wait_for_two_running(workspace: Path) -> list[int]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        if (workspace / "runs" / "studies" / "deberta-v3-hpo" / "workers.log").exists():
+        if list(workspace.glob("runs/folds/*/workers.log")):
             with contextlib.suppress(Exception):  # the file is there before its tables
                 study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
                 running = [trial for trial in study.trials if "resolved" in trial.user_attrs]
@@ -171,16 +178,16 @@ def _wait_for_two_running(workspace: Path) -> list[int]:
     raise AssertionError("two workers did not start")
 
 
-class HangInWorker(SearchListener, Callback):
+class HangInWorker(SearchCallback, Callback):
     """Makes one trial hang for good, there where it is trained."""
 
-    def for_workers(self) -> SearchListener:
+    def for_workers(self) -> SearchCallback:
         return self
 
-    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
-        return self if trial.number == 1 else None
+    def fold_callbacks(self, trial: optuna.Trial) -> list[Callback]:
+        return [self] if trial.number == 1 else []
 
-    def on_fold_begin(self, fold: int) -> None:
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         time.sleep(10_000)
 
@@ -200,20 +207,18 @@ def test_a_slow_trial_ends_itself(brief: Callable[..., Params], corpus: Corpus) 
     params = brief(
         "hpo.trials.trial_timeout=2", "tracking=none", "hpo.trials.n_trials=1", "training.args.max_steps=100000"
     )
-    with pytest.raises(
-        SearchError, match="none of its 1 trials was completed; trial 0 failed with TrainingError: the trial took"
-    ):
+    with pytest.raises(SearchError, match="trial 0 failed with TrainingError: the trial took"):
         search(params, corpus)
 
 
-class Interrupt(SearchListener, Callback):
+class Interrupt(SearchCallback, Callback):
     """Ctrl-C while the first fold of a trial is trained; twice where asked."""
 
     def __init__(self, trial: int, times: int = 1) -> None:
         self.trial, self.times = trial, times
 
-    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback | None:
-        return self if trial.number == self.trial else None
+    def fold_callbacks(self, trial: optuna.Trial) -> list[Callback]:
+        return [self] if trial.number == self.trial else []
 
     def on_step(self) -> None:
         for _ in range(self.times):
@@ -221,21 +226,21 @@ class Interrupt(SearchListener, Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-class Trained(SearchListener, Callback):
+class Trained(SearchCallback, Callback):
     """Counts steps: folds that are given back from before have none."""
 
     def __init__(self) -> None:
         self.steps = 0
         self.folds: list[int] = []
 
-    def on_trial_start(self, trial: optuna.Trial, suggested: Mapping[str, Any]) -> Callback:
-        return self
+    def fold_callbacks(self, trial: optuna.Trial) -> list[Callback]:
+        return [self]
 
     def on_step(self) -> None:
         self.steps += 1
 
-    def on_fold_end(self, report: FoldResult) -> None:
-        self.folds.append(report.fold)
+    def on_fold_end(self, result: FoldResult) -> None:
+        self.folds.append(result.fold)
 
 
 def test_ctrl_c_stops_after_the_fold_and_the_same_command_trains_only_the_others(
@@ -269,7 +274,7 @@ def test_ctrl_c_twice_stops_at_once_and_queues_the_trial_again(brief: Callable[.
     assert cut_off.user_attrs["interrupted"] and waiting.state == TrialState.WAITING
 
 
-class InterruptWhenBothRun(SearchListener):
+class InterruptWhenBothRun(SearchCallback):
     def __init__(self) -> None:
         self.done = False
 
@@ -297,30 +302,38 @@ def test_ctrl_c_stops_workers_after_their_folds(brief: Callable[..., Params], co
 def test_the_same_search_on_a_dask_cluster(brief: Callable[..., Params], corpus: Corpus) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with (
+        postgres() as address,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+    ):
         words = (
             "cluster=dask",
             f"cluster.scheduler={cluster.scheduler_address}",
             "hpo.trials.n_jobs=2",
             "tracking=none",
         )
-        result = search(brief(*words, "hpo.trials.n_trials=4"), corpus)
-    assert count_trials(result.study)["total"] == 4
-    assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
+        with pytest.raises(ParamsError, match=r"hpo\.study\.storage.*PostgreSQL"):
+            check_search(brief(*words))
+        result = search(brief(*words, "hpo.trials.n_trials=4", f"hpo.study.storage={address}"), corpus)
+        assert count_trials(result.study)["total"] == 4
+        assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
+
+
+STORAGE = "hpo.study.storage=postgresql://somebody@somewhere/evbind"
 
 
 def test_a_cluster_that_cannot_be_used(brief: Callable[..., Params]) -> None:
     from distributed import LocalCluster
 
     with pytest.raises(SearchError, match="no dask scheduler can be reached there"):
-        check_search(brief("cluster=dask", "cluster.scheduler=tcp://127.0.0.1:1"))
+        workers.check_workers(brief("cluster=dask", "cluster.scheduler=tcp://127.0.0.1:1", STORAGE))
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address=None
         ) as cluster,
         pytest.raises(ParamsError, match="a worker there runs several threads"),
     ):
-        check_search(brief("cluster=dask", f"cluster.scheduler={cluster.scheduler_address}"))
+        workers.check_workers(brief("cluster=dask", f"cluster.scheduler={cluster.scheduler_address}", STORAGE))
 
 
 def test_more_workers_than_gpus_hold(brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,3 +350,62 @@ def test_more_workers_than_processors(brief: Callable[..., Params]) -> None:
     workers.check_workers(brief("hpo.trials.n_jobs=1"))
     with pytest.raises(ParamsError, match=r"n_jobs=100000: there are \d+ processors"):
         workers.check_workers(brief("hpo.trials.n_jobs=100000"))
+
+
+def test_functions_of_a_notebook_are_searched_by_two_workers_stopped_and_resumed(
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def doubled(params: Any, labels: Any) -> Any:
+        return lambda logits, labels: 2 * torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    monkeypatch.setitem(LOSSES, "doubled", doubled)  # as a cell does: a worker has it from its order
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    params = brief(
+        "hpo.trials.n_jobs=2",
+        "hpo.trials.n_trials=4",
+        "training.loss_function=doubled",
+        "~hpo.search_space.loss_function",
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        tried = suggest(trial, params)
+        cv = cross_validate(corpus, folds, tried, callbacks=[report_folds(trial, "pr_auc")])
+        return cv.score("pr_auc") - 0.01 * cv.seconds / 60
+
+    class Stop(SearchCallback):
+        def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+            self.wants_stop = True
+
+    result = run_search(objective, params, study="own", callbacks=[Stop()])
+    assert result.stopped and count_trials(result.study)["total"] < 4
+    result = run_search(objective, params, study="own")
+    assert count_trials(result.study) == {"total": 4, "complete": 4, "pruned": 0, "failed": 0}
+    assert os.getpid() not in {pid_of(trial) for trial in result.study.trials}
+    assert {TrialRecord.read(trial).metric for trial in finished_trials(result.study)} == {"pr_auc"}
+    assert result.params.training.loss_function == "doubled" and len(result.predictions()["fold"].unique()) == 2
+
+
+def test_what_cannot_be_sent_is_named_before_a_study_is_made(brief: Callable[..., Params], workspace: Path) -> None:
+    lock = threading.Lock()
+
+    def helper() -> float:
+        with lock:
+            return 0.5
+
+    params = brief("hpo.trials.n_jobs=2")
+    for objective in (lambda trial: helper(), Objective.__new__(Objective)):
+        if isinstance(objective, Objective):
+            objective.params, objective.score = params, helper
+        with pytest.raises(SearchError, match=r"lock \(lock\).*n_jobs=1"):
+            run_search(objective, params)
+    assert not (workspace / "optuna.db").exists()
+
+
+def test_an_error_that_ends_the_search_comes_from_the_worker(brief: Callable[..., Params]) -> None:
+    def mistyped(trial: optuna.Trial) -> Any:
+        return report_folds(trial, "pr_acu")
+
+    with pytest.raises(ParamsError, match="did you mean 'pr_auc'"):
+        run_search(mistyped, brief("hpo.trials.n_jobs=2"))

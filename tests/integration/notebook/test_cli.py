@@ -12,6 +12,7 @@ import pytest
 
 from evbind_lib import __version__
 from evbind_lib.cli import main
+from evbind_lib.notebook import run
 
 POSTS = "post_id,text\ns_1_1,I am low. I sleep badly.\ns_2_2,I eat well. I am fine.\ns_3_3,I cry a lot. Rain today.\n"
 ROWS = "post_id,sentence_id,sentence_text,DSM5_symptom,status,explanation\n"
@@ -25,7 +26,7 @@ GOOD = (
 def refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run the command, make sure of a refusal that leaves nothing, and return its sentence."""
 
-    def run(*words: str) -> str:
+    def refuse(*words: str) -> str:
         before = sorted(workspace.rglob("*"))
         code = main(list(words))
         out, err = capfd.readouterr()
@@ -43,42 +44,42 @@ def refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
         assert "Traceback" not in err
         return err.removeprefix("evbind: ").strip()
 
-    return run
+    return refuse
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["hpo_serch"], "There is no notebook hpo_serch; did you mean 'hpo_search'?"),
-        (["hpo_search", "hpo=quik"], "hpo=quik: there is no file params/hpo/quik.yaml; did you mean 'quick'?"),
-        (["hpo_search", "hpo.trials.n_trial=3"], "hpo.trials.n_trial is not a parameter; did you mean"),
-        (["hpo_search", "hpo.pruner.type=medain"], "hpo.pruner.type=medain: there is none of that name"),
-        (["hpo_search", "hpo.sampler.type=tp"], "hpo.sampler.type=tp: there is none of that name"),
-        (["hpo_search", "hpo.metric.name=f1"], "hpo.metric.name=f1: must be one of accuracy"),
-        (["hpo_search", "training.n_folds=1000"], "training.n_folds=1000: the data has only"),
-        (["hpo_search", "model.name=./nowhere"], "model.name=./nowhere: is not a folder; give the folder"),
-        (
-            ["hpo_search", "hpo.study.storage=postgresql://nobody@localhost:1/none"],
-            "the storage cannot be opened",
-        ),
-        (["hpo_search", "hpo.study.storage=grpc://localhost"], "it is not of the form grpc://HOST:PORT"),
-        (["hpo_search", "hpo.pruner.futility=2"], "hpo.pruner.type=racing: "),
-        (["hpo_search", "hpo.pruner.futilty=0.2"], "is not an option of racing; did you mean 'futility'?"),
-        (["hpo_search", "hpo.search_space.learnin_rate.low=1e-5"], "did you mean 'learning_rate'?"),
-        (["hpo_search", "hpo.search_space.weight_decay.when={lerning_rate: 1}"], "did you mean 'learning_rate'?"),
-        (["hpo_search", "hpo.search_space.training.seed={type: int, low: 1, high: 3}"], "would change what the score"),
-        (["hpo_search", "hpo.enqueue=[hpo_bst]"], "params/trainer/hpo_bst.yaml"),
-        (["hpo_search", "=3"], "Override '=3' is not of the form KEY=VALUE"),
-        (
-            ["hpo_search", "data.group_by=autor"],
-            "data.group_by=autor: there is no column of that name; did you mean 'author'?",
-        ),
-        (["hpo_search", "data.posts=nowhere.csv"], "data.posts=nowhere.csv"),
-        (["train", "data=pairs", "data.pairs=nowhere.parquet"], "data.pairs=nowhere.parquet"),
-    ],
-)
-def test_mistakes_in_the_parameters(refused: Callable[..., str], words: list[str], sentence: str) -> None:
-    assert sentence in refused(*words)
+MISTAKES = [  # words, the key that the sentence names, what it suggests
+    (["hpo_serch"], "hpo_serch", "'hpo_search'"),
+    (["hpo_search", "hpo=quik"], "hpo=quik", "'quick'"),
+    (["hpo_search", "hpo.trials.n_trial=3"], "hpo.trials.n_trial", "n_trials'"),
+    (["hpo_search", "training.n_folds=1000"], "training.n_folds=1000", ""),
+    (
+        ["hpo_search", "hpo.study.storage=postgresql://nobody@localhost:1/none"],
+        "hpo.study.storage",
+        "sqlite:///optuna.db",
+    ),
+    (["hpo_search", "hpo.search_space.learnin_rate.low=1e-5"], "learnin_rate", "'learning_rate'"),
+    (["hpo_search", "hpo.metric.name=[macro_f1,pos_f1]"], "hpo.metric.name", "report_folds"),
+    (["hpo_search", "=3"], "'=3'", "KEY=VALUE"),
+    (["hpo_search", "data.group_by=autor"], "data.group_by=autor", "'author'"),
+    (["hpo_search", "data.posts=nowhere.csv"], "data.posts=nowhere.csv", ""),
+    (["train", "data=pairs", "data.pairs=nowhere.parquet"], "data.pairs=nowhere.parquet", ""),
+    (["train", "trainer=hpo_best"], "trainer=hpo_best", "evbind hpo_search"),
+    (["train", "--sentence", "It rained."], "train", ""),
+    (
+        ["score", "trainer=default", "--sentence", "It rained.", "--criterion", "SLEEP_ISUES"],
+        "SLEEP_ISUES",
+        "'SLEEP_ISSUES'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "key", "suggestion"), MISTAKES)
+def test_mistakes_are_refused_before_a_kernel_starts(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, words: list[str], key: str, suggestion: str
+) -> None:
+    monkeypatch.setattr(run, "_execute", lambda *_: pytest.fail("a kernel would have been started"))
+    sentence = refused(*words)
+    assert key in sentence and suggestion in sentence
 
 
 @pytest.mark.parametrize(
@@ -113,23 +114,34 @@ def test_files_that_cannot_be_used(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("word", "sentence"),
+    ("word", "key", "suggestion"),
     [
-        ("training.args.optim=adamm", "training.args: transformers refuses them"),
-        ("hpo.trials.n_jobs=100000", "hpo.trials.n_jobs=100000"),
-        ("tracking.uri=http://localhost:1", "tracking.uri=http://localhost:1: the MLflow store cannot be used"),
+        ("hpo.pruner.type=medain", "hpo.pruner.type=medain", "'median'"),
+        ("training.args.optim=adamm", "training.args", ""),
+        ("tracking.uri=http://localhost:1", "tracking.uri=http://localhost:1", "tracking=none"),
     ],
 )
-def test_mistakes_that_only_the_notebook_finds(refused: Callable[..., str], word: str, sentence: str) -> None:
-    assert sentence in refused("hpo_search", word)
+def test_mistakes_that_only_the_notebook_finds(
+    refused: Callable[..., str], word: str, key: str, suggestion: str
+) -> None:
+    sentence = refused("hpo_search", word)
+    assert key in sentence and suggestion in sentence
 
 
 def test_a_real_shell_sees_exit_code_2_and_no_traceback(workspace: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "evbind_lib.cli", "hpo_search", "hpo=quik"], capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-m", "evbind_lib.cli", "hpo_search", "hpo=quik"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "evbind: hpo=quik: there is no file params/hpo/quik.yaml; did you mean 'quick'?\n"
+    assert done.stderr.startswith("evbind: hpo=quik: ") and done.stderr.endswith("did you mean 'quick'?\n")
+
+
+def test_checking_a_command_in_the_shell_loads_no_torch() -> None:
+    code = (
+        "import sys; from evbind_lib.notebook.run import check, find_notebook; "
+        "check(find_notebook('hpo_search'), {}, []); print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_help_names_the_notebooks_and_the_grammar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +149,9 @@ def test_help_names_the_notebooks_and_the_grammar(capsys: pytest.CaptureFixture[
         main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "hpo_search" in said and "train" in said and "trainer=hpo_best" in said
+    assert "hpo_search" in said and "extend" in said and "trainer=hpo_best" in said
+    assert main([]) == 0  # `evbind` alone
+    assert capsys.readouterr().out == said
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"evbind {__version__}\n"

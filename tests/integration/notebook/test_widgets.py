@@ -1,41 +1,36 @@
-"""Views in a front end: the monitor follows and stops a search, points tell their trials, controls change what is shown."""
+"""Views in a front end: the monitor follows and stops a search, points show their trials, controls change what is shown."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
+import optuna
+import plotly.graph_objects as go
 import pytest
-from tests.test_estimate import made_predictions
+from jupyter_client.manager import start_new_kernel
 
-from evbind_lib import plots
-from evbind_lib.config.compose import Params, compose
-from evbind_lib.data.corpus import Corpus, load_corpus
-from evbind_lib.data.folds import make_folds
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold
 from evbind_lib.evaluation.estimate import at_threshold, confident_errors
-from evbind_lib.hpo.search import SearchListener, SearchResult, run_search
-from evbind_lib.hpo.study import count_trials
-from evbind_lib.notebook.monitor import trial_details
-from evbind_lib.notebook.widgets import (
-    SearchMonitor,
-    browse_errors,
-    browse_pairs,
-    has_front_end,
-    score_sentences,
-    show_trials,
-    try_thresholds,
-    views,
-)
-from evbind_lib.notebook.widgets import search as search_views
+from evbind_lib.hpo.objective import Objective, SearchCallback
+from evbind_lib.hpo.results import SearchResult
+from evbind_lib.hpo.search import run_search
+from evbind_lib.hpo.study import TrialRecord, count_trials
+from evbind_lib.notebook import monitor as monitors
+from evbind_lib.notebook import show as shows
+from evbind_lib.notebook import widgets
+from evbind_lib.notebook.front_end import has_front_end
+from evbind_lib.notebook.monitor import SearchMonitor, trial_details
+from evbind_lib.notebook.show import show
+from evbind_lib.plots.search import history, importances
 from evbind_lib.training.result import Callback, EpochResult
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load_corpus(compose().data)
+from tests.unit.evaluation.test_estimate import made_predictions
 
 
 @pytest.fixture
@@ -43,132 +38,177 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is displayed, as in a front end."""
     displayed: list[Any] = []
     monkeypatch.setenv("EVBIND_WIDGETS", "1")
-    for module in (views, search_views):
+    for module in (widgets, monitors, shows):
         monkeypatch.setattr(module, "display", displayed.append)
     return displayed
 
 
 def test_only_a_front_end_gets_widgets(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
     displayed: list[Any] = []
-    monkeypatch.setattr(views, "display", displayed.append)
+    monkeypatch.setattr(widgets, "display", displayed.append)
     assert not has_front_end()
-    browse_pairs(corpus, sensitive=False)
+    widgets.browse_pairs(corpus)
     (table,) = displayed
     assert len(table) == 10 and "sentence" in table
     monkeypatch.setenv("EVBIND_WIDGETS", "1")
     assert has_front_end()
-    browse_pairs(corpus, sensitive=False)
+    widgets.browse_pairs(corpus)
     assert isinstance(displayed[-1], ipywidgets.Widget)
 
 
-class _PressDuring(SearchListener, Callback):
+class _PressDuring(SearchCallback, Callback):
     """Presses the button while a certain fold is trained, as another thread does in a front end."""
 
     def __init__(self, monitor: SearchMonitor, trial: int, fold: int) -> None:
         self.monitor, self.trial, self.fold = monitor, trial, fold
 
-    def on_trial_start(self, trial: Any, suggested: Any) -> Callback | None:
-        return self if trial.number == self.trial else None
+    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+        return [self] if trial.number == self.trial else []
 
-    def on_epoch_end(self, report: EpochResult) -> None:
-        if report.fold == self.fold:
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        if epoch.fold == self.fold:
             pressing = threading.Thread(target=self.monitor.button.click)
             pressing.start()
             pressing.join()
 
 
-def searched(params: Params, corpus: Corpus, *listeners: SearchListener) -> SearchResult:
-    folds = make_folds(corpus, n_folds=2, seed=42)
-    return run_search(params, corpus, folds, listeners)
+Search = Callable[..., SearchResult]
 
 
-def test_the_button_ends_the_search_after_the_fold_and_keeps_everything(
-    brief: Callable[..., Params], corpus: Corpus, shown: list[Any]
+@pytest.fixture
+def searched(corpus: Corpus, folds: list[Fold]) -> Search:
+    return lambda params, *callbacks: run_search(Objective(corpus, folds, params), params, callbacks=callbacks)
+
+
+def test_the_button_ends_the_search_after_the_fold_and_loses_nothing(
+    brief: Callable[..., Params], searched: Search, shown: list[Any]
 ) -> None:
     params = brief()
     monitor = SearchMonitor(params)
     assert shown == [monitor.view]
-    result = searched(params, corpus, monitor, _PressDuring(monitor, trial=1, fold=0))
+    result = searched(params, monitor, _PressDuring(monitor, trial=1, fold=0))
     monitor.close()
     assert count_trials(result.study)["total"] == 1
     cut_off, waiting = result.study.trials[1:]
-    assert cut_off.user_attrs["interrupted"] and len(cut_off.user_attrs["fold_scores"]) == 1
+    assert TrialRecord.read(cut_off).interrupted and len(TrialRecord.read(cut_off).fold_scores or ()) == 1
     assert waiting.state.name == "WAITING" and monitor.button.description == "Stopped"
     assert "1 of 3 trials (1 complete, 0 pruned, 0 failed)" in monitor.head.value and "left" not in monitor.head.value
 
     again = SearchMonitor(params)
-    result = searched(params, corpus, again)
+    result = searched(params, again)
     again.close()
     assert count_trials(result.study)["total"] == 3
-    assert result.study.trials[2].params == cut_off.params  # done anew with its own parameters
+    assert result.study.trials[2].params == cut_off.params  # done again with its own parameters
     assert again.trials.value == 3 and again.button.description == "Done"
     assert again.table.value.count("<tr>") == 4
 
 
 def test_the_button_in_a_last_fold_ends_the_search_with_the_trial_complete(
-    brief: Callable[..., Params], corpus: Corpus, shown: list[Any]
+    brief: Callable[..., Params], searched: Search, shown: list[Any]
 ) -> None:
     params = brief()
     monitor = SearchMonitor(params)
-    result = searched(params, corpus, monitor, _PressDuring(monitor, trial=0, fold=1))
+    result = searched(params, monitor, _PressDuring(monitor, trial=0, fold=1))
     assert [trial.state.name for trial in result.study.trials] == ["COMPLETE"]
     assert monitor.folds.value == 2
 
 
-def test_a_clicked_point_tells_its_trial(brief: Callable[..., Params], corpus: Corpus, shown: list[Any]) -> None:
-    params = brief()
-    result = searched(params, corpus)
-    number = result.best.number
-    show_trials(plots.optimisation_history(result.study), result.study, params)
-    details, figure = shown[-1].children
+BUSY = """
+import time
+began = time.monotonic()
+while not clicks and time.monotonic() - began < 10: time.sleep(0.05)
+print("heard" if clicks else "not heard")
+"""
+BUTTON = """
+import ipywidgets
+from evbind_lib.notebook.monitor import hear_while_busy
+clicks = []
+button = ipywidgets.Button()
+button.on_click(clicks.append)
+hear_while_busy(button)
+print(button.comm.comm_id)
+"""
+
+
+def test_a_click_is_heard_while_a_cell_runs() -> None:
+    """As JupyterLab sends it, to a subshell: ipykernel 7.4 by itself hands it to the thread that is busy."""
+    manager, client = start_new_kernel(kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=50"])
+    printed: list[str] = []
+
+    def keep(message: dict[str, Any]) -> None:
+        if message["msg_type"] in {"stream", "error"}:
+            printed.append(message["content"].get("text") or message["content"]["evalue"])
+
+    try:
+        client.execute_interactive(BUTTON, output_hook=keep, timeout=60)
+        client.control_channel.send(client.session.msg("create_subshell_request"))
+        subshell = client.get_control_msg(timeout=20)["content"]["subshell_id"]
+        click = {"method": "custom", "content": {"event": "click"}}
+        message = client.session.msg("comm_msg", {"comm_id": printed[0].strip(), "data": click})
+        message["header"]["subshell_id"] = subshell
+        threading.Timer(0.5, client.shell_channel.send, [message]).start()
+        client.execute_interactive(BUSY, output_hook=keep, timeout=60)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert printed[1:] == ["heard\n"]
+
+
+def test_a_clicked_point_shows_its_trial(
+    brief: Callable[..., Params], searched: Search, shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = searched(brief())
+    number = result.best_trial.number
+    clicks: list[tuple[Any, Callable[..., None]]] = []
+    monkeypatch.setattr(go.Scatter, "on_click", lambda trace, callback: clicks.append((trace, callback)))
+    figure = history(result.study)
+    show(figure, result)
+    details = shown[-1].children[0]
     assert "Click a point" in details.value
-    trace = next(trace for trace in figure.data if trace.mode == "markers")
-    index = list(trace.meta).index(number)
-
-    class Points:
-        point_inds = (index,)
-
     # The line of the best so far lies over the points of trials, and is what a click may meet.
-    assert all(one.meta and one._click_callbacks for one in figure.data)
-    for callback in trace._click_callbacks:
-        callback(trace, Points(), None)
-    assert details.value == trial_details(result.study, number, params)
-    assert f"<b>Trial {number}</b>: complete, macro_f1 {result.best.value:.4f}" in details.value
-    assert f"{result.best.user_attrs['fold_scores'][0]:.4f}" in details.value
+    assert len(clicks) == len(figure.data)
+    trace, click = next((trace, click) for trace, click in clicks if trace.mode == "markers")
+    click(trace, SimpleNamespace(point_inds=[list(trace.meta).index(number)]), None)
+    assert details.value == trial_details(result.study, number, result.configured.tracking)
+    assert f"<b>Trial {number}</b>: complete, macro_f1 {result.best_value:.4f}" in details.value
+    assert f"{TrialRecord.read(result.best_trial).fold_scores[0]:.4f}" in details.value
     assert "learning_rate" in details.value
-    show_trials(plots.importances(result.study), result.study, params)  # bars are parameters: nothing to click
+    show(importances(result.study), result)  # bars are parameters: nothing to click
     assert len(shown) == 1
 
 
-def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], workspace: Path) -> None:
-    browse_pairs(corpus, sensitive=True)
+def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None:
+    sensitive = replace(corpus, sensitive=True)
+    widgets.browse_pairs(sensitive)
     criterion, label, _, text, _ = shown[-1].children
     criterion.value, label.value, text.value = "SLEEP_ISSUES", "evidence", "sleep"
     table = shown[-1]
     assert set(table["criterion_id"]) == {"SLEEP_ISSUES"} and set(table["label"]) == {1}
-    assert "sentence" not in table  # sensitive
+    assert "sentence" not in table
     wanted = corpus.pairs.query("criterion_id == 'SLEEP_ISSUES' and label == 1")["sentence"]
     assert f"<b>{wanted.str.contains('sleep', case=False).sum()} pairs</b>" in shown[-2].value
 
     predictions = made_predictions()
-    try_thresholds(predictions)
+    widgets.try_thresholds(predictions)
     slider, figure = shown[-1].children
     slider.value = 0.8
     counts = at_threshold(predictions, 0.8)
     assert figure.layout.title.text.startswith("At threshold 0.80")
-    assert [list(row) for row in figure.data[-1].text] == [[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]]
+    cells = [int(text.partition("<")[0]) for row in figure.data[-1].text for text in row]
+    assert cells == [counts[name] for name in ("tn", "fp", "fn", "tp")]
 
-    browse_errors(predictions, corpus, sensitive=True)
+    widgets.browse_errors(predictions, sensitive)
     assert len(shown[-2]) <= 25
     shown[-1].children[0].value = "missed"
     missed = confident_errors(predictions, most=1000).query("kind == 'missed'")
     assert shown[-1]["sentence_id"].tolist() == missed["sentence_id"].tolist()[:25]
+    assert "sentence" not in shown[-1]
 
 
 def test_sentences_are_scored_when_asked(brief: Callable[..., Params], corpus: Corpus, shown: list[Any]) -> None:
-    from evbind_lib.evaluation.final import open_scorer
+    from evbind_lib.evaluation.final import open_model
 
-    score_sentences(open_scorer(brief(), corpus), ["I cannot sleep."])
+    widgets.show_scores(open_model(corpus, brief()), ["I cannot sleep."])
     box, button, _ = shown[0].children
     assert list(shown[-1].data.columns) == ["1. I cannot sleep."]
     assert "linear-gradient" in shown[-1]._repr_html_() and repr(shown[-1]).startswith(" ")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import math
 import os
-import re
+import pickle
 import signal
 import socket
 import sqlite3
@@ -19,378 +19,354 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.trial import TrialState
 
-from evbind_lib import tracking
-from evbind_lib.config.compose import TrackingParams
+from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import TrackingParams
+from evbind_lib.data.folds import Fold
 from evbind_lib.errors import TrackingError
-from evbind_lib.tracking.tracker import MlflowTracker, StudyRun, git_commit, open_tracker, package_versions
-from evbind_lib.training.crossval import EpochResult, FoldResult
+from evbind_lib.hpo.study import TrialRecord
+from evbind_lib.tracking import runs, store
+from evbind_lib.tracking.runs import FoldRuns, TrackedSearch, TrackedTrials, TrainingRun
+from evbind_lib.tracking.store import Store, git_commit, open_tracker
+from evbind_lib.training.result import EpochResult, FoldResult
 
 SENTENCE = "I have not slept for weeks and nothing tastes of anything"
-STORAGE = "sqlite:////somewhere/optuna.db"
-PARAMETERS = {"training.n_folds": 2, "hpo.trials.n_trials": 10, "data.posts": "/home/ada/study/posts.csv"}
-TAGS = {"evbind.data_fingerprint": "d1", "evbind.folds_fingerprint": "f1", "evbind.seed": "42"}
-PROJECT = Path(tracking.__file__).parents[2]
+PARAMETERS = {"training.n_folds": 2, "hpo.trials.n_trials": 10, "data.posts": "/home/ada/secret-clinic/posts.csv"}
+TAGS = {"evbind.data_fingerprint": "d1", "evbind.seed": "42"}
+DRAWN = {"learning_rate", "loss_function"}
+PARAMS = compose(["training.n_folds=2"])
+PROJECT = Path(store.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingParams:
+def place(tmp_path_factory: pytest.TempPathFactory) -> TrackingParams:
     """A database that the module's tests share: creating one takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     return TrackingParams(uri=f"sqlite:///{folder / 'mlflow.db'}", artifacts=str(folder / "files"))
 
 
 @pytest.fixture(scope="module")
-def tracker(store: TrackingParams) -> MlflowTracker:
-    opened = open_tracker(store)
-    assert isinstance(opened, MlflowTracker)
+def tracker(place: TrackingParams) -> Store:
+    opened = open_tracker(place)
+    assert opened is not None
     return opened
 
 
 @pytest.fixture
-def study(tracker: MlflowTracker, request: pytest.FixtureRequest) -> StudyRun:
+def study(request: pytest.FixtureRequest) -> optuna.Study:
     """A study of the test's own name."""
-    return tracker.study(request.node.name, STORAGE, parameters=PARAMETERS, tags=TAGS)
+    return new_study(request.node.name)
 
 
-def run_fold(run: Any, fold: int, score: float, n_epochs: int = 2) -> None:
-    """Tell a run about a fold of a training."""
-    run.on_fold_begin(fold)
-    epochs = []
-    for epoch in range(1, n_epochs + 1):
-        metrics = {"macro_f1": score * epoch / n_epochs, "roc_auc": math.nan}
-        epochs.append(EpochResult(fold, epoch, 1 / epoch, metrics, seconds=0.5))
-        run.on_epoch_end(epochs[-1])
-    predictions = pd.DataFrame({"fold": [fold], "label": [1], "probability": [0.5]})
-    run.on_fold_end(FoldResult(fold, epochs[-1].metrics, tuple(epochs), predictions, 1.5, 300, 80, 512.0))
+def new_study(name: str) -> optuna.Study:
+    return optuna.create_study(study_name=name, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
 
 
-def run_trial(study: StudyRun, number: int, scores: tuple[float, ...], state: str = "COMPLETE") -> None:
-    trial = study.trial(number, {"learning_rate": 0.001, "loss_function": "focal"})
-    for fold, score in enumerate(scores):
-        run_fold(trial, fold, score)
-    trial.finish(state, value=sum(scores) / len(scores), metrics={"macro_f1": 0.5}, seconds=3.0)
+@contextlib.contextmanager
+def tracked(tracker: Store, study: optuna.Study, parameters: dict[str, Any] = PARAMETERS) -> Iterator[TrackedSearch]:
+    """A search in its course, as far as callbacks know of it."""
+    with TrackedSearch(tracker, PARAMS, TAGS, parameters=parameters) as search:
+        search.on_search_begin(study, 0)
+        yield search
 
 
-def summarise(study: StudyRun, files: dict[str, Path], total: int = 3) -> None:
-    study.summary(
-        counts={"total": total, "complete": total - 1, "pruned": 1, "failed": 0},
-        best_parameters={"learning_rate": 0.001 * total, "loss_function": "focal"},
-        best_value=0.25 * total,
-        importances={"learning_rate": 0.7, "loss_function": 0.3},
-        files=files,
-    )
+def run_fold(run: Any, fold: int, score: float, *, n_epochs: int = 2, ends: bool = True) -> None:
+    """Call a run for a fold of a training; the epochs but the last are not validated."""
+    run.on_fold_begin(Fold(fold, ("a",), ("b",)), PARAMS)
+    last = {"macro_f1": score, "roc_auc": math.nan}
+    epochs = [EpochResult(fold, n, 1 / n, last if n == n_epochs else None, 0.5) for n in range(1, n_epochs + 1)]
+    for epoch in epochs:
+        run.on_epoch_end(epoch)
+    predictions = pd.DataFrame({"fold": fold, "post_id": "post-of-ada", "label": [0, 1], "probability": [0.2, 0.7]})
+    if ends:
+        run.on_fold_end(FoldResult(fold, last, tuple(epochs), predictions, 1.5, 300, 80, "fp32", 512.0))
 
 
-def runs_of(tracker: MlflowTracker, name: str, **tags: str) -> list[Run]:
+def run_trial(
+    search: TrackedTrials,
+    study: optuna.Study,
+    *scores: float,
+    state: TrialState = TrialState.COMPLETE,
+    cut_off_in: int | None = None,
+    **record: Any,
+) -> int:
+    """Run a trial of these scores of folds, as `hpo` calls a callback; return its number."""
+    trial = study.ask()
+    search.on_trial_begin(trial)
+    trial.suggest_float("learning_rate", 1e-6, 1e-4)
+    trial.suggest_categorical("loss_function", ["focal"])
+    for run in search.fold_callbacks(trial) if scores or cut_off_in is not None else ():
+        for fold, score in enumerate(scores):
+            run_fold(run, fold, score)
+        if cut_off_in is not None:
+            run_fold(run, cut_off_in, 0.5, ends=False)
+    TrialRecord(seconds=3.0, pooled={"macro_f1": 0.5}, **record).write(trial)
+    value = sum(scores) / len(scores) if scores else 0.25
+    study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+    search.on_trial_end(study, study.trials[trial.number])
+    return int(trial.number)
+
+
+def runs_of(tracker: Store, name: str, **tags: str) -> list[Run]:
     wanted = {"evbind.study": name, **{f"evbind.{key}": value for key, value in tags.items()}}
     return tracker.find(tracker.experiments["search"], wanted)
 
 
-def the_run(tracker: MlflowTracker, name: str, **tags: str) -> Run:
+def the_run(tracker: Store, name: str, **tags: str) -> Run:
     (only,) = runs_of(tracker, name, **tags)
     return only
 
 
-def test_a_study_is_a_tree_of_trials_and_folds(tracker: MlflowTracker, study: StudyRun, tmp_path: Path) -> None:
-    name = "test_a_study_is_a_tree_of_trials_and_folds"
-    run_trial(study, 0, (0.6, 0.8))
-    run_trial(study, 1, (0.4,), state="PRUNED")
-    summarise(study, {})
-    study.finish("FINISHED")
+def history(tracker: Store, run: Run, metric: str) -> list[tuple[int, float]]:
+    points = tracker.client.get_metric_history(run.info.run_id, metric)
+    return [(point.step, round(point.value, 6)) for point in points]
 
-    parent = the_run(tracker, name, level="study")
-    trials = runs_of(tracker, name, level="trial")
-    folds = runs_of(tracker, name, level="fold")
-    summary = the_run(tracker, name, level="summary")
+
+def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Study, tmp_path: Path) -> None:
+    name, file = study.study_name, tmp_path / "optuna_trials.csv"
+    file.write_text("number\n")
+    opened: list[tuple[str, str]] = []
+    with TrackedSearch(tracker, PARAMS, TAGS, on_open=lambda run, kind, name: opened.append((kind, name))) as search:
+        search.on_search_begin(study, 0)
+        run_trial(search, study, 0.6, 0.8, retry_of=7)
+        run_trial(search, study, 0.4, state=TrialState.PRUNED)
+        search.summary(study, importances={"learning_rate": 0.7}, files={"trials": file})
+    parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
+    trials, folds = runs_of(tracker, name, level="trial"), runs_of(tracker, name, level="fold")
+    assert opened == [("study", name)]
     assert {run.data.tags["mlflow.parentRunId"] for run in [*trials, summary]} == {parent.info.run_id}
-    assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [trials[i].info.run_id for i in (0, 0, 1)]
+    assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [trials[n].info.run_id for n in (0, 0, 1)]
     assert {run.info.status for run in [parent, *trials, *folds, summary]} == {"FINISHED"}
-    assert [run.info.run_name for run in trials] == ["trial 000", "trial 001 (pruned)"]
-    assert [run.info.run_name for run in folds] == [
-        "fold 1 of trial 000",
-        "fold 2 of trial 000",
-        "fold 1 of trial 001",
-    ]
-    assert summary.info.run_name == "Study Summary"
-    assert [(run.data.tags["evbind.trial"], run.data.tags["evbind.fold"]) for run in folds] == [
-        ("0", "1"),
-        ("0", "2"),
-        ("1", "1"),
-    ]
-    assert parent.data.tags["evbind.data_fingerprint"] == "d1"
+    assert [run.info.run_name for run in trials] == ["trial 000 (best)", "trial 001 (pruned)"]
+    assert [run.info.run_name for run in folds] == [f"fold {f} of trial 00{t}" for f, t in ((1, 0), (2, 0), (1, 1))]
+    assert parent.data.params["training.n_folds"] == "2" and parent.data.tags["evbind.data_fingerprint"] == "d1"
     assert parent.data.tags["evbind.git_commit"] == git_commit()
+    assert {"evbind.version.torch", "evbind.version.optuna", "evbind.version.scikit-learn"} <= parent.data.tags.keys()
 
-
-def test_a_trial_holds_fold_values_their_mean_and_its_objective(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_a_trial_holds_fold_values_their_mean_and_its_objective"
-    run_trial(study, 7, (0.6, 0.8))
-    run_trial(study, 8, (0.4,), state="PRUNED")
-    trial, pruned = runs_of(tracker, name, level="trial")
-    by_fold = tracker.client.get_metric_history(trial.info.run_id, "fold/macro_f1")
-    mean = tracker.client.get_metric_history(trial.info.run_id, "macro_f1")
-    assert [(point.step, point.value) for point in by_fold] == [(1, 0.6), (2, 0.8)]
-    assert [(point.step, point.value) for point in mean] == [(1, 0.6), (2, pytest.approx(0.7))]
-    assert trial.data.metrics["objective"] == pytest.approx(0.7)
-    assert trial.data.metrics["pooled/macro_f1"] == 0.5
-    assert trial.data.metrics["seconds"] == 3.0
-    assert trial.data.params == {"learning_rate": "0.001", "loss_function": "focal"}
-    assert trial.data.tags["evbind.state"] == "COMPLETE"
-    assert pruned.data.tags["evbind.state"] == "PRUNED"
+    trial, pruned = trials
+    assert history(tracker, trial, "fold/macro_f1") == [(1, 0.6), (2, 0.8)]
+    assert history(tracker, trial, "macro_f1") == [(1, 0.6), (2, 0.7)], "the mean so far"
+    numbers = {"objective": pytest.approx(0.7), "pooled/macro_f1": 0.5, "seconds": 3.0, "folds": 2}
+    assert numbers.items() <= trial.data.metrics.items()
+    assert trial.data.params.keys() == DRAWN and trial.data.params["loss_function"] == "focal"
+    assert (trial.data.tags["evbind.state"], pruned.data.tags["evbind.state"]) == ("COMPLETE", "PRUNED")
+    assert trial.data.tags["evbind.retry_of"] == "7" and "evbind.retry_of" not in pruned.data.tags
     assert "objective" not in pruned.data.metrics, "a score of fewer folds must not sort among the others"
+    place = {"experiment": trial.info.experiment_id, "run": trial.info.run_id}
+    assert TrialRecord.read(study.trials[0]).mlflow_run == place
 
+    assert history(tracker, folds[0], "training_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(tracker, folds[0], "macro_f1") == [(2, 0.6)], "not every epoch is validated"
+    assert "roc_auc" not in folds[0].data.metrics
+    sizes = {"n_training": 300, "n_validation": 80, "peak_memory_mb": 512, "seconds": 1.5}
+    assert sizes.items() <= folds[0].data.metrics.items()
 
-def test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_a_fold_holds_its_epochs_sizes_and_no_undefined_metric"
-    run_trial(study, 0, (0.6,))
-    fold = the_run(tracker, name, level="fold")
-    losses = tracker.client.get_metric_history(fold.info.run_id, "training_loss")
-    assert [(point.step, point.value) for point in losses] == [(1, 1.0), (2, 0.5)]
-    assert fold.data.metrics["macro_f1"] == 0.6
-    assert "roc_auc" not in fold.data.metrics
-    sizes = {key: fold.data.metrics[key] for key in ("n_training", "n_validation", "peak_memory_mb", "seconds")}
-    assert sizes == {"n_training": 300, "n_validation": 80, "peak_memory_mb": 512, "seconds": 1.5}
-
-
-def test_more_epochs_than_one_request_holds(tracker: MlflowTracker, study: StudyRun) -> None:
-    trial = study.trial(0, {f"parameter_{number}": number for number in range(120)})
-    run_fold(trial, 0, 0.6, n_epochs=400)
-    fold = the_run(tracker, "test_more_epochs_than_one_request_holds", level="fold")
-    assert len(tracker.client.get_metric_history(fold.info.run_id, "training_loss")) == 400
-    assert len(the_run(tracker, "test_more_epochs_than_one_request_holds", level="trial").data.params) == 120
-
-
-def test_slow_epochs_are_written_while_the_fold_goes_on(
-    tracker: MlflowTracker, study: StudyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tracking.runs, "SHOW_AFTER", 0.0)
-    trial = study.trial(0, {})
-    trial.on_fold_begin(0)
-    trial.on_epoch_end(EpochResult(0, 1, 0.9, {"macro_f1": 0.4}, seconds=60.0))
-    fold = the_run(tracker, "test_slow_epochs_are_written_while_the_fold_goes_on", level="fold")
-    assert fold.data.metrics["macro_f1"] == 0.4 and fold.info.status == "RUNNING"
-
-
-def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(store: TrackingParams, tmp_path: Path) -> None:
-    name, file = "resumed", tmp_path / "optuna_trials.csv"
-    for session, n_trials in enumerate((10, 30, 10)):
-        tracker = open_tracker(store)
-        assert isinstance(tracker, MlflowTracker)
-        now = {**PARAMETERS, "hpo.trials.n_trials": n_trials, f"new.in.session.{session}": session}
-        study = tracker.study(name, STORAGE, parameters=now, tags=TAGS)
-        study.close_stale()
-        parent = the_run(tracker, name, level="study")
-        assert parent.info.status == "RUNNING"
-        run_trial(study, session, (0.5,))
-        file.write_text(f"session {session}\n")
-        summarise(study, {"trials": file}, total=session + 2)
-        study.finish("FINISHED")
-    parent = the_run(tracker, name, level="study")
-    summary = the_run(tracker, name, level="summary")
-    assert parent.info.status == "FINISHED"
-    assert len(runs_of(tracker, name, level="trial")) == 3
-    assert parent.data.params["hpo.trials.n_trials"] == "10"
-    assert parent.data.tags["evbind.now.hpo.trials.n_trials"] == "10", "changed to 30, and back"
-    assert parent.data.params["new.in.session.2"] == "2"
-    assert summary.data.metrics["trials_total"] == parent.data.metrics["trials_total"] == 4
+    assert summary.data.metrics["trials_total"] == parent.data.metrics["trials_total"] == 2
     assert summary.data.metrics["importance/learning_rate"] == 0.7
-    assert summary.data.tags["best.learning_rate"] == "0.004"
-    assert "4 trials: 3 complete, 1 pruned" in parent.data.tags["mlflow.note.content"]
-    stored = Path(tracker.client.download_artifacts(summary.info.run_id, file.name))
-    assert stored.read_text() == "session 2\n"
+    assert summary.data.tags["best.loss_function"] == "focal"
+    assert "2 trials: 1 complete, 1 pruned" in parent.data.tags["mlflow.note.content"]
+    assert Path(tracker.client.download_artifacts(summary.info.run_id, file.name)).read_text() == "number\n"
 
 
-def test_a_changed_parameter_is_shown_as_it_is_now(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_a_changed_parameter_is_shown_as_it_is_now"
-    tracker.study(name, STORAGE, parameters={**PARAMETERS, "hpo.trials.n_trials": 30}, tags=TAGS)
-    parent = the_run(tracker, name, level="study")
-    assert parent.data.tags["evbind.now.hpo.trials.n_trials"] == "30"
+def test_more_than_one_request_holds_and_slow_epochs_while_the_fold_goes_on(
+    tracker: Store, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {f"parameter_{number}": number for number in range(120)}
+    with tracked(tracker, study, many) as search:
+        run_trial(search, study, 0.6)
+        assert len(the_run(tracker, study.study_name, level="study").data.params) == 120
+        run_fold(FoldRuns(tracker, *_of_trial(search, study), "it"), 0, 0.6, n_epochs=900)
+        fold = runs_of(tracker, study.study_name, level="fold")[-1]
+        assert len(history(tracker, fold, "training_loss")) == 900
+        monkeypatch.setattr(runs, "SHOW_AFTER", 0.0)
+        run_fold(FoldRuns(tracker, *_of_trial(search, study), "it"), 1, 0.6, ends=False)
+        fold = runs_of(tracker, study.study_name, level="fold")[-1]
+        assert fold.data.metrics["macro_f1"] == 0.6 and fold.info.status == "RUNNING"
+
+
+def _of_trial(search: TrackedSearch, study: optuna.Study) -> tuple[str, str, dict[str, str]]:
+    assert search.study_run is not None
+    (trial,) = search.study_run.find("trial")
+    return trial.info.run_id, trial.info.experiment_id, search.study_run.inherited
+
+
+def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingParams, study: optuna.Study) -> None:
+    name = study.study_name
+    for session, n_trials in enumerate((10, 30, 10)):
+        tracker = Store(place)
+        now = {**PARAMETERS, "hpo.trials.n_trials": n_trials, f"new.in.session.{session}": session}
+        with tracked(tracker, study, now) as search:
+            assert the_run(tracker, name, level="study").info.status == "RUNNING"
+            run_trial(search, study, 0.5 + session / 10)
+            search.summary(study, importances={}, files={})
+    parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
+    assert parent.info.status == "FINISHED" and len(runs_of(tracker, name, level="trial")) == 3
+    assert parent.data.params["hpo.trials.n_trials"] == "10" and parent.data.params["new.in.session.2"] == "2"
+    assert parent.data.tags["evbind.now.hpo.trials.n_trials"] == "10", "changed to 30, and back"
+    assert history(tracker, summary, "trials_total") == [(1, 1), (2, 2), (3, 3)]
     stored = Path(tracker.client.download_artifacts(parent.info.run_id, "params.json"))
-    assert json.loads(stored.read_text())["hpo.trials.n_trials"] == 30
+    assert json.loads(stored.read_text())["hpo.trials.n_trials"] == 10
 
 
-def test_a_study_of_the_same_name_in_another_storage_is_another(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_a_study_of_the_same_name_in_another_storage_is_another"
-    other = tracker.study(name, "sqlite:////elsewhere/optuna.db", parameters=PARAMETERS, tags=TAGS)
-    run_trial(study, 0, (0.5,))
-    run_trial(other, 0, (0.6,))
-    other.mark_best(0)
-    parents = {run.info.run_id for run in runs_of(tracker, name, level="study")}
-    marks = [run.data.tags.get("evbind.best") for run in runs_of(tracker, name, level="trial")]
-    assert len(parents) == 2 and marks == [None, "true"]
-
-
-def test_a_study_may_have_any_name(tracker: MlflowTracker) -> None:
+def test_a_study_is_known_by_its_uid_whatever_its_name(tracker: Store) -> None:
     name = 'Ada\'s "first" 100% <study> ünd'
-    for _ in range(2):
-        study = tracker.study(name, STORAGE, parameters=PARAMETERS, tags=TAGS)
-        assert study.close_stale() == 0
-    found = [run for run in tracker.find(tracker.experiments["search"], {"evbind.level": "study"})]
-    assert [run.info.run_name for run in found].count(name) == 1
+    one, other = new_study(name), new_study(name)
+    for study in (one, one, other):
+        with tracked(tracker, study) as search:
+            run_trial(search, study, 0.5)
+    found = tracker.find(tracker.experiments["search"], {"evbind.level": "study"})
+    assert [run.info.run_name for run in found].count(name) == 2
 
 
-def test_the_mark_of_the_best_trial_moves(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_the_mark_of_the_best_trial_moves"
-    for number, score in enumerate((0.5, 0.7, 0.6)):
-        run_trial(study, number, (score,))
-    for number in (0, 1, 1):
-        study.mark_best(number)
-    trials = runs_of(tracker, name, level="trial")
+def test_the_mark_of_the_best_trial_moves(tracker: Store, study: optuna.Study) -> None:
+    with tracked(tracker, study) as search:
+        for score in (0.5, 0.7, 0.6):
+            run_trial(search, study, score)
+    trials = runs_of(tracker, study.study_name, level="trial")
     assert [run.data.tags.get("evbind.best") for run in trials] == ["false", "true", None]
     assert [run.info.run_name for run in trials] == ["trial 000", "trial 001 (best)", "trial 002"]
-    parent = the_run(tracker, name, level="study")
+    parent = the_run(tracker, study.study_name, level="study")
     assert parent.data.tags["evbind.best_trial"] == "1" and parent.data.metrics["best_value"] == 0.7
 
 
-def test_a_failed_trial_says_why_and_closes_its_fold(tracker: MlflowTracker, study: StudyRun) -> None:
-    name = "test_a_failed_trial_says_why_and_closes_its_fold"
-    trial = study.trial(0, {})
-    run_fold(trial, 0, 0.5)
-    trial.on_fold_begin(1)
-    trial.finish("FAILED", error=f"ValueError: the loss is nan\n{SENTENCE}", seconds=1.0)
-    run = the_run(tracker, name, level="trial")
-    folds = [fold.info.status for fold in runs_of(tracker, name, level="fold")]
-    assert run.info.status == "FAILED" and folds == ["FINISHED", "FAILED"]
-    assert run.data.tags["evbind.error"] == "ValueError: the loss is nan"
+def test_trials_end_as_they_ended_and_take_their_open_fold_along(tracker: Store, study: optuna.Study) -> None:
+    name, failed = study.study_name, TrialState.FAIL
+    with tracked(tracker, study) as search:
+        run_trial(search, study, 0.5, cut_off_in=1, state=failed, error=f"ValueError: the loss is nan\n{SENTENCE}")
+        run_trial(search, study, cut_off_in=0, state=TrialState.PRUNED)
+        run_trial(search, study, cut_off_in=0, state=failed, interrupted=True)
+        run_trial(search, study)  # an objective that reports no folds
+    statuses = [[run.info.status for run in runs_of(tracker, name, trial=str(number))] for number in range(4)]
+    assert statuses == [["FAILED", "FINISHED", "FAILED"], ["FINISHED"] * 2, ["KILLED"] * 2, ["FINISHED"]]
+    trials = runs_of(tracker, name, level="trial")
+    assert trials[0].data.tags["evbind.error"] == "ValueError: the loss is nan"
+    assert trials[3].data.metrics["objective"] == 0.25 and trials[3].data.params.keys() == DRAWN
 
 
-def test_a_trial_that_is_stopped_within_a_fold_has_no_failed_fold(tracker: MlflowTracker, study: StudyRun) -> None:
-    trial = study.trial(0, {})
-    trial.on_fold_begin(0)
-    trial.finish("PRUNED")
-    runs = runs_of(tracker, study.inherited["evbind.study"], trial="0")
-    assert {run.data.tags["evbind.level"]: run.info.status for run in runs} == {"trial": "FINISHED", "fold": "FINISHED"}
-
-
-def test_an_interrupted_search_leaves_nothing_running(tracker: MlflowTracker, study: StudyRun) -> None:
-    study.trial(0, {}).on_fold_begin(0)
-    study.finish("KILLED")
-    runs = runs_of(tracker, "test_an_interrupted_search_leaves_nothing_running")
-    assert [run.info.status for run in runs] == ["KILLED"] * 3
-
-
-def test_runs_of_a_killed_process_are_closed_and_its_study_goes_on(
-    store: TrackingParams, tracker: MlflowTracker
-) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "from evbind_lib.config.compose import TrackingParams\n"
-        "from evbind_lib.tracking.tracker import open_tracker\n"
-        "tracker = open_tracker(TrackingParams(uri=sys.argv[1], artifacts=sys.argv[2]))\n"
-        "study = tracker.study('killed', sys.argv[3], parameters={}, tags={})\n"
-        "study.trial(0, {}).on_fold_begin(0)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    command = [sys.executable, "-c", code, store.uri, store.artifacts, STORAGE]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert [run.info.status for run in runs_of(tracker, "killed")] == ["RUNNING"] * 3
-
-    study = tracker.study("killed", STORAGE, parameters={}, tags={})
-    assert study.close_stale() == 2
-    levels = {run.data.tags["evbind.level"]: run for run in runs_of(tracker, "killed")}
-    assert {level: run.info.status for level, run in levels.items()} == {
-        "study": "RUNNING",
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")])
+def test_a_search_that_ends_early_leaves_nothing_running(tracker: Store, error: BaseException, status: str) -> None:
+    study = new_study(f"ends {status}")
+    with pytest.raises(type(error)), tracked(tracker, study) as search:
+        trial = study.ask()
+        search.on_trial_begin(trial)
+        run_fold(*search.fold_callbacks(trial), 0, 0.5, ends=False)
+        raise error
+    found = runs_of(tracker, study.study_name)
+    assert {run.data.tags["evbind.level"]: run.info.status for run in found} == {
+        "study": status,
         "trial": "KILLED",
         "fold": "KILLED",
     }
-    assert levels["trial"].info.end_time == levels["trial"].info.start_time, "no sign of life after its start"
-    run_trial(study, 1, (0.5,))
-    assert study.close_stale() == 0
 
 
-def test_what_a_living_search_is_at_is_not_stale(tracker: MlflowTracker, study: StudyRun) -> None:
-    trial = study.trial(0, {})
-    trial.on_fold_begin(0)
-    assert study.close_stale() == 0
-    trial.finish("COMPLETE")
+def test_trials_of_workers_go_below_the_run_of_the_search(tracker: Store, study: optuna.Study) -> None:
+    with tracked(tracker, study) as search:
+        worker = pickle.loads(pickle.dumps(search.for_workers()))
+        assert worker.study_run.store is not tracker
+        number = run_trial(worker, study, 0.6)
+        search.on_trial_end(study, study.trials[number])
+    parent, trial = (the_run(tracker, study.study_name, level=level) for level in ("study", "trial"))
+    assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.info.run_name == "trial 000 (best)" and trial.info.status == "FINISHED"
 
 
-def test_a_training_holds_folds_and_tables_without_text(tracker: MlflowTracker, tmp_path: Path) -> None:
-    training = tracker.training("train tiny", parameters=PARAMETERS, tags=TAGS)
-    for fold, score in enumerate((0.6, 0.8)):
-        run_fold(training, fold, score)
-    table = pd.DataFrame({"post_id": ["p1"], "sentence": [SENTENCE], "probability": [0.25]})
-    training.log_table("mistakes", table)
-    training.finish("FINISHED", metrics={"macro_f1": 0.72}, seconds=4.0)
+def test_runs_of_a_killed_process_are_ended_and_its_study_goes_on(place: TrackingParams, tracker: Store) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from evbind_lib.config.schema import TrackingParams\n"
+        "from evbind_lib.data.folds import Fold\n"
+        "from evbind_lib.tracking.runs import StudyRun\n"
+        "from evbind_lib.tracking.store import Store\n"
+        "store = Store(TrackingParams(uri=sys.argv[1], artifacts=sys.argv[2]))\n"
+        "study = StudyRun.open(store, 'killed', sys.argv[3], parameters={}, tags={})\n"
+        "study.trial(0).on_fold_begin(Fold(0, (), ()), None)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    study = new_study("killed")
+    study.set_user_attr("uid", "u1")
+    done = subprocess.run([sys.executable, "-c", code, place.uri, place.artifacts, "u1"], cwd=PROJECT, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert [run.info.status for run in runs_of(tracker, "killed")] == ["RUNNING"] * 3
+    with tracked(tracker, study) as search:
+        levels = {run.data.tags["evbind.level"]: run for run in runs_of(tracker, "killed")}
+        assert {level: run.info.status for level, run in levels.items()} == {
+            "study": "RUNNING",
+            "trial": "KILLED",
+            "fold": "KILLED",
+        }
+        assert levels["trial"].info.end_time == levels["trial"].info.start_time, "no heartbeat after its start"
+        search.on_trial_begin(study.ask())
+        assert tracker.end_abandoned() == 0, "what a living search is at is not abandoned"
+
+
+def test_a_training_holds_its_folds_and_ends_as_the_work_did(tracker: Store) -> None:
+    for error in (None, KeyboardInterrupt(), ValueError(f"no\n{SENTENCE}")):
+        run = TrainingRun.open(tracker, "train tiny", parameters=PARAMETERS, tags=TAGS)
+        with pytest.raises(type(error)) if error else contextlib.nullcontext(), run:
+            for fold, score in enumerate((0.6, 0.8)):
+                run_fold(run, fold, score, ends=not (error and fold))
+            if error:
+                raise error
     experiment = tracker.experiments["training"]
-    parent = tracker.find(experiment, {"evbind.level": "training"})[-1]
-    folds = tracker.find(experiment, {"mlflow.parentRunId": parent.info.run_id})
+    done, killed, failed = tracker.find(experiment, {"evbind.level": "training"})
+    assert [run.info.status for run in (done, killed, failed)] == ["FINISHED", "KILLED", "FAILED"]
+    assert failed.data.tags["evbind.error"] == "ValueError: no"
+    folds = tracker.find(experiment, {"mlflow.parentRunId": done.info.run_id})
     assert [run.info.run_name for run in folds] == ["fold 1 of train tiny", "fold 2 of train tiny"]
-    assert parent.data.metrics["macro_f1"] == pytest.approx(0.7) and parent.data.metrics["pooled/macro_f1"] == 0.72
-    stored = Path(tracker.client.download_artifacts(parent.info.run_id, "mistakes.csv"))
-    assert stored.read_text() == "post_id,probability\np1,0.25\n"
+    assert done.data.metrics["macro_f1"] == pytest.approx(0.7) and done.data.metrics["pooled/macro_f1"] == 1
+    assert done.data.metrics["seconds"] == 3 and "pooled/macro_f1" not in failed.data.metrics
 
 
-def test_neither_post_text_nor_folders_nor_passwords_are_stored(tmp_path: Path, store: TrackingParams) -> None:
-    tracker = open_tracker(store)
-    secrets = {
-        "data.posts": "/home/ada/secret-clinic/posts.csv",
-        "hpo.study.storage": "postgresql://ada:pass-word-1@db/optuna",
-    }
-    study = tracker.study("private", "postgresql://ada:pass-word-1@db/optuna", parameters=secrets, tags=TAGS)
-    trial = study.trial(0, {})
-    run_fold(trial, 0, 0.5)
-    trial.finish("FAILED", error=f"KeyError: 'x'\n  at {SENTENCE}")
-    training = tracker.training("private", parameters=secrets, tags=TAGS)
-    training.log_table("table", pd.DataFrame({"sentence": [SENTENCE], "label": [1]}))
-    training.finish("FINISHED")
-    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as connection:
+def test_neither_post_text_nor_folders_nor_passwords_are_stored(place: TrackingParams, study: optuna.Study) -> None:
+    tracker, password = Store(place), "postgresql://ada:pass-word-1@db/optuna"
+    with tracked(tracker, study, {**PARAMETERS, "hpo.study.storage": password}) as search:
+        run_trial(search, study, 0.5, state=TrialState.FAIL, error=f"KeyError: 'x'\n  at {SENTENCE}")
+    with TrainingRun.open(tracker, "private", parameters={"hpo.study.storage": password}, tags=TAGS) as run:
+        run_fold(run, 0, 0.5)
+    with contextlib.closing(sqlite3.connect(place.uri.removeprefix("sqlite:///"))) as connection:
         everything = "\n".join(connection.iterdump())
-    files = [file for file in Path(store.artifacts).rglob("*") if file.is_file()]
+    files = [file for file in Path(place.artifacts).rglob("*") if file.is_file()]
     everything += "\n".join(file.read_text(encoding="utf-8") for file in files)
     assert "posts.csv" in everything and "ada:***@db" in everything
-    for secret in (SENTENCE, "secret-clinic", "pass-word-1"):
+    for secret in (SENTENCE, "secret-clinic", "pass-word-1", "post-of-ada"):
         assert secret not in everything
 
 
 def test_mlflow_variables_of_the_shell_do_not_leak_in(
-    tracker: MlflowTracker, study: StudyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tracker: Store, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    name = "test_mlflow_variables_of_the_shell_do_not_leak_in"
-    parent = the_run(tracker, name, level="study")
-    monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiments["training"])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
-    run_trial(study, 0, (0.5,))
-    trial = the_run(tracker, name, level="trial")
+    with tracked(tracker, study) as search:
+        parent = the_run(tracker, study.study_name, level="study")
+        monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiments["training"])
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+        run_trial(search, study, 0.5)
+    trial = the_run(tracker, study.study_name, level="trial")
     assert trial.info.run_id != parent.info.run_id
     assert trial.info.experiment_id == tracker.experiments["search"]
     assert not list(tmp_path.iterdir())
 
 
 def test_experiments_open_on_their_runs_and_keep_files_in_the_artifacts_folder(
-    tracker: MlflowTracker, store: TrackingParams
+    tracker: Store, place: TrackingParams
 ) -> None:
-    for name in ("search", "training"):
+    for name in ("search", "training", "notebooks"):
         experiment = tracker.client.get_experiment_by_name(name)
-        assert experiment.artifact_location == (Path(store.artifacts) / name).as_uri()
+        assert experiment.artifact_location == (Path(place.artifacts) / name).as_uri()
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-
-
-def test_an_experiment_links_to_views_whose_columns_runs_have(tracker: MlflowTracker, study: StudyRun) -> None:
-    run_trial(study, 0, (0.7,))
-    logged = the_run(tracker, study.inherited["evbind.study"], trial="0", level="trial").data
-    tags = tracker.client.get_experiment(tracker.experiments["search"]).tags
-    linked = re.findall(r"viewStateShareKey=([\w-]+)", tags["mlflow.note.content"])
-    assert linked == ["evbind-table", "evbind-charts-of-the-trials"]
-    table, charts = (json.loads(tags[f"mlflow.sharedViewState.{key}"]) for key in linked)
-    metrics = [name for name in table["selectedColumns"] if name.startswith("metrics.")]
-    assert {name.split("`")[1] for name in metrics} - set(logged.metrics) == {"best_value"}  # which is the study's
-    assert charts["searchFilter"] == "tags.`evbind.level` = 'trial'"
-    found = tracker.client.search_runs([tracker.experiments["search"]], charts["searchFilter"])
-    assert {run.data.tags["evbind.level"] for run in found} == {"trial"}
 
 
 def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -> None:
     code = (
-        "from evbind_lib.config.compose import TrackingParams\n"
-        "from evbind_lib.tracking.tracker import open_tracker\n"
+        "from evbind_lib.config.schema import TrackingParams\n"
+        "from evbind_lib.tracking.store import open_tracker\n"
+        "assert open_tracker(TrackingParams(enabled=False, uri='', artifacts='')) is None\n"
         "open_tracker(TrackingParams(uri='sqlite:///state/mlflow.db', artifacts='files'))\n"
     )
     elsewhere = tmp_path / "elsewhere"
@@ -403,79 +379,54 @@ def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -
     assert not list(elsewhere.iterdir())
 
 
-def test_without_tracking_every_call_is_taken_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVBIND_WORKSPACE", str(tmp_path))
-    tracker = open_tracker(TrackingParams(enabled=False, uri="", artifacts=""))
-    study = tracker.study("none", STORAGE, parameters=PARAMETERS, tags=TAGS)
-    study.close_stale()
-    run_trial(study, 0, (0.5, 0.6))
-    study.mark_best(0)
-    summarise(study, {"missing": tmp_path / "missing"})
-    study.finish("FINISHED")
-    training = tracker.training("none", parameters=PARAMETERS, tags=TAGS)
-    run_fold(training, 0, 0.5)
-    training.finish("FINISHED", metrics={}, error=None, seconds=1.0)
-    assert tracker.problem is None and not list(tmp_path.iterdir())
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "/data/mlruns"])
-def test_a_folder_as_store_is_refused_with_what_to_write_instead(uri: str) -> None:
-    with pytest.raises(TrackingError, match=r"no longer keeps runs in folders; use tracking.uri=sqlite:///"):
-        open_tracker(TrackingParams(uri=uri, artifacts="files"))
-
-
-def test_an_unusable_database_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, and long enough to be taken for none\n" * 20)
-    uris = [
-        f"sqlite:///{tmp_path / 'text.db'}",
-        f"sqlite:///{tmp_path / 'text.db' / 'mlflow.db'}",
-        f"sqlite:///{tmp_path}",
-        f"http://ada:pass-word-1@127.0.0.1:{free_port()}",
-        "nonsense://x",
-    ]
-    for uri in uris:
+    folders = ["file:///tmp/mlruns", "mlruns", "/data/mlruns"]
+    files = [f"sqlite:///{tmp_path / 'text.db'}", f"sqlite:///{tmp_path / 'text.db' / 'x.db'}", f"sqlite:///{tmp_path}"]
+    server = f"http://ada:pass-word-1@127.0.0.1:{free_port()}"
+    for uri in [*folders, *files, server, "nonsense://x"]:
         started = time.monotonic()
-        with pytest.raises(TrackingError, match=r"the MLflow store cannot be used \(.+\); set another") as caught:
+        with pytest.raises(TrackingError) as caught:
             open_tracker(TrackingParams(uri=uri, artifacts=str(tmp_path / "files")))
-        assert "\n" not in str(caught.value) and "pass-word-1" not in str(caught.value)
+        sentence = str(caught.value)
+        assert ("tracking.uri=sqlite:///" if uri in folders else "tracking=none") in sentence
+        assert sentence.startswith("tracking.uri=") and "\n" not in sentence and "pass-word-1" not in sentence
         assert time.monotonic() - started < 20, uri
 
 
-def test_a_deleted_experiment_is_named_with_its_remedy(tracker: MlflowTracker, store: TrackingParams) -> None:
+def test_a_deleted_experiment_is_named_with_its_remedy(tracker: Store, place: TrackingParams) -> None:
     experiment = tracker.experiments["training"]
     tracker.client.delete_experiment(experiment)
     try:
         with pytest.raises(TrackingError, match=f"mlflow experiments restore -x {experiment}`"):
-            open_tracker(store)
+            open_tracker(place)
     finally:
         tracker.client.restore_experiment(experiment)
 
 
 def test_a_store_that_is_lost_costs_a_warning_and_no_training(
-    store: TrackingParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: TrackingParams, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = open_tracker(store)
-    assert isinstance(tracker, MlflowTracker)
-    study = tracker.study("lost", STORAGE, parameters=PARAMETERS, tags=TAGS)
-    known = tracker.client
-    tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    run_trial(study, 0, (0.5,))
-    study.mark_best(0)
-    assert study.close_stale() == 0
-    assert tracker.problem is not None and "could not be written" in tracker.problem
-    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["evbind_lib.tracking.store"]
-    tracker.client = known
-    run_trial(study, 1, (0.5,))
-    assert [run.data.tags["evbind.trial"] for run in runs_of(tracker, "lost", level="trial")] == ["1"]
+    tracker = Store(place)
+    with tracked(tracker, study) as search:
+        known = tracker.client
+        tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        run_trial(search, study, 0.5)
+        search.summary(study, importances={}, files={})
+        tracker.end_abandoned()
+        assert tracker.problem is not None and "could not be written" in tracker.problem
+        assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["evbind_lib"]
+        tracker.client = known
+        run_trial(search, study, 0.5)
+    trials = runs_of(tracker, study.study_name, level="trial")
+    assert [run.data.tags["evbind.trial"] for run in trials] == ["1"]
 
 
 @pytest.fixture(scope="module")
@@ -505,22 +456,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_records_the_same_tree(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = open_tracker(TrackingParams(uri=server, artifacts=str(tmp_path / "unused")))
-    assert isinstance(tracker, MlflowTracker)
-    file = tmp_path / "optuna_study_summary.txt"
+def test_a_server_records_the_same_tree(
+    server: str, study: optuna.Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Store(TrackingParams(uri=server, artifacts=str(tmp_path / "unused")))
+    file, name = tmp_path / "optuna_study_summary.txt", study.study_name
     file.write_text("the best is trial 1\n")
     for session in range(2):
-        study = tracker.study("served", STORAGE, parameters={**PARAMETERS, "session": session}, tags=TAGS)
-        assert study.close_stale() == 0
-        run_trial(study, session, (0.5 + session / 10, 0.7))
-        study.mark_best(session)
-        summarise(study, {"summary": file})
-        study.finish("FINISHED")
-    levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, "served")]
+        with tracked(tracker, study, {**PARAMETERS, "session": session}) as search:
+            run_trial(search, study, 0.5 + session / 10, 0.7)
+            search.summary(study, importances={}, files={"summary": file})
+    levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, name)]
     assert sorted(levels) == ["fold"] * 4 + ["study", "summary"] + ["trial"] * 2
-    assert the_run(tracker, "served", best="true").data.tags["evbind.trial"] == "1"
-    summary = the_run(tracker, "served", level="summary")
+    assert the_run(tracker, name, best="true").data.tags["evbind.trial"] == "1"
+    summary = the_run(tracker, name, level="summary")
     assert summary.info.artifact_uri.startswith("mlflow-artifacts:")
     (tmp_path / "back").mkdir()
     stored = tracker.client.download_artifacts(summary.info.run_id, file.name, str(tmp_path / "back"))
@@ -529,25 +478,14 @@ def test_a_server_records_the_same_tree(server: str, tmp_path: Path, capfd: pyte
     assert capfd.readouterr().out == "", "no address of a run may spoil a notebook"
 
 
-def test_git_commit_tells_a_changed_checkout_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking.store, "project_folder", lambda: tmp_path)
+def test_git_commit_shows_a_changed_checkout_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "project_folder", lambda: tmp_path)
     assert git_commit() == "unknown"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("one")
-    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"], ["tag", "v1"]):
         subprocess.run([*git, *words], check=True, timeout=20)
     commit = git_commit()
     assert len(commit) == 40
     (tmp_path / "file").write_text("two")
     assert git_commit() == f"{commit}-dirty"
-
-
-def test_package_versions_name_what_a_result_depends_on() -> None:
-    assert {"torch", "transformers", "optuna", "scikit-learn"} <= package_versions().keys()
-
-
-def test_reports_have_the_fields_that_runs_read() -> None:
-    epoch = {field.name for field in dataclasses.fields(EpochResult)}
-    fold = {field.name for field in dataclasses.fields(FoldResult)}
-    assert {"fold", "epoch", "training_loss", "metrics", "seconds"} <= epoch
-    assert {"fold", "metrics", "epochs", "seconds", "n_training", "n_validation", "peak_memory_mb"} <= fold

@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evbind_lib.config.compose import DataParams
-from evbind_lib.data.corpus import DEFAULT_CRITERIA, RULES, Corpus, load_corpus
+from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import DataParams
+from evbind_lib.data.corpus import DEFAULT_CRITERIA, READERS, Corpus, DataReport, load_corpus
 from evbind_lib.data.tables import read_criteria, split_sentences
-from evbind_lib.errors import DataError
+from evbind_lib.errors import DataError, ParamsError
 from tests.conftest import PROJECT
 
 SHARED = PROJECT.parent / "shared" / "data"
@@ -34,6 +37,11 @@ ROWS = [
     ("s_ann_1", "Of no known symptom.", "HUNGER", 1),
 ]
 Write = Callable[..., DataParams]
+DEFAULTS = compose()
+
+
+def read(data: DataParams) -> Corpus:
+    return load_corpus(DEFAULTS.model_copy(update={"data": data}))
 
 
 def labelled(corpus: Corpus) -> dict[tuple[str, str], int]:
@@ -75,7 +83,7 @@ def refusal(load: Callable[[], object]) -> str:
 
 
 def test_pairs_are_merged_into_the_first_post_and_evidence_wins(write_redsm5: Write) -> None:
-    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    corpus = read(write_redsm5(ROWS, POSTS, CRITERIA))
     assert labelled(corpus) == {
         ("SLEEP", "I lie awake."): 1,
         ("MOOD", "I feel low!"): 1,
@@ -89,7 +97,7 @@ def test_pairs_are_merged_into_the_first_post_and_evidence_wins(write_redsm5: Wr
 
 
 def test_every_sentence_is_in_the_pool_once_with_its_first_post(write_redsm5: Write) -> None:
-    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    corpus = read(write_redsm5(ROWS, POSTS, CRITERIA))
     pool = dict(zip(corpus.sentences["sentence"], corpus.sentences["post_id"], strict=True))
     assert len(pool) == len(corpus.sentences)
     assert pool == {
@@ -103,9 +111,9 @@ def test_every_sentence_is_in_the_pool_once_with_its_first_post(write_redsm5: Wr
 
 
 def test_report_counts_what_was_done(write_redsm5: Write) -> None:
-    corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA))
+    corpus = read(write_redsm5(ROWS, POSTS, CRITERIA))
     counts = corpus.report.table()["count"]
-    assert {name: counts[name.replace("_", " ")] for name in RULES} == {
+    assert {one.name: counts[one.name.replace("_", " ")] for one in fields(DataReport)} == {
         "posts": 3,
         "groups": 4,
         "criteria": 2,
@@ -136,14 +144,14 @@ def test_special_cases_are_negatives_of_every_criterion_or_dropped(write_redsm5:
         ("s_ann_1", "I dance.", "SPECIAL_CASE", 1),
         ("s_ann_1", "I feel low!", "SPECIAL_CASE", 0),
     ]
-    kept = load_corpus(write_redsm5(rows, POSTS, CRITERIA))
+    kept = read(write_redsm5(rows, POSTS, CRITERIA))
     assert {pair: label for pair, label in labelled(kept).items() if pair[1] != "I lie awake."} == {
         ("SLEEP", "I dance."): 0,
         ("MOOD", "I dance."): 0,
         ("SLEEP", "I feel low!"): 0,
         ("MOOD", "I feel low!"): 1,
     }
-    dropped = load_corpus(write_redsm5(rows, POSTS, CRITERIA, special_case="drop"))
+    dropped = read(write_redsm5(rows, POSTS, CRITERIA, special_case="drop"))
     assert set(labelled(dropped)) == {("SLEEP", "I lie awake."), ("MOOD", "I feel low!")}
     assert kept.report.special_case_rows == dropped.report.special_case_rows == 2
 
@@ -154,7 +162,7 @@ def test_texts_that_look_alike_are_one(write_redsm5: Write) -> None:
         ("b", "Café is shut", "MOOD", 1),
         ("b", "NA", "MOOD", 0),
     ]
-    corpus = load_corpus(write_redsm5(rows, {"a": "x", "b": "None"}, CRITERIA))
+    corpus = read(write_redsm5(rows, {"a": "x", "b": "None"}, CRITERIA))
     assert labelled(corpus) == {("MOOD", "Café is shut"): 1, ("MOOD", "NA"): 0}
     assert {"None", "NA"} < set(corpus.sentences["sentence"])
 
@@ -166,7 +174,7 @@ def test_criteria_of_the_same_text_are_one(write_redsm5: Write) -> None:
         ("b", "I lie awake.", "INSOMNIA", 0),
         ("b", "Hm.", "INSOMNIA", 0),
     ]
-    corpus = load_corpus(write_redsm5(rows, {"a": "x", "b": "y"}, criteria))
+    corpus = read(write_redsm5(rows, {"a": "x", "b": "y"}, criteria))
     assert labelled(corpus) == {("SLEEP", "I lie awake."): 1, ("SLEEP", "Hm."): 0}
     assert corpus.criteria == {"SLEEP": "Sleeping badly."}
     assert corpus.report.repeated_criteria == 1
@@ -181,7 +189,7 @@ def test_sentences_end_at_stops_and_line_ends() -> None:
 def test_packaged_criteria_are_the_nine_symptoms_and_the_default(write_redsm5: Write) -> None:
     assert len(read_criteria(DEFAULT_CRITERIA)) == 9
     rows = [("a", "I lie awake.", "SLEEP_ISSUES", 1)]
-    corpus = load_corpus(write_redsm5(rows, {"a": "I lie awake."}, {}, criteria=None))
+    corpus = read(write_redsm5(rows, {"a": "I lie awake."}, {}, criteria=None))
     assert set(corpus.criteria) == {
         "DEPRESSED_MOOD",
         "ANHEDONIA",
@@ -200,7 +208,7 @@ def test_packaged_criteria_are_the_nine_symptoms_and_the_default(write_redsm5: W
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
 def test_tables_of_pairs_are_the_same_corpus_in_every_format(tmp_path: Path, suffix: str) -> None:
-    corpus = load_corpus(write_pairs(tmp_path, pairs_table(), suffix))
+    corpus = read(write_pairs(tmp_path, pairs_table(), suffix))
     assert labelled(corpus) == {
         ("C0002", "I lie awake."): 1,
         ("C0001", "None"): 0,
@@ -211,14 +219,14 @@ def test_tables_of_pairs_are_the_same_corpus_in_every_format(tmp_path: Path, suf
     assert sorted(corpus.sentences["sentence"]) == ["Fine, “really”.", "I lie awake.", "NA", "None"]
     other = tmp_path / "other"
     other.mkdir()
-    assert corpus.fingerprint == load_corpus(write_pairs(other, pairs_table())).fingerprint
+    assert corpus.fingerprint == read(write_pairs(other, pairs_table())).fingerprint
 
 
 def test_posts_beside_a_table_of_pairs_add_sentences(tmp_path: Path) -> None:
     posts = tmp_path / "posts.csv"
     posts.write_text("post_id,text\np1,I lie awake. I read.\n", encoding="utf-8")
     data = write_pairs(tmp_path, pairs_table())
-    corpus = load_corpus(data.model_copy(update={"posts": str(posts)}))
+    corpus = read(data.model_copy(update={"posts": str(posts)}))
     assert "I read." in set(corpus.sentences["sentence"])
     assert corpus.report.annotations_without_post == 2
 
@@ -226,10 +234,10 @@ def test_posts_beside_a_table_of_pairs_add_sentences(tmp_path: Path) -> None:
 def test_ids_of_criteria_take_their_texts_from_the_json(tmp_path: Path) -> None:
     table = pairs_table().assign(criterion_id=["S", "M", "M", "other"]).drop(columns="criterion")
     data = write_pairs(tmp_path, table)
-    assert "set data.criteria" in refusal(lambda: load_corpus(data))
+    assert "data.criteria" in refusal(lambda: read(data))
     criteria = tmp_path / "criteria.json"
     criteria.write_text(json.dumps({"criteria": [{"id": "S", "text": "Sleep."}, {"id": "M", "text": "Mood."}]}))
-    corpus = load_corpus(data.model_copy(update={"criteria": str(criteria)}))
+    corpus = read(data.model_copy(update={"criteria": str(criteria)}))
     assert corpus.criteria == {"S": "Sleep.", "M": "Mood."}
     assert corpus.report.unknown_symptoms == 1
 
@@ -238,7 +246,92 @@ def test_utf8_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     data = write_pairs(tmp_path, pairs_table())
     file = Path(str(data.pairs))
     file.write_text("\ufeff" + file.read_text(encoding="utf-8"), encoding="utf-8")
-    assert len(load_corpus(data).pairs) == 4
+    assert len(read(data).pairs) == 4
+
+
+def test_a_table_in_memory_is_the_same_corpus_as_its_file(tmp_path: Path) -> None:
+    table = pairs_table()
+    for changed in (table, table.assign(label=table["label"].astype(float)), table.assign(label=table["label"] == 1)):
+        corpus = Corpus.from_pairs(changed, group_by="forum")
+        from_file = read(write_pairs(tmp_path, table).model_copy(update={"group_by": "forum"}))
+        assert corpus.fingerprint == from_file.fingerprint and corpus.report == from_file.report
+        assert (corpus.sensitive, corpus.source, from_file.source) == (True, "memory", "pairs")
+        assert corpus.grouped_by == "forum" and corpus.groups == ("x", "y")
+    assert not Corpus.from_pairs(table, sensitive=False).sensitive
+
+
+def test_posts_in_memory_are_the_same_corpus_as_their_files(write_redsm5: Write) -> None:
+    rows = [*ROWS, ("s_ann_1", "I dance.", "SPECIAL_CASE", 1)]
+    names = ["post_id", "sentence_text", "DSM5_symptom", "status"]
+    annotations, posts = pd.DataFrame(rows, columns=names), pd.DataFrame(POSTS.items(), columns=["post_id", "text"])
+    for group_by in (None, "author", "post_id"):
+        corpus = Corpus.from_posts(posts, annotations, CRITERIA, group_by=group_by)
+        from_file = read(write_redsm5(rows, POSTS, CRITERIA, group_by=group_by or "auto"))
+        assert corpus.fingerprint == from_file.fingerprint and corpus.report == from_file.report
+        assert (corpus.sensitive, corpus.source, corpus.grouped_by) == (True, "memory", group_by or "author")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": [1, 0, 2, 0]}, ["pairs, row 2", "label is 2"]),
+        ({"post_id": ["p1", None, "p2", "p3"]}, ["pairs, row 1", "post_id is empty"]),
+        ({"criterion": [None, "a", "b", "c"]}, ["pairs, row 0", "criterion is empty"]),
+        ({"label": [1, 1, 1, 1]}, ["pairs: no row is a negative"]),
+        ({"criterion_id": ["A", "A", "B", "C"]}, ["criterion_id A has several texts"]),
+    ],
+)
+def test_tables_in_memory_are_checked_as_files_are(change: dict, words: list[str]) -> None:
+    table = pairs_table().assign(**change)
+    message = refusal(lambda: Corpus.from_pairs(table))
+    assert all(word in message for word in words) and "data." not in message, message
+
+
+def test_what_is_missing_in_memory_is_named() -> None:
+    table = pairs_table()
+    assert "did you mean 'sentences'?" in refusal(
+        lambda: Corpus.from_pairs(table.rename(columns={"sentence": "sentences"}))
+    )
+    assert "forum stands there twice" in refusal(lambda: Corpus.from_pairs(pd.concat([table, table["forum"]], axis=1)))
+    assert "group_by: there is no column" in refusal(lambda: Corpus.from_pairs(table, group_by="forums"))
+    assert "add a column criterion" in refusal(
+        lambda: Corpus.from_pairs(table.rename(columns={"criterion": "criterion_id"}))
+    )
+    posts, rows = pd.DataFrame({"post_id": ["a"], "text": ["x"]}), [("a", "x", "MOODY", 1)]
+    annotations = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
+    for criteria, words in (({}, "no criterion"), ({"MOOD": " "}, "MOOD has no text"), (CRITERIA, "mean 'MOOD'")):
+        assert words in refusal(partial(Corpus.from_posts, posts, annotations, criteria))
+    assert "posts: the column text" in refusal(lambda: Corpus.from_posts(posts[["post_id"]], annotations, CRITERIA))
+
+
+def test_a_subset_holds_its_groups_alone(corpus: Corpus) -> None:
+    some = corpus.groups[:7]
+    part = corpus.subset(some)
+    assert part.groups == some and part.criteria == corpus.criteria and part.fingerprint != corpus.fingerprint
+    assert len(part.pairs) == corpus.pairs["group"].isin(some).sum() == part.report.pairs
+    assert part.report.sentences == len(part.sentences) and part.report.groups == 7
+    assert part.report.evidence + part.report.explicit_negatives == part.report.pairs
+    assert (part.sensitive, part.source) == (corpus.sensitive, corpus.source)
+    assert corpus.subset(corpus.groups).fingerprint == corpus.fingerprint
+    assert "1 of 2 are not in the corpus" in refusal(lambda: corpus.subset([some[0], "s_who_1"]))
+
+
+def test_a_format_of_ones_own_is_one_entry() -> None:
+    READERS["reversed"] = lambda data: Corpus.from_pairs(pairs_table().iloc[::-1])
+    try:
+        corpus = read(DataParams(format="reversed", sensitive=False))
+        assert (corpus.source, corpus.sensitive, len(corpus.pairs)) == ("reversed", False, 4)
+        assert list(READERS.additions()) == ["reversed"]
+    finally:
+        del READERS["reversed"]
+    with pytest.raises(ParamsError, match=r"data\.format=redsm: .*did you mean 'redsm5'"):
+        read(DataParams(format="redsm"))
+
+
+def test_a_file_that_the_format_needs_must_be_named() -> None:
+    for data, key in ((DataParams(), "posts"), (DataParams(format="pairs"), "pairs")):
+        message = refusal(partial(read, data))
+        assert message.startswith(f"data.{key} names no file") and f"set data.{key}=FILE" in message
 
 
 # Groups
@@ -250,16 +343,16 @@ def test_groups_are_posts_authors_or_a_column(write_redsm5: Write, tmp_path: Pat
         ("author", {"ann", "bob", "eve"}),
         ("auto", {"ann", "bob", "eve"}),
     ):
-        corpus = load_corpus(write_redsm5(ROWS, POSTS, CRITERIA, group_by=wanted))
+        corpus = read(write_redsm5(ROWS, POSTS, CRITERIA, group_by=wanted))
         assert corpus.report.groups == len(groups)
         assert set(corpus.pairs["group"]) | set(corpus.sentences["group"]) <= groups
         assert corpus.grouped_by == ("author" if wanted == "auto" else wanted)
     forums = write_pairs(tmp_path, pairs_table()).model_copy(update={"group_by": "forum"})
-    assert set(load_corpus(forums).pairs["group"]) == {"x", "y"}
+    assert set(read(forums).pairs["group"]) == {"x", "y"}
 
 
 def test_auto_groups_by_post_where_an_id_names_no_author(write_redsm5: Write) -> None:
-    corpus = load_corpus(write_redsm5([("plain", "x", "MOOD", 1)], POSTS, CRITERIA, group_by="auto"))
+    corpus = read(write_redsm5([("plain", "x", "MOOD", 1)], POSTS, CRITERIA, group_by="auto"))
     assert corpus.grouped_by == "post_id"
 
 
@@ -267,22 +360,22 @@ def test_a_column_of_authors_goes_before_the_author_in_the_id(tmp_path: Path) ->
     table = pairs_table().assign(post_id=["s_1_1", "s_1_1", "s_2_1", "s_3_1"], author=["a", "a", "b", "b"])
     for wanted in ("author", "auto"):
         data = write_pairs(tmp_path, table).model_copy(update={"group_by": wanted})
-        assert load_corpus(data).report.groups == 2
+        assert read(data).report.groups == 2
 
 
 def test_groups_that_are_not_one_per_post_are_refused(write_redsm5: Write, tmp_path: Path) -> None:
     def load(**others: str) -> Corpus:
-        return load_corpus(write_pairs(tmp_path, pairs_table().assign(**columns)).model_copy(update=others))
+        return read(write_pairs(tmp_path, pairs_table().assign(**columns)).model_copy(update=others))
 
     columns: dict[str, list[str]] = {"forum": ["x", "y", "y", "y"]}
     message = refusal(lambda: load(group_by="forum"))
     assert "data.group_by=forum" in message and "p1" in message and "several" in message
     columns = {"forum": ["x", "x", "", "y"]}
     message = refusal(lambda: load(group_by="forum"))
-    assert "p2" in message and "data.group_by=post_id" in message
+    assert "p2" in message and "group by post_id" in message
     assert "did you mean 'forum'?" in refusal(lambda: load(group_by="forums"))
     message = refusal(lambda: load(group_by="author"))
-    assert "the post_id p1" in message and "set data.group_by=post_id" in message
+    assert "the post_id p1" in message and "group by post_id" in message
 
 
 def test_a_post_given_twice_is_one_unless_its_texts_or_groups_differ(write_redsm5: Write) -> None:
@@ -294,11 +387,11 @@ def test_a_post_given_twice_is_one_unless_its_texts_or_groups_differ(write_redsm
 
     others = [("s_bob_1", "y", "bob"), ("s_eve_1", "z", "eve")]
     write(("s_ann_1", "x", "ann"), ("s_ann_1", "x", "ann"), *others)
-    assert load_corpus(data).report.repeated_posts == 1
+    assert read(data).report.repeated_posts == 1
     write(("s_ann_1", "x", "ann"), ("s_ann_1", "x", "anna"), *others)
-    assert "the post s_ann_1 has several values" in refusal(lambda: load_corpus(data))
+    assert "the post s_ann_1 has several values" in refusal(lambda: read(data))
     write(("s_ann_1", "x", "ann"), ("s_ann_1", "y", "ann"), *others)
-    message = refusal(lambda: load_corpus(data))
+    message = refusal(lambda: read(data))
     assert "data.posts=" in message and "s_ann_1 has different texts" in message
 
 
@@ -313,7 +406,7 @@ def test_order_of_rows_changes_nothing(write_redsm5: Write, mixer: random.Random
         if with_ids:  # one id for two sentences, as a careless table may have it
             table = pd.read_csv(str(data.annotations), keep_default_na=False).assign(sentence_id="1")
             table.to_csv(str(data.annotations), index=False)
-        return load_corpus(data)
+        return read(data)
 
     rows, posts = list(ROWS), list(POSTS.items())
     mixer.shuffle(rows)
@@ -326,7 +419,7 @@ def test_order_of_rows_changes_nothing(write_redsm5: Write, mixer: random.Random
 
 def test_any_change_of_content_changes_the_fingerprint(write_redsm5: Write) -> None:
     def fingerprint(rows: list = ROWS, posts: dict = POSTS, criteria: dict = CRITERIA, **others: str) -> str:
-        return load_corpus(write_redsm5(rows, posts, criteria, **others)).fingerprint
+        return read(write_redsm5(rows, posts, criteria, **others)).fingerprint
 
     prints = [
         fingerprint(),
@@ -352,7 +445,7 @@ PAIRS = "post_id,criterion,sentence,label\n"
     ("content", "words"),
     [
         ("", ["empty", "give a file with data"]),
-        (ANNOTATIONS, ["no rows", "give a file with data"]),
+        (ANNOTATIONS, ["no rows", "give a table with data"]),
         (
             "post_id,sentence,DSM5_symptom,status\na,x,MOOD,1\n",
             ["sentence_text is missing", "mean 'sentence'"],
@@ -371,7 +464,7 @@ PAIRS = "post_id,criterion,sentence,label\n"
 def test_annotations_that_cannot_be_used(write_redsm5: Write, content: str, words: list[str]) -> None:
     data = write_redsm5(ROWS, POSTS, CRITERIA)
     Path(str(data.annotations)).write_text(content, encoding="utf-8")
-    message = refusal(lambda: load_corpus(data))
+    message = refusal(lambda: read(data))
     assert message.startswith(f"data.annotations={data.annotations}")
     assert all(word in message for word in words), message
 
@@ -388,7 +481,7 @@ def test_annotations_that_cannot_be_used(write_redsm5: Write, content: str, word
 def test_posts_that_cannot_be_used(write_redsm5: Write, content: bytes, words: list[str]) -> None:
     data = write_redsm5(ROWS, POSTS, CRITERIA)
     Path(str(data.posts)).write_bytes(content)
-    message = refusal(lambda: load_corpus(data))
+    message = refusal(lambda: read(data))
     assert message.startswith(f"data.posts={data.posts}")
     assert all(word in message for word in words), message
 
@@ -397,7 +490,7 @@ def test_posts_that_cannot_be_used(write_redsm5: Write, content: bytes, words: l
     ("content", "words"),
     [
         ("", ["empty"]),
-        ('{"criteria": [', ["not valid JSON", "line 1", "mend"]),
+        ('{"criteria": [', ["not valid JSON", "line 1", "correct"]),
         ("[1, 2]", ["neither"]),
         ('{"criteria": [{"id": "A"}]}', ["neither", "write"]),
         ('{"criteria": []}', ["names no criterion", "add one"]),
@@ -410,7 +503,7 @@ def test_posts_that_cannot_be_used(write_redsm5: Write, content: bytes, words: l
 def test_criteria_that_cannot_be_used(write_redsm5: Write, content: str, words: list[str]) -> None:
     data = write_redsm5(ROWS, POSTS, CRITERIA)
     Path(str(data.criteria)).write_text(content, encoding="utf-8")
-    message = refusal(lambda: load_corpus(data))
+    message = refusal(lambda: read(data))
     assert message.startswith(f"data.criteria={data.criteria}")
     assert all(word in message for word in words), message
 
@@ -436,7 +529,7 @@ def test_criteria_that_cannot_be_used(write_redsm5: Write, content: str, words: 
 )
 def test_pairs_that_cannot_be_used(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
-    message = refusal(lambda: load_corpus(DataParams(format="pairs", pairs=str(tmp_path / name))))
+    message = refusal(lambda: read(DataParams(format="pairs", pairs=str(tmp_path / name))))
     assert message.startswith(f"data.pairs={tmp_path / name}")
     assert all(word in message for word in words), message
 
@@ -444,7 +537,7 @@ def test_pairs_that_cannot_be_used(tmp_path: Path, name: str, content: str, word
 @pytest.mark.parametrize("key", ["posts", "annotations", "criteria"])
 def test_a_missing_file_is_named(write_redsm5: Write, tmp_path: Path, key: str) -> None:
     data = write_redsm5(ROWS, POSTS, CRITERIA).model_copy(update={key: str(tmp_path / "gone.csv")})
-    message = refusal(lambda: load_corpus(data))
+    message = refusal(lambda: read(data))
     assert message.startswith(f"data.{key}=") and "gone.csv" in message and f"set data.{key}" in message
 
 
@@ -456,7 +549,7 @@ def test_messages_repeat_no_text_that_slipped_into_another_column(
     table = pd.read_csv(str(data.annotations))
     header = list(table.columns)
     table.iloc[:, list(columns)].set_axis(header, axis=1).to_csv(str(data.annotations), index=False)
-    assert "own words" not in refusal(lambda: load_corpus(data))
+    assert "own words" not in refusal(lambda: read(data))
 
 
 # Beyond hand-made files
@@ -473,7 +566,7 @@ def test_data_is_light_to_import() -> None:
 def test_public_sample_of_redsm5() -> None:
     folder = SHARED / "redsm5-sample"
     data = DataParams(posts=str(folder / "posts.csv"), annotations=str(folder / "annotations.csv"), group_by="author")
-    corpus = load_corpus(data)
+    corpus = read(data)
     assert (len(corpus.pairs), corpus.report.posts, corpus.report.groups) == (25, 17, 14)
     assert (corpus.report.evidence, corpus.report.explicit_negatives) == (21, 4)
     assert corpus.report.annotations_without_post == corpus.report.unknown_symptoms == 0
@@ -483,7 +576,7 @@ def test_public_sample_of_redsm5() -> None:
 def test_wice() -> None:
     folder = SHARED / "wice-dev"
     files = {"posts": "posts.csv", "annotations": "annotations.csv", "criteria": "criteria.json"}
-    corpus = load_corpus(DataParams(**{key: str(folder / name) for key, name in files.items()}))
+    corpus = read(DataParams(**{key: str(folder / name) for key, name in files.items()}))
     report = corpus.report
     assert (report.annotations, report.criteria, report.posts) == (41_700, 349, 349)
     assert report.pairs + report.repeated_pairs + report.empty_sentences == 41_700

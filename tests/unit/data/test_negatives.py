@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,13 +11,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evbind_lib.config.compose import DataParams
-from evbind_lib.data.corpus import Corpus, load_corpus
-from evbind_lib.data.folds import make_folds
-from evbind_lib.data.negatives import COLUMNS, training_pairs, validation_pairs
+from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import DataParams, Params, TrainingParams
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold, make_folds
+from evbind_lib.data.negatives import COLUMNS, fold_pairs, training_pairs, validation_pairs
 from evbind_lib.errors import DataError, FoldError
 
-Write = Callable[..., DataParams]
+Row = tuple[str, str, str, int]
+DEFAULTS = compose()
+
+
+def params(data: DataParams, seed: int = 42, n_folds: int = 5) -> Params:
+    return DEFAULTS.model_copy(update={"data": data, "training": TrainingParams(seed=seed, n_folds=n_folds)})
+
+
+def made(rows: Sequence[Row], posts: Mapping[str, str], data: DataParams) -> Corpus:
+    """Corpus of these tables; files would only take time."""
+    annotations = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
+    texts = pd.DataFrame(posts.items(), columns=["post_id", "text"])
+    return Corpus.from_posts(texts, annotations, CRITERIA, group_by=data.group_by)
+
+
 CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "C": "Eating little."}
 POSTS = {f"s_{number % 4}_{number}": f"Filler {number}. Shared. Also {number % 2}." for number in range(8)}
 
@@ -35,11 +49,17 @@ ROWS = st.lists(
 ).filter(lambda rows: any(row[3] == 1 and row[2] != "SPECIAL_CASE" for row in rows))
 STRATEGIES = st.sampled_from(["stratified", "hard", "random", "all"])
 RATIOS = st.sampled_from([0.1, 0.5, 1.0, 2.5, 3.0, 50.0])
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=25, deadline=None)
 
 
 def keys(table: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(table["criterion"], table["sentence"], strict=True))
+
+
+def groups_of(corpus: Corpus, pairs: pd.DataFrame) -> set[str]:
+    """Groups of the posts that pairs come from."""
+    every = pd.concat([corpus.pairs, corpus.sentences])
+    return set(pairs["post_id"].map(dict(zip(every["post_id"], every["group"], strict=True))))
 
 
 def inside(table: pd.DataFrame, groups: frozenset[str]) -> pd.DataFrame:
@@ -60,15 +80,15 @@ def some_groups(corpus: Corpus) -> frozenset[str]:
 
 @given(ROWS, STRATEGIES, RATIOS, st.integers(0, 3))
 @EXAMPLES
-def test_what_is_drawn_is_lawful(write_redsm5: Write, rows: list, strategy: str, ratio: float, seed: int) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
-    corpus = load_corpus(data)
+def test_what_is_drawn_is_lawful(rows: list, strategy: str, ratio: float, seed: int) -> None:
+    data = DataParams(group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
+    corpus = made(rows, POSTS, data)
     groups = some_groups(corpus)
-    pairs = training_pairs(corpus, groups, data=data, seed=seed)
+    pairs = training_pairs(corpus, groups, params(data, seed))
     annotated, sampled = pairs[pairs["origin"] == "annotated"], pairs[pairs["origin"] == "sampled"]
 
     assert list(pairs.columns) == COLUMNS and list(pairs.index) == list(range(len(pairs)))
-    assert set(pairs["group"]) <= groups
+    assert groups_of(corpus, pairs) <= groups
     assert len(set(keys(pairs))) == len(pairs)
     assert set(keys(sampled)) <= unannotated(corpus, groups)
     assert (sampled["label"] == 0).all() and pairs["label"].dtype == "int8"
@@ -82,16 +102,16 @@ def test_what_is_drawn_is_lawful(write_redsm5: Write, rows: list, strategy: str,
 @given(ROWS, st.sampled_from(["stratified", "hard"]), RATIOS)
 @EXAMPLES
 def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
-    write_redsm5: Write, rows: list, strategy: str, ratio: float
+    rows: list, strategy: str, ratio: float
 ) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
+    data = DataParams(group_by="author", negative_strategy=strategy)
     data = data.model_copy(update={"pos_neg_ratio": ratio, "eval_neg_ratio": ratio})
-    corpus = load_corpus(data)
+    corpus = made(rows, POSTS, data)
     groups = some_groups(corpus)
     of_groups = inside(corpus.pairs, groups)
     free = unannotated(corpus, groups)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, data=data, seed=1)
+        pairs = draw(corpus, groups, params(data, 1))
         for text in corpus.criteria.values():
             mine, known = (table[table["criterion"] == text] for table in (pairs, of_groups))
             evidence, explicit = int(known["label"].sum()), int((known["label"] == 0).sum())
@@ -102,26 +122,55 @@ def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
             assert (negatives["origin"] == "annotated").sum() == min(quota, explicit)
 
 
+@given(ROWS, STRATEGIES, RATIOS)
+@EXAMPLES
+def test_sampled_pairs_weigh_as_many_as_they_were_drawn_from(rows: list, strategy: str, ratio: float) -> None:
+    data = DataParams(group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
+    corpus = made(rows, POSTS, data)
+    groups = some_groups(corpus)
+    pairs = training_pairs(corpus, groups, params(data, 1))
+    sampled, free = pairs[pairs["origin"] == "sampled"], unannotated(corpus, groups)
+    assert (pairs.loc[pairs["origin"] == "annotated", "weight"] == 1.0).all()
+    assert (sampled["weight"] >= 1.0).all() and pairs["weight"].dtype == float
+    if strategy in ("random", "all"):  # one stratum
+        assert sampled["weight"].sum() == pytest.approx(len(free) if len(sampled) else 0)
+        return
+    is_evidence = set(inside(corpus.pairs, groups).query("label == 1")["sentence"])
+    for text, drawn in sampled.groupby("criterion"):
+        of_criterion = [sentence for criterion, sentence in free if criterion == text]
+        strata = [[one for one in of_criterion if (one in is_evidence) == first] for first in (True, False)]
+        for stratum in strata if strategy == "hard" else [of_criterion]:
+            within = drawn[drawn["sentence"].isin(stratum)]
+            assert within["weight"].sum() == pytest.approx(len(stratum) if len(within) else 0)
+
+
+def test_both_parts_of_a_fold_are_drawn_within_it(corpus: Corpus, folds: list[Fold]) -> None:
+    training, validation = fold_pairs(corpus, folds[0], DEFAULTS)
+    assert groups_of(corpus, training) <= folds[0].training_groups
+    assert groups_of(corpus, validation) <= folds[0].validation_groups
+    pd.testing.assert_frame_equal(validation, validation_pairs(corpus, folds[0].validation_groups, DEFAULTS))
+
+
 @given(ROWS, RATIOS)
 @EXAMPLES
-def test_random_has_the_ratio_over_all_criteria_together(write_redsm5: Write, rows: list, ratio: float) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="random", pos_neg_ratio=ratio)
-    corpus = load_corpus(data)
+def test_random_has_the_ratio_over_all_criteria_together(rows: list, ratio: float) -> None:
+    data = DataParams(group_by="author", negative_strategy="random", pos_neg_ratio=ratio)
+    corpus = made(rows, POSTS, data)
     groups = some_groups(corpus)
     known = inside(corpus.pairs, groups)
     explicit = int((known["label"] == 0).sum())
-    pairs = training_pairs(corpus, groups, data=data, seed=1)
+    pairs = training_pairs(corpus, groups, params(data, 1))
     quota = round(ratio * int(known["label"].sum()))
     assert (pairs["label"] == 0).sum() == min(quota, explicit + len(unannotated(corpus, groups)))
     assert ((pairs["label"] == 0) & (pairs["origin"] == "annotated")).sum() == min(quota, explicit)
 
 
-def test_random_draws_over_all_criteria_alike(write_redsm5: Write) -> None:
+def test_random_draws_over_all_criteria_alike() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(100)]
     posts = {f"p{number}": f"Told {number}. Wrote {number}. Sang {number}." for number in range(100)}
-    data = write_redsm5(rows, posts, CRITERIA, negative_strategy="random", pos_neg_ratio=3)
-    corpus = load_corpus(data)
-    pairs = training_pairs(corpus, set(posts), data=data, seed=1)
+    data = DataParams(negative_strategy="random", pos_neg_ratio=3)
+    corpus = made(rows, posts, data)
+    pairs = training_pairs(corpus, set(posts), params(data, 1))
     counts = pairs[pairs["origin"] == "sampled"]["criterion_id"].value_counts()
     # 300 drawn from 300, 400 and 400 combinations: 82, 109 and 109 expected, standard deviation about 8.
     assert counts.sum() == 300
@@ -130,23 +179,23 @@ def test_random_draws_over_all_criteria_alike(write_redsm5: Write) -> None:
 
 @given(ROWS)
 @EXAMPLES
-def test_all_and_natural_take_everything(write_redsm5: Write, rows: list) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy="all", eval_neg_ratio="natural")
-    corpus = load_corpus(data)
+def test_all_and_natural_take_everything(rows: list) -> None:
+    data = DataParams(group_by="author", negative_strategy="all", eval_neg_ratio="natural")
+    corpus = made(rows, POSTS, data)
     groups = some_groups(corpus)
     everything = set(keys(inside(corpus.pairs, groups))) | unannotated(corpus, groups)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, data=data, seed=1)
+        pairs = draw(corpus, groups, params(data, 1))
         assert sorted(keys(pairs)) == sorted(everything)
 
 
-def test_hard_prefers_evidence_for_another_criterion(write_redsm5: Write) -> None:
+def test_hard_prefers_evidence_for_another_criterion() -> None:
     rows = [(f"p{number}", f"Said {number}.", "AB"[number % 2], 1) for number in range(8)]
     posts = {f"p{number}": f"Filler {number}. More {number}." for number in range(8)}
     for ratio in (1.0, 2.0):
-        data = write_redsm5(rows, posts, CRITERIA, negative_strategy="hard", pos_neg_ratio=ratio)
-        corpus = load_corpus(data)
-        pairs = training_pairs(corpus, set(posts), data=data, seed=1)
+        data = DataParams(negative_strategy="hard", pos_neg_ratio=ratio)
+        corpus = made(rows, posts, data)
+        pairs = training_pairs(corpus, set(posts), params(data, 1))
         negatives = pairs[pairs["label"] == 0]
         hard = negatives[negatives["sentence"].str.startswith("Said")]
         # Four sentences of evidence each: ratio 1 has room for no other, ratio 2 is filled up.
@@ -156,89 +205,81 @@ def test_hard_prefers_evidence_for_another_criterion(write_redsm5: Write) -> Non
 
 @given(ROWS, STRATEGIES, st.randoms(use_true_random=False))
 @EXAMPLES
-def test_draws_depend_on_content_and_seed_alone(
-    write_redsm5: Write, rows: list, strategy: str, mixer: random.Random
-) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
-    corpus = load_corpus(data)
+def test_draws_depend_on_content_and_seed_alone(rows: list, strategy: str, mixer: random.Random) -> None:
+    data = DataParams(group_by="author", negative_strategy=strategy)
+    corpus = made(rows, POSTS, data)
     groups = sorted(some_groups(corpus))
     mixed_rows = list(rows)
     mixer.shuffle(mixed_rows)
-    other = load_corpus(write_redsm5(mixed_rows, POSTS, CRITERIA, group_by="author"))
+    other = made(mixed_rows, POSTS, data)
     for draw in (training_pairs, validation_pairs):
-        first = draw(corpus, groups, data=data, seed=7)
-        pd.testing.assert_frame_equal(first, draw(corpus, groups, data=data, seed=7))
-        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], data=data, seed=7))
-        columns = ["criterion", "sentence", "label", "group", "origin"]
-        reordered = draw(other, frozenset(groups), data=data, seed=7)
+        first = draw(corpus, groups, params(data, 7))
+        pd.testing.assert_frame_equal(first, draw(corpus, groups, params(data, 7)))
+        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], params(data, 7)))
+        columns = ["criterion", "sentence", "label", "origin", "weight"]
+        reordered = draw(other, frozenset(groups), params(data, 7))
         pd.testing.assert_frame_equal(first[columns], reordered[columns])
 
 
 @given(ROWS, st.sampled_from([0.5, 3.0, "natural"]))
 @EXAMPLES
-def test_validation_is_the_same_whatever_training_is_set_to(
-    write_redsm5: Write, rows: list, eval_neg_ratio: Any
-) -> None:
-    data = write_redsm5(rows, POSTS, CRITERIA, eval_neg_ratio=eval_neg_ratio)
-    corpus = load_corpus(data)
+def test_validation_is_the_same_whatever_training_is_set_to(rows: list, eval_neg_ratio: Any) -> None:
+    data = DataParams(eval_neg_ratio=eval_neg_ratio)
+    corpus = made(rows, POSTS, data)
     groups = some_groups(corpus)
-    plain = validation_pairs(corpus, groups, data=data, seed=1)
+    plain = validation_pairs(corpus, groups, params(data, 1))
     for strategy, ratio in (("hard", 1.0), ("random", 10.0), ("all", 3.0)):
         changed = data.model_copy(update={"negative_strategy": strategy, "pos_neg_ratio": ratio})
-        pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, data=changed, seed=1))
+        pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, params(changed, 1)))
 
 
 @given(ROWS, STRATEGIES, st.sampled_from([3.0, "natural"]), st.integers(0, 100))
 @EXAMPLES
-def test_no_pair_is_trained_on_and_validated(
-    write_redsm5: Write, rows: list, strategy: str, eval_neg_ratio: Any, seed: int
-) -> None:
+def test_no_pair_is_trained_on_and_validated(rows: list, strategy: str, eval_neg_ratio: Any, seed: int) -> None:
     rows = [*rows, ("s_1_1", "Said 1.", "A", 1), ("s_2_2", "Said 2.", "A", 1)]
-    data = write_redsm5(rows, POSTS, CRITERIA, group_by="author", negative_strategy=strategy)
+    data = DataParams(group_by="author", negative_strategy=strategy)
     data = data.model_copy(update={"eval_neg_ratio": eval_neg_ratio})
-    corpus = load_corpus(data)
+    corpus = made(rows, POSTS, data)
     evidence = corpus.pairs[corpus.pairs["label"] == 1]
     if evidence["group"].nunique() < 2:
         return
     try:
-        folds = make_folds(corpus, n_folds=2, seed=seed)
+        folds = make_folds(corpus, params(data, seed, n_folds=2))
     except FoldError:  # so few rows may leave a part without evidence, which is refused
         return
     for fold in folds:
-        training = training_pairs(corpus, fold.training_groups, data=data, seed=seed)
-        validation = validation_pairs(corpus, fold.validation_groups, data=data, seed=seed)
+        training = training_pairs(corpus, fold.training_groups, params(data, seed))
+        validation = validation_pairs(corpus, fold.validation_groups, params(data, seed))
         assert not set(keys(training)) & set(keys(validation))
-        assert not set(training["group"]) & set(validation["group"])
+        assert not groups_of(corpus, training) & groups_of(corpus, validation)
         for part in (training, validation):
             assert set(part["label"]) == {0, 1}
 
 
-def test_seeds_and_roles_draw_differently(write_redsm5: Write) -> None:
+def test_seeds_and_roles_draw_differently() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(20)]
-    data = write_redsm5(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, CRITERIA)
-    data = data.model_copy(update={"pos_neg_ratio": 0.5, "eval_neg_ratio": 0.5})
-    corpus = load_corpus(data)
+    data = DataParams(pos_neg_ratio=0.5, eval_neg_ratio=0.5)
+    corpus = made(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, data)
     groups = set(corpus.pairs["group"])
     drawn = [
-        sorted(keys(draw(corpus, groups, data=data, seed=seed)))
+        sorted(keys(draw(corpus, groups, params(data, seed))))
         for draw in (training_pairs, validation_pairs)
         for seed in (1, 2)
     ]
     assert all(drawn[i] != drawn[j] for i in range(4) for j in range(i))
 
 
-def test_more_than_five_million_pairs_are_refused(tmp_path: Path) -> None:
+def test_more_than_five_million_pairs_are_refused() -> None:
     number = pd.Series(range(2_300)).astype(str)
     table = pd.DataFrame({"post_id": "p" + number, "criterion": "Claim " + number, "sentence": "Said " + number})
     table["label"] = table.index % 2
-    table.to_csv(tmp_path / "pairs.csv", index=False)
-    data = DataParams(format="pairs", pairs=str(tmp_path / "pairs.csv"), negative_strategy="all")
-    corpus = load_corpus(data)
+    data = DataParams(negative_strategy="all")
+    corpus = Corpus.from_pairs(table)
     groups = set(corpus.pairs["group"])
     with pytest.raises(DataError, match=r"data\.negative_strategy=all: .* set .*strategy=stratified\.$"):
-        training_pairs(corpus, groups, data=data, seed=1)
+        training_pairs(corpus, groups, params(data, 1))
     natural = data.model_copy(update={"eval_neg_ratio": "natural"})
     with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: .*5,290,000 pairs.*ratio=10\.$"):
-        validation_pairs(corpus, groups, data=natural, seed=1)
-    drawn = validation_pairs(corpus, groups, data=data, seed=1)  # a ratio needs no list of all combinations
+        validation_pairs(corpus, groups, params(natural, 1))
+    drawn = validation_pairs(corpus, groups, params(data, 1))  # a ratio needs no list of all combinations
     assert (drawn["label"] == 0).sum() == 3 * (drawn["label"] == 1).sum()

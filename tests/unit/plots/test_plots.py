@@ -1,80 +1,79 @@
-"""Figures show what the study and the predictions hold, name their axes, and say so when there is little."""
+"""Figures show what the study and the predictions hold, and say so when there is too little to show."""
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-import plotly.graph_objects as go
+import plotly.io
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from evbind_lib import plots
-from evbind_lib.training.crossval import CrossValidation, EpochResult, FoldResult
-from evbind_lib.training.metrics import SCORES, compute_metrics
+from evbind_lib.errors import SearchError
+from evbind_lib.hpo.study import StudyRecord
+from evbind_lib.plots.search import _heights, _short, _ticks
+from evbind_lib.plots.validation import MAIN, MOST_POINTS
+from evbind_lib.training.metrics import METRICS, compute_metrics
+from evbind_lib.training.result import CrossValidation, EpochResult, FoldResult
 
 RATE = "learning_rate"
-SPACE: dict[str, Any] = {
-    RATE: FloatDistribution(1e-6, 1e-4, log=True),
-    "per_device_train_batch_size": CategoricalDistribution([8, 16, 32]),
-    "num_train_epochs": IntDistribution(2, 5),
-    "loss_function": CategoricalDistribution(["weighted_ce", "focal"]),
-    "focal_gamma": FloatDistribution(1.0, 3.0),
-}
-STUDY_PLOTS = {
-    "history": plots.optimisation_history,
-    "importances": plots.importances,
-    "parallel": plots.parallel_coordinates,
-    "slices": plots.slices,
-    "contour": plots.contour,
-    "intermediate": plots.intermediate_values,
-    "timeline": plots.timeline,
-    "distribution": plots.distribution,
-}
+# fmt: off
+OF_A_STUDY = ["history", "importances", "parallel_coordinates", "slices", "contour", "intermediate_values", "timeline",
+              "distribution"]
+OF_RESULTS = ["fold_scores", "learning_curves", "precision_recall", "roc", "confusion_matrix", "criteria", "thresholds"]
+# fmt: on
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Score of a made-up training: best near a learning rate of 1e-5; trial 3 fails."""
+    """Score of a made-up training: best near a learning rate of 1e-5; trial 3 fails after a fold."""
     rate = trial.suggest_float(RATE, 1e-6, 1e-4, log=True)
     trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32])
     epochs = trial.suggest_int("num_train_epochs", 2, 5)
     if trial.suggest_categorical("loss_function", ["weighted_ce", "focal"]) == "focal":
         trial.suggest_float("focal_gamma", 1.0, 3.0)
-    trial.set_user_attr("worker", {"host": "some-machine"})
-    if trial.number == 3:
-        raise ValueError("made to fail")
+    trial.set_user_attr("worker", "some-machine")
     score = 0.8 - 0.1 * abs(np.log10(rate) + 5) + 0.01 * epochs
     for fold in range(5):
         trial.report(score + 0.01 * fold, fold)
+        if trial.number == 3:
+            raise ValueError("made to fail")
         if fold < 4 and trial.should_prune():
             raise optuna.TrialPruned
     return float(score + 0.04)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> optuna.Study:
-    """A study in SQLite with complete, pruned and failed trials and a conditional parameter."""
+@pytest.fixture(autouse=True)
+def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = optuna.create_study(
-        storage=f"sqlite:///{tmp_path_factory.mktemp('study') / 'optuna.db'}",
-        study_name="deberta-v3-hpo",
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=3),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-    )
+
+
+@pytest.fixture(scope="module")
+def study() -> optuna.Study:
+    """A study with complete, pruned and failed trials and a conditional parameter."""
+    parts = {"sampler": optuna.samplers.TPESampler(seed=3), "pruner": optuna.pruners.MedianPruner(n_startup_trials=4)}
+    made = optuna.create_study(direction="maximize", **parts)
     made.set_metric_names(["macro_f1"])
-    made.set_user_attr("identity", {"fold_aggregation": "mean"})
+    StudyRecord(identity={"fold_aggregation": "mean"}).write(made)
     made.optimize(objective, n_trials=20, catch=(ValueError,))
-    states = {trial.state for trial in made.trials}
-    assert states == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert {trial.state for trial in made.trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     return made
+
+
+@pytest.fixture(scope="module")
+def complete(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
+    return {trial.number: trial for trial in study.get_trials(states=(TrialState.COMPLETE,))}
 
 
 @pytest.fixture(scope="module")
@@ -82,396 +81,305 @@ def predictions() -> pd.DataFrame:
     """Out-of-fold predictions of three folds, 300 pairs, 30% evidence."""
     random = np.random.default_rng(0)
     label = (random.random(300) < 0.3).astype("int8")
-    probability = (1 / (1 + np.exp(-(random.normal(0, 1.5, 300) + 2 * label - 1)))).astype("float32")
-    fold = np.repeat(np.arange(3, dtype="int8"), 100)
-    return pd.DataFrame({"fold": fold, "label": label, "probability": probability})
+    probability = 1 / (1 + np.exp(-(random.normal(0, 1.5, 300) + 2 * label - 1)))
+    fold, criterion = np.repeat(np.arange(3, dtype="int8"), 100), random.choice(["A", "B"], 300, p=[0.7, 0.3])
+    return pd.DataFrame({"fold": fold, "criterion_id": criterion, "label": label, "probability": probability})
 
 
 @pytest.fixture(scope="module")
 def result(predictions: pd.DataFrame) -> CrossValidation:
-    """Three folds with two epochs each."""
-    reports = []
-    for fold in range(3):
-        part = predictions[predictions["fold"] == fold]
+    """Three folds with two epochs each, of which the first is not validated in fold 3."""
+    folds = []
+    for fold, part in predictions.groupby("fold"):
         metrics = compute_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
-        epochs = tuple(
-            EpochResult(fold, epoch, 0.7 / epoch, {**metrics, "macro_f1": 0.3 * epoch}, seconds=1.0) for epoch in (1, 2)
-        )
-        reports.append(FoldResult(fold, metrics, epochs, part, 2.0, 200, 100, 500.0))
-    return CrossValidation(tuple(reports), "fp32")
+        scores = [None if fold == 2 else {**metrics, "macro_f1": 0.3}, {**metrics, "macro_f1": 0.6}]
+        epochs = tuple(EpochResult(fold, epoch, 0.7 / epoch, scores[epoch - 1], 1.0) for epoch in (1, 2))
+        folds.append(FoldResult(fold, metrics, epochs, part, 2.0, 200, 100, "fp32", 500.0))
+    return CrossValidation(tuple(folds))
 
 
-def traces(figure: go.Figure, name: str) -> list[Any]:
-    return [trace for trace in figure.data if trace.name == name]
+def traces(figure: Any, name: str) -> list[Any]:
+    return [trace for trace in figure.data if (trace.name or "").startswith(name)]
 
 
-def test_every_figure_of_a_search_has_a_title_and_a_height_and_fits_the_page(study: optuna.Study) -> None:
-    for name, plot in STUDY_PLOTS.items():
-        figure = plot(study)
-        assert figure.layout.title.text, name
-        assert figure.layout.height and figure.layout.width is None, name
-        assert figure.data and json.loads(figure.to_json()), name
-        assert "Objective Value" not in figure.to_json(), name
-
-
-def test_figures_are_the_same_for_the_same_study(study: optuna.Study) -> None:
-    for name, plot in STUDY_PLOTS.items():
-        assert plot(study).to_json() == plot(study).to_json(), name
-
-
-def test_no_figure_gives_away_what_machine_a_trial_ran_on(study: optuna.Study) -> None:
-    assert all("some-machine" not in plot(study).to_json() for plot in STUDY_PLOTS.values())
-
-
-def test_figures_leave_the_log_and_its_level_alone(study: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.INFO)
-    try:
-        with caplog.at_level(logging.DEBUG):
-            for plot in STUDY_PLOTS.values():
-                plot(study)
-        assert optuna.logging.get_verbosity() == optuna.logging.INFO
-        assert not [record for record in caplog.records if record.name.startswith("optuna")]
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
-def test_history_shows_complete_and_pruned_trials_and_the_best_so_far(study: optuna.Study) -> None:
-    figure = plots.optimisation_history(study)
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    pruned = study.get_trials(states=(TrialState.PRUNED,))
-    assert list(traces(figure, "complete")[0].x) == [trial.number for trial in complete]
-    assert list(traces(figure, "complete")[0].y) == [trial.value for trial in complete]
-    assert list(traces(figure, "pruned (fewer folds)")[0].x) == [trial.number for trial in pruned]
-    assert traces(figure, "best so far")[0].y[-1] == study.best_value
-    assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
-    assert plots.optimisation_history(study, "pos_f1").layout.yaxis.title.text == "pos_f1, mean of folds"
-
-
-def test_importances_are_those_of_optuna(study: optuna.Study) -> None:
-    expected = optuna.importance.get_param_importances(study)
-    bars = plots.importances(study).data[0]
-    assert sorted(bars.x) == pytest.approx(sorted(expected.values()))
-    assert bars.y[-1] == RATE == next(iter(expected))
-    assert "batch_size" in bars.y and "epochs" in bars.y
-
-
-def test_parallel_coordinates_draw_every_complete_trial_and_the_best_last(study: optuna.Study) -> None:
-    figure = plots.parallel_coordinates(study)
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    assert len(lines) == len(study.get_trials(states=(TrialState.COMPLETE,)))
-    assert figure.data[-1].y[0] == 1.0 and figure.data[-1].line.width > lines[0].line.width
-    labels = [text.replace("<br>", "") for text in figure.layout.xaxis.ticktext]
-    assert labels == ["macro_f1", "focal_gamma", RATE, "loss_function", "epochs", "batch_size"]
-    assert lines[0].customdata[5][0] == "batch_size"
-
-
-def test_parallel_coordinates_and_slices_have_the_learning_rate_on_a_log_scale(study: optuna.Study) -> None:
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    rates = np.log10([trial.params[RATE] for trial in complete])
-    heights = (rates - rates.min()) / (rates.max() - rates.min())
-    lines = [trace for trace in plots.parallel_coordinates(study).data if trace.mode == "lines"]
-    assert sorted(line.y[2] for line in lines) == pytest.approx(sorted(heights))
-    panel = next(axis for axis in axes(plots.slices(study)) if "learning_rate" in axis.title.text)
-    assert panel.type == "log" and panel.title.text == "learning_rate (log scale)"
-
-
-def axes(figure: go.Figure) -> list[Any]:
-    keys = [key for key in figure.layout if key.startswith("xaxis")]
-    return [figure.layout[key] for key in sorted(keys, key=lambda key: int(key.removeprefix("xaxis") or 1))]
-
-
-def test_slices_stand_in_a_grid_without_quotes_around_choices(study: optuna.Study) -> None:
-    figure = plots.slices(study, columns=3)
-    names = [axis.title.text for axis in axes(figure)]
-    assert names == ["focal_gamma", "learning_rate (log scale)", "loss_function", "epochs", "batch_size"]
-    assert all(0 <= axis.domain[0] < axis.domain[1] <= 1 for axis in axes(figure))
-    loss = axes(figure)[2]
-    assert list(loss.categoryarray) == ["weighted_ce", "focal"]
-    assert {x for x in figure.data[2].x} <= {"weighted_ce", "focal"}
-
-
-def test_contour_takes_the_two_most_important_parameters_that_trials_share(study: optuna.Study) -> None:
-    ranked = list(optuna.importance.get_param_importances(study))
-    figure = plots.contour(study)
-    names = {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text}
-    assert "learning_rate (log scale)" in names
-    assert ranked[0] == RATE
-    assert [trace.type for trace in figure.data] == ["contour", "scatter"]
-
-
-def test_intermediate_values_count_folds_from_one(study: optuna.Study) -> None:
-    figure = plots.intermediate_values(study)
-    assert {min(trace.x) for trace in figure.data} == {1}
-    assert max(max(trace.x) for trace in figure.data) == 5
-    assert figure.data[-1].name == f"best (trial {study.best_trial.number})"
-    assert figure.layout.xaxis.title.text == "folds done"
-    assert sum(bool(trace.showlegend) for trace in figure.data) == 3  # complete, pruned, best: once each
-
-
-def test_timeline_has_one_bar_for_each_trial_with_its_state(study: optuna.Study) -> None:
-    figure = plots.timeline(study)
-    counts = {trace.name: len(trace.y) for trace in figure.data}
-    states = [trial.state.name.lower() for trial in study.trials]
-    assert counts == {"complete": states.count("complete"), "pruned": states.count("pruned"), "failed": 1}
-    assert min(min(trace.base) for trace in figure.data) == 0
-    assert "since the first trial began" in figure.layout.xaxis.title.text
-
-
-def test_distribution_rises_to_all_trials(study: optuna.Study) -> None:
-    curve = plots.distribution(study).data[0]
-    assert curve.y[-1] == 1.0 and list(curve.y) == sorted(curve.y)
-
-
-def make_study(trials: list[tuple[dict[str, Any], float]], direction: str = "maximize") -> optuna.Study:
+def make_study(*trials: tuple[dict[str, float], float], direction: str = "maximize", **others: Any) -> optuna.Study:
     made = optuna.create_study(direction=direction)
     for params, value in trials:
-        distributions = {name: SPACE.get(name, FloatDistribution(0, 1)) for name in params}
-        made.add_trial(create_trial(params=params, distributions=distributions, value=value))
+        kinds = {name: FloatDistribution(0, 1) for name in params}
+        made.add_trial(create_trial(params=params, distributions=kinds, value=value, **others))
     return made
 
 
-@pytest.mark.parametrize(
-    "trials",
-    [
-        [],
-        [({RATE: 1e-5}, 0.5)],
-        [({}, 0.5), ({}, 0.6)],
-        [({RATE: 1e-5}, 0.5), ({RATE: 2e-5}, 0.6)],
-        [({RATE: 1e-5, "num_train_epochs": 2}, 0.5), ({RATE: 1e-5, "num_train_epochs": 2}, 0.5)],
-        [({RATE: 1e-5}, float("inf")), ({RATE: 2e-5}, 0.6)],
-    ],
-    ids=["none", "one", "no parameter", "one parameter", "all alike", "infinite"],
-)
-def test_too_little_to_plot_gives_a_sentence_and_no_error(trials: list[tuple[dict[str, Any], float]]) -> None:
-    made = make_study(trials)
-    for name, plot in STUDY_PLOTS.items():
-        figure = plot(made)
-        assert figure.data or figure.layout.annotations[0].text.endswith("."), name
-    assert "two parameters" in plots.contour(made).layout.annotations[0].text
+def test_names_are_loaded_on_first_use_and_say_what_there_is() -> None:
+    tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert set(plots.__all__) == set(dir(plots)) == imported - {"annotations", "import_module", "TYPE_CHECKING", "Any"}
+    assert all(getattr(plots, name).__doc__ for name in plots.__all__)
+    with pytest.raises(AttributeError, match="pareto"):
+        _ = plots.pareto
+    code = "import sys, evbind_lib.plots as p; p.history, p.roc; print({'torch', 'transformers', 'mlflow'} & {*sys.modules})"
+    folder = Path(plots.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_parameters_that_exclude_each_other_make_no_contour() -> None:
-    made = make_study([({"a": 0.1}, 0.5), ({"a": 0.2}, 0.6), ({"b": 0.1}, 0.7), ({"b": 0.3}, 0.4)])
-    assert not plots.contour(made).data
-    assert plots.slices(made).data and plots.parallel_coordinates(made).data
+def test_every_figure_of_a_study_fits_the_page_is_reproducible_and_names_no_machine(
+    study: optuna.Study, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    for name in OF_A_STUDY:
+        with caplog.at_level(logging.DEBUG):
+            figure = getattr(plots, name)(study)
+        layout, content = figure.layout, figure.to_json()
+        assert layout.title.text and layout.title.subtitle.text and layout.height and layout.width is None
+        assert figure.data and json.loads(content) and "some-machine" not in content
+        assert content == getattr(plots, name)(study).to_json()
+        with monkeypatch.context() as patch:
+            patch.setattr(plotly.io.templates, "default", "plotly_dark")
+            dark = getattr(plots, name)(study).layout.template.layout.paper_bgcolor
+        assert (layout.template.layout.paper_bgcolor, dark) == ("white", "rgb(17,17,17)")
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    assert not [record for record in caplog.records if record.name.startswith("optuna")]
+
+
+def test_history_shows_complete_and_pruned_trials_and_the_best_so_far(study: optuna.Study, complete: Any) -> None:
+    figure = plots.history(study)
+    (points,), (stopped,), (line,) = (traces(figure, name) for name in ("complete", "pruned", "best"))
+    pruned = study.get_trials(states=(TrialState.PRUNED,))
+    assert dict(zip(points.x, points.y, strict=True)) == {number: trial.value for number, trial in complete.items()}
+    assert list(stopped.x) == [trial.number for trial in pruned]
+    assert list(stopped.y) == [trial.intermediate_values[trial.last_step] for trial in pruned]
+    assert line.x[-1] == study.trials[-1].number and line.y[-1] == study.best_value and list(line.y) == sorted(line.y)
+    assert all(list(trace.meta) == list(trace.x) for trace in figure.data)
+    assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
+
+
+def test_pruned_trials_that_reported_another_metric_have_no_score() -> None:
+    made = make_study(({"a": 0.1}, -50.0), ({"a": 0.2}, -60.0))
+    made.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: 0.4}, user_attrs={"metric": "pr_auc"}))
+    history = plots.history(made)
+    assert traces(history, "pruned")[0].y[0] < -60 and history.layout.yaxis.title.text == "objective value"
+    assert plots.intermediate_values(made).data[0].y == (0.4,)
+
+
+def test_importances_are_those_of_optuna_most_important_on_top(study: optuna.Study) -> None:
+    expected = optuna.importance.get_param_importances(study)
+    (bars,) = plots.importances(study).data
+    assert list(bars.x) == list(expected.values())[::-1]
+    assert bars.y[-1] == RATE == next(iter(expected)) and {"batch_size", "epochs"} < {*bars.y}
+
+
+def test_parallel_coordinates_draw_every_complete_trial_and_the_best_last(study: optuna.Study, complete: Any) -> None:
+    figure = plots.parallel_coordinates(study)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert {line.meta[0] for line in lines} == set(complete) and lines[-1].meta[0] == study.best_trial.number
+    assert lines[-1].y[0] == 1.0 and lines[-1].line.width > lines[0].line.width
+    labels = [text.replace("<br>", "") for text in figure.layout.xaxis.ticktext]
+    assert labels[:5] == ["macro_f1", RATE, "batch_size", "epochs", "loss_function"]
+    rates = {number: np.log10(trial.params[RATE]) for number, trial in complete.items()}
+    low, high = min(rates.values()), max(rates.values())
+    for line in lines:
+        trial = complete[line.meta[0]]
+        assert line.y[1] == pytest.approx((rates[trial.number] - low) / (high - low))  # a log scale
+        assert line.y[2] == [8, 16, 32].index(trial.params["per_device_train_batch_size"]) / 2
+        assert (line.y[5] < 0) == ("focal_gamma" not in trial.params)
+        assert len(line.meta) == len(line.x) and f"{trial.value:.4f}" in line.text
+
+
+def test_slices_show_the_score_over_each_parameter_on_its_scale(study: optuna.Study, complete: Any) -> None:
+    figure = plots.slices(study)
+    assert [figure.layout[f"xaxis{n}"].title.text for n in ("", 2, 3, 4, 5)] == [
+        *(f"{RATE} (log scale)", "batch_size", "epochs", "loss_function", "focal_gamma")
+    ]
+    names = (RATE, "per_device_train_batch_size", "num_train_epochs", "loss_function", "focal_gamma")
+    for trace, name in zip(figure.data, names, strict=True):
+        having = [trial for trial in complete.values() if name in trial.params]
+        assert list(trace.meta) == list(trace.marker.color) == [trial.number for trial in having]
+        assert list(trace.y) == [trial.value for trial in having]
+        assert list(map(str, trace.x)) == [str(trial.params[name]) for trial in having]
+        assert trace.marker.coloraxis == "coloraxis"  # one scale for all panels
+    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis4.categoryarray == ("weighted_ce", "focal")
+    assert figure.layout.xaxis2.type == "category"  # batch sizes are choices
+
+
+def test_contour_takes_the_two_most_important_parameters_that_trials_share(study: optuna.Study, complete: Any) -> None:
+    figure = plots.contour(study)
+    first, second = list(optuna.importance.get_param_importances(study))[:2]
+    colours, points = figure.data
+    assert figure.layout.xaxis.title.text == f"{RATE} (log scale)" and first == RATE
+    assert list(points.x) == [complete[number].params[first] for number in points.meta]
+    assert list(map(str, points.y)) == [str(complete[number].params[second]) for number in points.meta]
+    assert list(colours.z) == [complete[number].value for number in points.meta]
+
+
+def test_intermediate_values_count_folds_from_one_and_the_best_is_on_top(study: optuna.Study) -> None:
+    figure = plots.intermediate_values(study)
+    assert figure.data[-1].name == f"best (trial {study.best_trial.number})"
+    assert sorted(trace.name for trace in figure.data if trace.showlegend)[1:] == ["complete", "failed", "pruned"]
+    for trace in figure.data:
+        reported = study.trials[trace.meta[0]].intermediate_values
+        assert dict(zip(trace.x, trace.y, strict=True)) == {step + 1: value for step, value in reported.items()}
+    assert figure.layout.yaxis.title.text == "macro_f1, mean of folds done"
+    plain = make_study(({}, 0.5), intermediate_values={1: 0.1, 10: 0.3})
+    assert plots.intermediate_values(plain).data[0].x == (1, 10)  # not of folds
+    StudyRecord(identity={"fold_aggregation": "mean"}, pruner={"type": "wilcoxon"}).write(plain)
+    assert "mean" not in plots.intermediate_values(plain).layout.yaxis.title.text
+
+
+def test_timeline_has_a_bar_for_each_trial_and_one_that_was_killed_does_not_run_for_ever(study: optuna.Study) -> None:
+    figure = plots.timeline(study)
+    states = [trial.state.name.lower().replace("fail", "failed") for trial in study.trials]
+    assert {trace.name: len(trace.y) for trace in figure.data} == {name: states.count(name) for name in set(states)}
+    assert min(min(trace.base) for trace in figure.data) == 0
+    assert all(trace.meta == trace.y for trace in figure.data)
+    killed = create_trial(state=TrialState.RUNNING)
+    killed.datetime_start = killed.datetime_start.replace(year=2020)
+    made = make_study(({}, 0.5))
+    made.add_trial(killed)
+    assert traces(plots.timeline(made), "running")[0].x[0] < 1 / 3600
+
+
+def test_distribution_rises_from_none_to_all_trials(study: optuna.Study, complete: Any) -> None:
+    (curve,) = plots.distribution(study).data
+    scores = sorted(trial.value for trial in complete.values())
+    assert list(curve.x) == [scores[0], *scores]
+    assert list(curve.y) == pytest.approx(np.linspace(0, 1, len(scores) + 1))
+    assert [complete[number].value for number in curve.meta[1:]] == scores
+
+
+def test_too_little_to_plot_gives_a_sentence_and_no_error() -> None:
+    rate = [({RATE: 0.1}, 0.5), ({RATE: 0.2}, 0.6)]
+    alike = [({RATE: 0.1, "a": 0.2}, 0.5)] * 3
+    apart = [({"a": 0.1}, 0.5), ({"a": 0.2}, 0.6), ({"b": 0.1}, 0.7), ({"b": 0.3}, 0.4)]
+    for trials in ([], rate[:1], [({}, 0.5), ({}, 0.6)], rate, alike, apart, [({RATE: 0.1}, float("inf")), rate[1]]):
+        made = make_study(*trials)
+        for name in OF_A_STUDY:
+            figure = getattr(plots, name)(made)
+            assert figure.data or figure.layout.annotations[0].text.endswith("."), name
+        assert not plots.contour(made).data
+    assert plots.slices(make_study(*apart)).data and plots.parallel_coordinates(make_study(*apart)).data
+    several = optuna.create_study(directions=["maximize", "minimize"])
+    with pytest.raises(SearchError, match=r"optuna\.visualization"):
+        plots.history(several)
 
 
 def test_where_less_is_better_the_lowest_trial_is_the_best() -> None:
-    made = make_study([({"a": 0.1}, 3.0), ({"a": 0.2}, 1.0), ({"a": 0.4}, 2.0)], direction="minimize")
-    assert plots.parallel_coordinates(made).data[-1].y[0] == 0.0
-    assert plots.optimisation_history(made).data[-1].y[-1] == 1.0
+    made = make_study(({"a": 0.1}, 3.0), ({"a": 0.2}, 1.0), ({"a": 0.4}, 2.0), direction="minimize")
+    assert [trace.meta[0] for trace in plots.parallel_coordinates(made).data if trace.meta][-1] == 1
+    assert traces(plots.history(made), "best")[0].y == (3.0, 1.0, 1.0, 1.0)
 
 
-@pytest.fixture(scope="module")
-def two() -> optuna.Study:
-    """A study of macro_f1 and seconds, of which the larger models are better and slower; trial 4 is outside the bounds."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1))
-    made.set_metric_names(["macro_f1", "seconds"])
-    made.set_user_attr("identity", {"fold_aggregation": "mean"})
-    for number in range(12):
-        trial = made.ask()
-        rate, epochs = trial.suggest_float(RATE, 1e-6, 1e-4, log=True), trial.suggest_int("num_train_epochs", 2, 9)
-        trial.set_constraint("recall.low", 0.5 if number == 4 else -0.1)
-        score = 0.6 + 0.02 * epochs - 0.1 * abs(np.log10(rate) + 5) + (1.0 if number == 4 else 0.0)
-        made.tell(trial, [score, 10.0 * epochs])
-    return made
-
-
-def test_every_figure_is_of_the_first_of_several_objectives(two: optuna.Study) -> None:
-    for name, plot in STUDY_PLOTS.items():
-        figure = plot(two)
-        if name != "intermediate":
-            assert figure.data and json.loads(figure.to_json()), name
-            assert "Objective Value" not in figure.to_json(), name
-    assert plots.intermediate_values(two).layout.annotations[0].text == "Of several objectives no folds are reported."
-    history = plots.optimisation_history(two)
-    assert history.layout.yaxis.title.text == "macro_f1, mean of folds"
-    feasible = [trial for trial in two.trials if trial.number != 4]
-    assert list(traces(history, "complete")[0].y) == [trial.values[0] for trial in two.trials if trial.number != 4]
-    assert list(traces(history, "outside the bounds")[0].x) == [4]
-    best = max(feasible, key=lambda trial: trial.values[0])
-    assert traces(history, "best so far")[0].y[-1] == best.values[0]
-    parallel = plots.parallel_coordinates(two)
-    assert parallel.data[-1].meta[0] == best.number and parallel.data[-1].line.width == 4
-    assert plots.importances(two).data[0].y[-1] in {"learning_rate", "epochs"}
-    expected = optuna.importance.get_param_importances(two, target=lambda trial: -trial.values[0])
-    assert sorted(plots.importances(two).data[0].x) == pytest.approx(sorted(expected.values()))
-
-
-def test_the_pareto_front_joins_the_trials_that_nothing_beats(two: optuna.Study) -> None:
-    figure = plots.pareto(two)
-    front = traces(figure, "Pareto front")[0]
-    assert sorted(front.meta) == sorted(trial.number for trial in two.best_trials)
-    assert list(front.x) == sorted(front.x) and list(front.y) == sorted(front.y)  # more seconds, more score
-    assert front.mode == "lines+markers"
-    assert list(traces(figure, "outside the bounds")[0].meta) == [4]
-    shown = sum(len(trace.x) for trace in figure.data)
-    assert shown == len(two.trials)
-    for trace in figure.data:
-        points = [list(point) for point in zip(trace.x, trace.y, strict=True)]
-        assert [two.trials[number].values[::-1] for number in trace.meta] == points
-    assert figure.layout.xaxis.title.text == "training time of a trial (seconds)"
-    assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
-    assert figure.layout.title.text == "Pareto front of macro_f1 and seconds"
-    turned = plots.pareto(two, ["seconds", "macro_f1"])
-    assert turned.layout.yaxis.title.text == "training time of a trial (seconds)"
-    assert sorted(traces(turned, "Pareto front")[0].meta) == sorted(front.meta)
-    assert figure.to_json() == plots.pareto(two).to_json()
-    assert f"trial {front.meta[0]}<br>macro_f1" in front.text[0]
-
-
-def test_a_pareto_front_needs_objectives_and_trials(study: optuna.Study) -> None:
-    assert plots.pareto(study).layout.annotations[0].text == "A Pareto front needs a search with several objectives."
-    empty = optuna.create_study(directions=["maximize", "minimize"])
-    assert plots.pareto(empty).layout.annotations[0].text == "No trial is complete yet."
-    with pytest.raises(ValueError, match="no objective speed; known are score, objective 2"):
-        plots.pareto(empty, ["score", "speed"])
-    for name, plot in STUDY_PLOTS.items():
-        assert plot(empty).layout.annotations[0].text.endswith("."), name
-
-
-def test_of_three_objectives_two_are_shown_and_the_front_is_of_all() -> None:
-    made = optuna.create_study(directions=["maximize", "minimize", "minimize"])
-    made.set_metric_names(["macro_f1", "log_loss", "seconds"])
-    for values in ([0.7, 0.5, 30.0], [0.7, 0.5, 20.0], [0.6, 0.4, 90.0], [0.5, 0.6, 10.0]):
-        made.add_trial(create_trial(values=values))
-    figure = plots.pareto(made, ["macro_f1", "log_loss"])
-    front = traces(figure, "Pareto front")[0]
-    assert sorted(front.meta) == [1, 2, 3] and front.mode == "markers"
-    assert "seconds 20" in "".join(front.text)
-
-
-def test_a_trial_outside_the_bounds_is_never_the_best() -> None:
-    made = optuna.create_study(direction="maximize")
-    for value, missed in ((0.9, 0.2), (0.5, -0.1), (0.6, -0.1)):
-        distributions = {RATE: SPACE[RATE]}
-        made.add_trial(
-            create_trial(
-                params={RATE: value * 1e-4},
-                distributions=distributions,
-                value=value,
-                constraints={"recall.low": missed},
-                intermediate_values={0: value},
-            )
-        )
-    history = plots.optimisation_history(made)
-    assert list(traces(history, "outside the bounds")[0].y) == [0.9]
-    assert traces(history, "best so far")[0].y[-1] == 0.6
-    assert plots.intermediate_values(made).data[-1].name == "best (trial 2)"
-    parallel = plots.parallel_coordinates(made)
-    assert parallel.data[-1].meta[0] == 2
-    assert {trace.name for trace in parallel.data if trace.showlegend} == {"within the bounds", "outside the bounds"}
-    assert list(traces(plots.slices(made), "outside the bounds")[0].meta) == [0]
-
-
-def test_dotted_names_are_cut_only_where_that_stays_clear() -> None:
+def test_names_are_short_only_where_that_stays_clear_and_ticks_are_round() -> None:
     names = ["data.pos_neg_ratio", "training.args.learning_rate", "model.name", "data.name"]
-    assert [plots.axes.short_name(name, names) for name in names] == [
-        "pos_neg_ratio",
-        "learning_rate",
-        "model.name",
-        "data.name",
-    ]
+    assert [_short(name, names) for name in names] == ["pos_neg_ratio", "learning_rate", "model.name", "data.name"]
+    assert _ticks(FloatDistribution(1e-6, 1e-4, log=True), [2e-6, 9e-5]) == pytest.approx([3e-6, 1e-5, 3e-5, 1e-4])
+    assert _ticks(IntDistribution(1, 9), [2, 5]) == [2, 3, 4, 5]
+    assert _ticks(IntDistribution(16, 512), [16, 400]) == [100, 200, 300, 400]
+    assert _ticks(FloatDistribution(0, 1), [0.11, 0.47]) == pytest.approx([0.2, 0.3, 0.4])
+    assert _ticks(FloatDistribution(0, 1), [0.5, 0.5]) == [0.5]
+    heights, ticks = _heights({3: None, 7: "b"}, CategoricalDistribution([None, "a", "b"]))
+    assert heights == {3: 0.0, 7: 1.0} and ticks == [(0.0, "None"), (0.5, "a"), (1.0, "b")]
+
+
+def test_every_figure_of_results_takes_one_or_several_and_predictions_alone(result: CrossValidation) -> None:
+    for name in OF_RESULTS:
+        plot = getattr(plots, name)
+        layout, several = plot(result).layout, plot({"first": result, "second": result})
+        assert layout.title.text and layout.title.subtitle.text and layout.height and layout.width is None
+        assert "first" in several.to_json() and "second" in several.to_json(), name
+        assert plot(result.folds[0]).data
+        if name != "learning_curves":
+            assert plot(result.predictions).to_json() == plot(result).to_json(), name
 
 
 def test_fold_scores_show_each_fold_and_the_mean(result: CrossValidation) -> None:
     figure = plots.fold_scores(result)
-    assert list(figure.layout.xaxis.ticktext) == list(SCORES)
-    assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in SCORES]
-    means = [np.mean([report.metrics[name] for report in result.folds]) for name in SCORES]
-    assert list(traces(figure, "mean")[0].y) == pytest.approx(means)
+    names = [name for name in METRICS if name != "log_loss"]
+    assert list(figure.layout.xaxis.ticktext) == names
+    assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in names]
+    assert list(traces(figure, "mean")[0].y) == pytest.approx([result.score(name, "mean") for name in names])
+    both = plots.fold_scores({"first": result, "second": result}, ["recall"])
+    assert [list(trace.y) for trace in traces(both, "second")[:3]] == [
+        [fold.metrics["recall"]] for fold in result.folds
+    ]
+    assert max(trace.x[0] for trace in traces(both, "first")) < min(trace.x[0] for trace in traces(both, "second"))
+    assert plots.fold_scores({"first": result, "second": result}).layout.xaxis.ticktext == MAIN
 
 
-def test_learning_curves_follow_loss_and_metric_of_each_fold(result: CrossValidation) -> None:
-    figure = plots.learning_curves(result.folds)
-    loss, metric = traces(figure, "fold 1")
-    assert list(loss.x) == [1, 2] and list(loss.y) == [0.7, 0.35]
-    assert list(metric.y) == [0.3, 0.6]
-    assert figure.layout.yaxis2.title.text == "validation macro_f1"
-
-
-def test_precision_recall_is_that_of_scikit_learn(predictions: pd.DataFrame) -> None:
-    figure = plots.precision_recall(predictions)
-    label, probability = predictions["label"], predictions["probability"]
-    precision, recall, _ = precision_recall_curve(label, probability, drop_intermediate=True)
-    pooled = traces(figure, f"<b>all folds: {average_precision_score(label, probability):.3f}</b>")[0]
-    assert np.array_equal(pooled.x, recall) and np.array_equal(pooled.y, precision)
-    chance = traces(figure, f"chance ({label.mean():.3f})")[0]
-    assert list(chance.y) == [label.mean()] * 2
-    assert len(figure.data) == 5
-
-
-def test_roc_is_that_of_scikit_learn(predictions: pd.DataFrame) -> None:
-    figure = plots.roc(predictions)
-    first = predictions[predictions["fold"] == 0]
-    false_alarms, found, _ = roc_curve(first["label"], first["probability"])
-    curve = traces(figure, f"fold 1: {roc_auc_score(first['label'], first['probability']):.3f}")[0]
-    assert np.array_equal(curve.x, false_alarms) and np.array_equal(curve.y, found)
-    assert figure.data[-2].line.width > curve.line.width
-
-
-def test_a_fold_of_one_class_has_no_curve_and_predictions_of_one_class_a_sentence(
-    predictions: pd.DataFrame,
+def test_learning_curves_follow_loss_and_metric_and_leave_out_epochs_that_were_not_validated(
+    result: CrossValidation,
 ) -> None:
-    one_class = predictions.copy()
-    one_class.loc[one_class["fold"] == 1, "label"] = 0
-    assert [trace.name[:6] for trace in plots.roc(one_class).data[:2]] == ["fold 1", "fold 3"]
-    for plot in (plots.roc, plots.precision_recall):
-        assert not plot(one_class[one_class["fold"] == 1]).data
-        assert not plot(predictions.head(0)).data
+    loss, metric = traces(plots.learning_curves(result), "fold 1")
+    assert (loss.x, loss.y) == ((1, 2), (0.7, 0.35)) and (metric.x, metric.y) == ((1, 2), (0.3, 0.6))
+    assert traces(plots.learning_curves(result), "fold 3")[1].x == (2,)
+    cached = FoldResult(0, {}, (), result.predictions, 1.0, 2, 1, "fp32", 1.0, cached=True)
+    assert plots.learning_curves(cached).layout.annotations[0].text.endswith(".")
+
+
+@pytest.mark.parametrize("plot", [plots.precision_recall, plots.roc])
+def test_curves_are_those_of_scikit_learn(plot: Callable[..., Any], predictions: pd.DataFrame) -> None:
+    def expected(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
+        label, probability = table["label"], table["probability"]
+        if plot is plots.roc:
+            return (*roc_curve(label, probability)[:2], roc_auc_score(label, probability))
+        precision, recall, _ = precision_recall_curve(label, probability, drop_intermediate=True)
+        return recall, precision, average_precision_score(label, probability)
+
+    figure = plot(predictions)
+    for name, part in (("all folds", predictions), ("fold 2", predictions[predictions["fold"] == 1])):
+        x, y, score = expected(part)
+        (curve,) = traces(figure, f"{name}: {score:.3f}")
+        assert np.array_equal(curve.x, x) and np.array_equal(curve.y, y)
+    chance = traces(figure, "chance")[0].y
+    assert chance == ((0, 1) if plot is plots.roc else (predictions["label"].mean(),) * 2)
+    one_class = predictions.assign(label=predictions["label"].where(predictions["fold"] != 1, 0))
+    assert [trace.name[:6] for trace in plot(one_class).data[:2]] == ["fold 1", "fold 3"]
+    assert not plot(one_class[one_class["fold"] == 1]).data and not plot(predictions.head(0)).data
+    assert len(plot(predictions.drop(columns="fold")).data) == 2
 
 
 def test_curves_of_many_predictions_stay_light_and_keep_their_ends() -> None:
     random = np.random.default_rng(1)
-    label = random.integers(0, 2, 20_000)
-    many = pd.DataFrame({"fold": 0, "label": label, "probability": random.random(20_000)})
-    curve = plots.precision_recall(many).data[-2]
-    assert len(curve.x) <= plots.validation.MOST_POINTS
-    assert (curve.x[0], curve.x[-1], curve.y[-1]) == (1.0, 0.0, 1.0)
+    many = pd.DataFrame({"label": random.integers(0, 2, 20_000), "probability": random.random(20_000)})
+    curve = plots.precision_recall(many).data[0]
+    assert len(curve.x) <= MOST_POINTS and (curve.x[0], curve.x[-1], curve.y[-1]) == (1.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize(("threshold", "counts"), [(0.5, [[1, 2], [1, 2]]), (0.7, [[2, 1], [2, 1]])])
-def test_confusion_matrix_counts_by_hand(threshold: float, counts: list[list[int]]) -> None:
+def test_decisions_are_counted_by_hand() -> None:
     table = pd.DataFrame({"label": [0, 0, 0, 1, 1, 1], "probability": [0.1, 0.5, 0.8, 0.4, 0.6, 0.9]})
-    heat = plots.confusion_matrix(table, threshold).data[0]
-    assert heat.customdata.tolist() == counts
-    assert np.allclose(heat.z, np.array(counts) / 3)
-    assert heat.text[0][0] == f"{counts[0][0]}<br>{counts[0][0] / 3:.1%} of row"
+    for threshold, counts in ((0.5, [[1, 2], [1, 2]]), (0.7, [[2, 1], [2, 1]])):
+        (heat,) = plots.confusion_matrix(table, threshold).data
+        assert [[int(cell.split("<")[0]) for cell in row] for row in heat.text] == counts
+        assert np.allclose(heat.z, np.array(counts) / 3)
+        figure = plots.thresholds(table, threshold)  # a slider moves its line and its counts
+        assert np.array_equal(figure.data[-1].text, heat.text) and figure.layout.shapes[0].x0 == threshold
+    recall = traces(figure, "recall")[0]
+    assert dict(zip(recall.x, recall.y, strict=True))[0.6] == pytest.approx(2 / 3)
+    (heat,) = plots.confusion_matrix(pd.DataFrame({"label": [0, 0], "probability": [0.1, 0.9]})).data
+    assert heat.z.tolist() == [[0.5, 0.5], [0.0, 0.0]]  # no fraction of nothing
 
 
-def test_confusion_matrix_of_one_class_has_no_share_of_nothing() -> None:
-    heat = plots.confusion_matrix(pd.DataFrame({"label": [0, 0], "probability": [0.1, 0.9]})).data[0]
-    assert heat.z.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+def test_criteria_stand_by_their_evidence_and_a_model_that_finds_nothing_is_left_out(result: CrossValidation) -> None:
+    nothing = result.predictions.assign(probability=0.0)
+    figure = plots.criteria({"nothing": nothing, "model": result}, "recall")
+    (dots,) = figure.data
+    table = result.predictions
+    evidence = table[table["label"] == 1].groupby("criterion_id")
+    assert dots.name == "model" and dots.marker.color == plots.style.colour(1)
+    assert dots.y == (f"B ({evidence.size()['B']})", f"A ({evidence.size()['A']})")
+    found = evidence["probability"].apply(lambda values: (values >= 0.5).mean())
+    assert list(dots.x) == pytest.approx([found["B"], found["A"]])
 
 
-def test_plots_run_without_torch_transformers_and_mlflow() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, evbind_lib.plots; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
-    folder = Path(plots.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_slices_colour_trials_alike_in_every_panel(study: optuna.Study) -> None:
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    scales = {(trace.marker.cmin, trace.marker.cmax) for trace in plots.slices(study).data}
-    assert scales == {(complete[0].number, complete[-1].number)}
-
-
-def test_a_point_of_any_plot_names_its_trial(study: optuna.Study) -> None:
-    complete = {trial.number: trial for trial in study.trials if trial.state.name == "COMPLETE"}
-    for figure in (plots.optimisation_history(study), plots.intermediate_values(study), plots.timeline(study)):
-        assert all(trace.meta for trace in figure.data if getattr(trace, "mode", None) != "lines")
-    for trace in plots.slices(study).data:
-        for number, value in zip(trace.meta, trace.y, strict=True):
-            assert complete[number].value == value
-    lines = [trace for trace in plots.parallel_coordinates(study).data if trace.mode == "lines"]
-    assert len(lines) == len(complete)
-    for line in lines:
-        assert float(line.customdata[0][1]) == pytest.approx(complete[line.meta[0]].value, rel=1e-3)
-    (points,) = [trace for trace in plots.contour(study).data if trace.type == "scatter"]
-    assert set(points.meta) <= set(complete)
+def test_figures_of_the_data_show_its_tables() -> None:
+    support = pd.DataFrame({"evidence": [3, 9], "explicit negatives": [4, 1]}, index=["A", "B"])
+    evidence, negatives = plots.class_balance(support).data
+    assert (evidence.y, evidence.x, negatives.x) == (("A", "B"), (3, 9), (4, 1))
+    balance = pd.DataFrame({"annotated pairs": [10, 20], "evidence": [4, 5]}, index=[1, 2])
+    figure = plots.fold_balance(balance)
+    assert [trace.y for trace in figure.data] == [(4, 5), (6, 15), (0.4, 0.25)]
+    assert figure.layout.shapes[0].y0 == pytest.approx(0.3)
+    table = pd.DataFrame({"words": [5, 5, 7], "tokens": [12, 13, 13], "truncated": [False, True, True]})
+    figure = plots.lengths(table, 12)
+    assert [(trace.x, trace.y) for trace in figure.data] == [((5, 7), (2, 1)), ((12, 13), (1, 2))]
+    assert figure.layout.shapes[0].x0 == 12 and not plots.lengths(table, 128).layout.shapes

@@ -1,4 +1,4 @@
-"""Pairs assembled from word pieces are exactly what the tokenizer itself would make of them."""
+"""Pairs assembled from tokens are exactly what the tokenizer itself would make of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from evbind_lib.training.encoding import PadToLongest, PairEncoder, longest_first_lengths
-from evbind_lib.training.model import train_tiny_tokenizer
+from evbind_lib.training.tiny import train_tiny_tokenizer
 from tests import checkpoints
 
 WORDS = ["I", "am", "tired", "all", "day", "no", "joy", "sleep", "friends", "heavy", "naïve", "…", "wörter"]

@@ -1,0 +1,55 @@
+"""Where files of the user and of the project lie; files written whole; addresses shown without their password."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from uuid import uuid4
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def project_folder() -> Path:
+    """Folder in which params/ and notebooks/ lie: the checkout, or the package itself where it was installed from a wheel."""
+    return PACKAGE if (PACKAGE / "params").is_dir() else PACKAGE.parent
+
+
+def workspace() -> Path:
+    """Folder that all state goes to: ``EVBIND_WORKSPACE``, else the checkout, else (installed without one) the current folder."""
+    chosen = os.environ.get("EVBIND_WORKSPACE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return Path.cwd() if project_folder() == PACKAGE else project_folder()
+
+
+def resolve_path(path: str) -> Path:
+    """Absolute path of an input file: seen from the current folder, else from the workspace, else from beside the library.
+
+    Where it exists in none of them, the path seen from the current folder.
+    """
+    given = Path(path).expanduser()
+    places = [Path.cwd() / given, workspace() / given, PACKAGE.parent / given]
+    return next((place.resolve() for place in places if place.exists()), places[0])
+
+
+def resolve_sqlite(url: str) -> str:
+    """Make the file of an SQLite address absolute, in the workspace; other addresses are left as they are."""
+    match = re.fullmatch(r"sqlite:///(?!/)(.+)", url)
+    return f"sqlite:///{workspace() / match[1]}" if match else url
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file so that nobody ever reads half of it: beside it first, then under its name; folders are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{uuid4().hex[:8]}.part")
+    try:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def without_password(text: str) -> str:
+    """Show the address of a database without its password."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

@@ -1,0 +1,47 @@
+"""A registry of losses, metrics or data formats: entries by name, usable from YAML and extended by plain assignment."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from evbind_lib.errors import ParamsError, did_you_mean
+
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Entry]):
+    """A dict whose look-up of an unknown name is refused with the nearest one.
+
+    Parameters
+    ----------
+    key : str
+        Parameter that holds such a name, for example ``training.loss_function``.
+    what : str
+        What an entry is, for example ``loss``.
+
+    Examples
+    --------
+    >>> from evbind_lib.config.registry import Registry
+    >>> shapes = Registry("drawing.shape", "shape")
+    >>> shapes["circle"] = 1
+    >>> shapes.seal()
+    >>> shapes["square"] = 4
+    >>> shapes.additions()
+    {'square': 4}
+    """
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__()
+        self.key, self.what = key, what
+        self.built_in: dict[str, Entry] = {}
+
+    def __missing__(self, name: str) -> Entry:
+        raise ParamsError(f"{self.key}={name}: there is no {self.what} of that name{did_you_mean(str(name), self)}")
+
+    def seal(self) -> None:
+        """Mark what stands here now as built in."""
+        self.built_in = dict(self)
+
+    def additions(self) -> dict[str, Entry]:
+        """Entries that are not built in, or replace one that is: they travel to workers and enter digests."""
+        return {name: entry for name, entry in self.items() if self.built_in.get(name) is not entry}

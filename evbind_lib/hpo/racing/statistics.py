@@ -1,0 +1,260 @@
+"""The statistics of racing: whether a trial is worse than the best, or unlikely to end better, by the folds that it has done.
+
+Folds and validation posts are the same in every trial, so trials are compared pair by pair. Known before: dropping what is
+surely inferior while it is evaluated (Hoeffding races, Maron and Moore, NIPS 1993; F-race, Birattari et al., GECCO 2002;
+CVST, Krueger, Panel and Braun, JMLR 16, 2015), a bootstrap of out-of-sample predictions to do so (BBCD-CV, Tsamardinos,
+Greasidou and Borboudakis, Machine Learning 107, 2018), and giving up what can hardly win any more (stochastic
+curtailment: Lan, Simon and Halperin, Sequential Analysis 1, 1982). Added here: the noise of training a model again, and that
+the best trial was selected on these very folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evbind_lib.evaluation.estimate import MOST_COPIES, post_weights, resampled
+from evbind_lib.training.metrics import AGGREGATIONS, METRICS
+
+RANKED = (
+    "roc_auc",
+    "pr_auc",
+)  # what `ranked_scores` computes; a hundred times slower by scikit-learn, resample by resample
+MOST_CELLS = 4_000_000  # of an array of resamples by pairs
+FEWEST_PEERS = 5  # complete trials that the spread is estimated from, where there are as many
+CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
+MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
+SMOOTHING = 0.25  # of the drawn noise of training, in its standard deviations (Efron and Tibshirani 1993, chapter 16)
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """Metric of one trial in one fold, and how it would have varied over other posts.
+
+    Attributes
+    ----------
+    value : float
+    noise : ndarray of float, shape (n_resamples,)
+        Bootstrap replicates of the metric over posts, minus their mean; the same posts for every trial of a fold.
+    pairs : tuple of int
+        Number of pairs, posts and evidence; folds that differ in it cannot be compared.
+    """
+
+    value: float
+    noise: np.ndarray
+    pairs: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about a trial after a fold.
+
+    Attributes
+    ----------
+    stop : bool
+    rule : str
+        ``worse`` or ``futile`` where the trial is stopped, else ``go on``, or why there was nothing to judge.
+    difference : float
+        Running aggregate minus that of the best trial over the same folds, in the metric's own sign.
+    p_value : float
+        Of the test against being worse than the best.
+    level : float
+        What the p-value is held against: ``p``, divided by one more than the number of looks.
+    chance : float
+        Predicted chance that the trial would end better than the best by more than the margin.
+    n_contenders : int
+        Complete trials that the best was selected from: those not clearly below it.
+    """
+
+    stop: bool
+    rule: str
+    difference: float = float("nan")
+    p_value: float = float("nan")
+    level: float = float("nan")
+    chance: float = float("nan")
+    n_contenders: int = 0
+
+
+def score_fold(predictions: pd.DataFrame, metric: str, *, fold: int, n_resamples: int) -> FoldScore:
+    """Score a fold and bootstrap its posts; the fold's number is the seed, so that all trials meet the same draws."""
+    if not METRICS[metric].takes_weights:
+        n_resamples = min(n_resamples, MOST_COPIES)
+    drawn = post_weights(predictions, n_resamples, seed=fold)
+    n_posts = drawn.shape[1]
+    weights = np.vstack([np.ones_like(drawn[:1]), drawn])
+    built_in = metric in RANKED and metric not in METRICS.additions()
+    replicates = (ranked_scores if built_in else resampled)(predictions, metric, weights)
+    value, noise = float(replicates[0]), replicates[1:]
+    known = np.isfinite(noise)
+    center = noise[known].mean() if known.any() else np.nan
+    # A resample of n posts varies by (n - 1) / n of what n new posts would.
+    noise = np.where(known, noise - center, 0.0) * np.sqrt(n_posts / max(n_posts - 1, 1))
+    return FoldScore(value, noise, (len(predictions), n_posts, int(predictions["label"].sum())))
+
+
+def ranked_scores(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
+    """ROC AUC or average precision of each resample, as `resampled` gives them, for all resamples at once."""
+    posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
+    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
+    order = np.argsort(-probability, kind="stable")
+    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))  # equal probabilities share a rank
+    parts = []
+    for rows in np.array_split(weights, -(-weights.shape[0] * len(label) // MOST_CELLS)):
+        times = rows[:, posts[order]].astype(float)
+        evidence, other = (np.add.reduceat(times * (label[order] == answer), starts, axis=1) for answer in (1, 0))
+        found, called = evidence.cumsum(axis=1), (evidence + other).cumsum(axis=1)
+        with np.errstate(invalid="ignore"):
+            if metric == "roc_auc":
+                area = ((found - evidence / 2) * other).sum(axis=1) / other.sum(axis=1)
+            else:
+                area = np.nansum(found / called * evidence, axis=1)  # NaN before the first pair that was drawn
+            parts.append(np.where(called[:, -1] > found[:, -1], area / found[:, -1], np.nan))
+    return np.concatenate(parts)
+
+
+def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
+    """Variance of a fold's score about what trial and fold explain, and its degrees of freedom; scores (n_trials, n_folds).
+
+    Half the variance over folds of the difference of two trials, on average over pairs of trials: posts and training both.
+    The degrees are those of a chi-square that varies as much as the estimate does, by the residuals' excess kurtosis k: the
+    variance of a mean square of n is (2 / degrees + k / n) times its square, and failed trainings make long tails.
+    """
+    left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    nominal = (scores.shape[0] - 1) * (scores.shape[1] - 1)
+    squares = left**2
+    excess = (squares**2).mean() / (squares.mean() ** 2 or 1.0) - 3
+    return float(squares.sum() / nominal), float(2 / (2 / nominal + max(0.0, excess) / squares.size))
+
+
+def post_mean_square(noise: np.ndarray) -> float:
+    """Part of `residual_mean_square` that the choice of posts explains; noise (n_trials, n_folds, n_resamples)."""
+    apart = noise - noise.mean(axis=0)  # what trials share in a resample cancels out
+    return float((apart**2).mean(axis=(1, 2)).sum() / (len(noise) - 1))
+
+
+def training_shape(scores: np.ndarray) -> np.ndarray:
+    """Pooled noise of the folds' scores, with mean 0 and variance 1: a failed training is far below, not normal."""
+    apart = scores - scores.mean(axis=0)
+    # Distances to the median over folds: a trial's mean would hand part of a failure to its other folds.
+    left = (apart - np.median(apart, axis=1, keepdims=True)).ravel()
+    left = left - left.mean()
+    return np.asarray(left / (left.std() or 1.0))
+
+
+def peers_of(scores: np.ndarray) -> np.ndarray:
+    """Indices of the better half, which the spread is estimated from: bad trials do not have the noise of good ones."""
+    # By the median over folds: by the mean, a trial with one failed training would hardly ever be among them, and the
+    # spread would be that of lucky trials.
+    middle = np.median(scores - scores.mean(axis=0), axis=1)
+    return np.argsort(-middle, kind="stable")[: max(FEWEST_PEERS, -(-len(middle) // 2))]
+
+
+def null_differences(
+    candidate: np.ndarray,
+    contenders: np.ndarray,
+    profile: np.ndarray,
+    training_sd: np.ndarray,
+    shape: np.ndarray,
+    aggregation: str,
+) -> np.ndarray:
+    """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
+
+    Equal contenders are the least favourable case: the more of them could have been the best, the luckier the one that was.
+    Noise of posts comes as (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile`` is what all would
+    score without noise in each fold, ``training_sd`` (n_resamples,) the spread of trainings, ``shape`` by `training_shape`.
+    """
+    combine: Any = AGGREGATIONS[aggregation]
+    random = np.random.default_rng(0)
+    n_done, n_resamples = candidate.shape
+
+    def trained(size: tuple[int, ...]) -> np.ndarray:
+        smooth = random.choice(shape, size) + SMOOTHING * random.standard_normal(size)
+        return np.asarray(training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
+
+    others = profile[:, None] + contenders + trained(contenders.shape)
+    best = others[np.argmax(combine(others, axis=1), axis=0), :, np.arange(n_resamples)]
+    own = profile[:n_done, None] + candidate + trained(candidate.shape)
+    return np.asarray(combine(own, axis=0) - combine(best[:, :n_done], axis=1))
+
+
+def predicted_finals(
+    candidate: np.ndarray, peers: np.ndarray, mean_square: float, freedom: float, aggregation: str, n_draws: int
+) -> np.ndarray:
+    """Draws of the final score of a trial, from its folds done (n_done,) and all folds of its peers (n_peers, n_folds).
+
+    A fold ahead is predicted as the peers' mean in it plus the candidate's mean distance to them so far, with the error of
+    both and, as the mean square is itself estimated, Student's tails. Nothing is assumed about the candidate beforehand; as
+    most trials are worse than the best, a chance stated after few folds is rather too high than too low, which stops fewer.
+    """
+    random = np.random.default_rng(1)
+    n_done, n_left = len(candidate), peers.shape[1] - len(candidate)
+    fold_means = peers.mean(axis=0)
+    own = np.repeat(candidate[:, None], n_draws, axis=1)
+    spread = np.sqrt(mean_square * (1 + 1 / len(peers)) * freedom / random.chisquare(freedom, n_draws))
+    distance = (candidate - fold_means[:n_done]).mean() + spread / np.sqrt(n_done) * random.standard_normal(n_draws)
+    ahead = fold_means[n_done:, None] + distance + spread * random.standard_normal((n_left, n_draws))
+    return np.asarray(AGGREGATIONS[aggregation](np.vstack([own, ahead]), axis=0))
+
+
+def judge(
+    candidate: Sequence[FoldScore],
+    complete: Sequence[Sequence[FoldScore]],
+    *,
+    aggregation: str = "mean",
+    greater_is_better: bool = True,
+    p: float = 0.05,
+    futility: float | None = 0.1,
+    margin: float = 0.0,
+    n_looks: int | None = None,
+) -> Verdict:
+    """Compare the folds that a trial has done, fewer than there are, with all folds of at least two complete trials.
+
+    ``p``, ``futility`` and ``margin`` as in `evbind_lib.hpo.racing.pruner.RacingPruner`; ``n_looks`` is how often the trial
+    is judged in all, by default after every fold but the last.
+    """
+    # A metric to be minimised is turned over, and the aggregation with it.
+    sign = 1.0 if greater_is_better else -1.0
+    if not greater_is_better:
+        aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
+    combine: Any = AGGREGATIONS[aggregation]
+    own, n_done = sign * np.array([fold.value for fold in candidate]), len(candidate)
+    scores = sign * np.array([[fold.value for fold in folds] for folds in complete])
+    if not (np.isfinite(own).all() and np.isfinite(scores).all()):
+        return Verdict(False, "a score is not a number")
+    finals = combine(scores, axis=1)
+    best, peers, n_folds = int(np.argmax(finals)), peers_of(scores), scores.shape[1]
+    mean_square, freedom = residual_mean_square(scores[peers])
+    difference = float(combine(own) - combine(scores[best, :n_done]))
+
+    own_noise = sign * np.array([fold.noise for fold in candidate])
+    n_resamples = own_noise.shape[1]
+
+    def noise_of(trials: Iterable[int]) -> np.ndarray:
+        return sign * np.array([[fold.noise for fold in complete[index]] for index in trials])
+
+    near = np.flatnonzero(finals[best] - finals <= CLEARLY_BELOW * np.sqrt(2 * mean_square / n_folds))
+    n_near, near = len(near), near[np.argsort(-finals[near], kind="stable")][:MOST_CONTENDERS]
+    # An equal part for each look, and one in reserve for the noise of training being other than it was drawn.
+    level = p / (1 + (n_folds - 1 if n_looks is None else n_looks))
+    # The variance is drawn, not fixed: few trials say little about the spread.
+    drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, n_resamples)
+    training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise_of(peers[:MOST_CONTENDERS])), 0))
+    shape = training_shape(scores[peers])
+    null = null_differences(own_noise, noise_of(near), scores[near].mean(axis=0), training_sd, shape, aggregation)
+    p_value = float((1 + (null <= difference).sum()) / (1 + len(null)))
+
+    # Where all complete trials decide every pair alike, their scores do not vary; over posts this trial's still would.
+    posts_alone = ((own_noise - noise_of([best])[0, :n_done]) ** 2).mean() / 2
+    spread = max(mean_square, float(posts_alone))
+    final = predicted_finals(own, scores[peers], spread, freedom, aggregation, n_resamples)
+    chance = float((final > finals[best] + margin).mean())
+    rule = "go on"
+    if p_value <= level:
+        rule = "worse"
+    elif futility is not None and chance < futility:
+        rule = "futile"
+    return Verdict(rule != "go on", rule, sign * difference, p_value, level, chance, n_near)

@@ -1,0 +1,186 @@
+"""A model trained once on all posts: saved, loaded, found again, and asked from the shell and from a file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evbind_lib.cli import main
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.errors import DataError, ModelError
+from evbind_lib.evaluation.final import (
+    ABOUT,
+    EvidenceModel,
+    finalize,
+    model_folder,
+    open_model,
+    read_sentences,
+    score_sentences,
+    score_table,
+)
+from evbind_lib.training.losses import LOSSES
+from tests.conftest import BRIEF
+
+WORDS = ["trainer=default", "training.args.max_steps=3", "data.pos_neg_ratio=1"]
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Corpus) -> EvidenceModel:
+    from evbind_lib.config.compose import compose
+
+    return finalize(corpus, compose(BRIEF))
+
+
+def test_a_model_gives_probabilities_and_decisions_of_pairs_of_texts(model: EvidenceModel, corpus: Corpus) -> None:
+    pairs = corpus.pairs.head(70)[["criterion", "sentence"]]
+    both = model.predict_proba(pairs)
+    assert both.shape == (70, 2) and both.dtype == np.float64
+    assert both.sum(axis=1) == pytest.approx(1) and ((both > 0) & (both < 1)).all()
+    assert model.predict(pairs).tolist() == (both[:, 1] >= 0.5).astype(int).tolist()
+    spaced = pairs.assign(sentence="  " + pairs["sentence"].str.replace(" ", "   "))
+    assert model.predict_proba(spaced) == pytest.approx(both)  # texts are cleaned as those of the training were
+    assert model.predict_proba(pairs.head(0)).shape == (0, 2)
+    with pytest.raises(DataError, match="sentence; did you mean 'sentense'"):
+        model.predict_proba(pairs.rename(columns={"sentence": "sentense"}))
+
+
+def test_a_folder_holds_all_that_it_takes_and_is_written_whole(
+    model: EvidenceModel, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = corpus.pairs.head(20)
+    model.save(tmp_path / "model")
+    again = EvidenceModel.load(tmp_path / "model")
+    assert again.predict_proba(pairs) == pytest.approx(model.predict_proba(pairs), abs=1e-6)
+    assert again.criteria == dict(corpus.criteria) and again.about == json.loads(json.dumps(model.about))
+    assert {"model", "max_length", "precision", "training", "fingerprint", "pairs"} <= set(again.about)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    text = "".join(file.read_text() for file in (tmp_path / "model").glob("*.json") if file.name != "tokenizer.json")
+    assert not any(sentence in text for sentence in corpus.sentences["sentence"].head(50))
+
+    def fails(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match="No space left"):
+        patched.setattr(model.tokenizer, "save_pretrained", fails)
+        model.save(tmp_path / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]  # the old one, and nothing half written beside it
+    assert EvidenceModel.load(tmp_path / "model").about == again.about
+    model.save(tmp_path / "model")  # a model of ours is replaced, anything else is not
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "important.txt").write_text("x")
+    with pytest.raises(ModelError, match="notes"):
+        model.save(tmp_path / "notes")
+    assert (tmp_path / "notes" / "important.txt").is_file()
+    with pytest.raises(ModelError, match=r"notes.*EvidenceModel\.save"):
+        EvidenceModel.load(tmp_path / "notes")
+
+
+def test_a_model_is_trained_once_and_found_again(brief: Callable[..., Params], corpus: Corpus) -> None:
+    params = brief()
+    folder = model_folder(corpus, params)
+    assert folder is not None and not folder.exists()
+    first = open_model(corpus, params)
+    assert json.loads((folder / ABOUT).read_text())["fingerprint"] == corpus.fingerprint
+    written = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    again = open_model(corpus, params)
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == written
+    sentences = ["I cannot sleep.", "It rained."]
+    scores = score_sentences(again, sentences)
+    pd.testing.assert_frame_equal(score_sentences(first, sentences), scores)
+    assert list(scores.columns) == list(corpus.criteria) and scores.index.tolist() == [1, 2]
+    # What changes no weight changes no folder.
+    for word in (
+        *("training.n_folds=3", "data.eval_neg_ratio=2", "model.threads=1", "hpo.trials.n_trials=9"),
+        *("hpo.search_space.weight_decay.high=0.1", "model.search_space.weight_decay.high=0.1", "data.sensitive=true"),
+    ):
+        assert model_folder(corpus, brief(word)) == folder
+    for word in ("training.args.learning_rate=0.003", "data.pos_neg_ratio=2", "model.max_length=64", "training.seed=1"):
+        assert model_folder(corpus, brief(word)) != folder
+
+
+def test_a_loss_that_has_no_digest_is_trained_every_time(brief: Callable[..., Params], corpus: Corpus) -> None:
+    with open(__file__) as held:  # an open file has no digest
+        LOSSES["mine"] = lambda training, labels: LOSSES["weighted_ce"](training, labels) if held else None
+        try:
+            params = brief("training.loss_function=mine")
+            assert model_folder(corpus, params) is None
+            assert open_model(corpus, params).about["training"]["loss_function"] == "mine"
+        finally:
+            del LOSSES["mine"]
+
+
+def test_a_model_of_half_precision_is_asked_without_a_gpu_too(model: EvidenceModel, corpus: Corpus) -> None:
+    narrow = EvidenceModel(model.model, model.tokenizer, {**model.about, "precision": "fp16"})
+    assert narrow.predict(corpus.pairs.head(9)).shape == (9,)
+
+
+def test_criteria_by_id_or_by_a_text_of_ones_own(model: EvidenceModel) -> None:
+    own = "Someone talks about their garden."
+    scores = score_sentences(model, ["I planted roses."], ["FATIGUE", own])
+    assert list(scores.columns) == ["FATIGUE", own]
+    with pytest.raises(DataError, match=r"FATIGE; did you mean 'FATIGUE'\?"):
+        score_sentences(model, ["I planted roses."], ["FATIGE"])
+    with pytest.raises(DataError, match="Sentence 2 is empty"):
+        score_sentences(model, ["I planted roses.", "  "])
+
+
+def test_a_file_is_scored_row_by_row_without_its_text(model: EvidenceModel, workspace: Path) -> None:
+    table = pd.DataFrame({"post_id": ["a", "b"], "sentence": ["I cannot sleep.", "I am fine, and you?"]})
+    table.to_csv(workspace / "new.csv", index=False)
+    scores = score_table(model, read_sentences("new.csv"), ["SLEEP_ISSUES"])
+    assert list(scores.columns) == ["post_id", "SLEEP_ISSUES"]
+    one_by_one = [score_sentences(model, [text], ["SLEEP_ISSUES"]).iloc[0, 0] for text in table["sentence"]]
+    assert scores["SLEEP_ISSUES"].tolist() == pytest.approx(one_by_one, abs=1e-5)  # whatever the padding
+    (workspace / "other.csv").write_text("post_id,sentense\na,b\n")
+    with pytest.raises(DataError, match=r"other\.csv: .*did you mean 'sentense'"):
+        read_sentences("other.csv")
+    (workspace / "empty.csv").write_text("post_id,sentence\na,I cannot sleep.\nb,  \n")
+    with pytest.raises(DataError, match=r"empty\.csv, row 3"):
+        read_sentences("empty.csv")
+
+
+def test_from_the_shell(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *WORDS, "--sentence", "I cannot sleep.", "--criterion", "SLEEP_ISSUES"]) == 0
+    shown = capsys.readouterr()
+    assert "Training the model on all posts" in shown.err
+    probability, name = shown.out.split()
+    assert name == "SLEEP_ISSUES" and 0 < float(probability) < 1
+    (workspace / "new.jsonl").write_text('{"sentence": "I cannot sleep."}\n{"sentence": "It rained."}\n')
+    assert main(["score", *WORDS, "--input", "new.jsonl"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""  # the model is there now
+    table = pd.read_csv(io.StringIO(shown.out))
+    assert table["row"].tolist() == [1, 2] and len(table.columns) == 10
+    assert table.loc[0, "SLEEP_ISSUES"] == pytest.approx(float(probability), abs=1e-3)
+    assert main(["score", *WORDS, "--input", "new.jsonl", "--output", "scores.csv"]) == 0
+    assert pd.read_csv("scores.csv").equals(table)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "hint"),
+    [
+        (["train", "--sentence", "x"], "--sentence", "score"),
+        (["score", "--sentence", "x"], "trainer=hpo_best", "hpo_search"),
+        (
+            ["score", *WORDS, "--sentence", "I cannot sleep.", "--criterion", "SLEEP_ISUES"],
+            "",
+            "did you mean 'SLEEP_ISSUES'?",
+        ),
+        (["score", *WORDS, "--input", "nowhere.csv"], "--input=nowhere.csv", ""),
+        (["score", *WORDS, "--sentence", " "], "Sentence 1 is empty", ""),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_a_model_is_trained(
+    workspace: Path, capsys: pytest.CaptureFixture[str], words: list[str], key: str, hint: str
+) -> None:
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert key in shown and hint in shown and "Training" not in shown
+    assert not list(workspace.rglob("*"))

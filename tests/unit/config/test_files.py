@@ -1,0 +1,105 @@
+"""Where files lie, in a checkout and installed; files written whole; passwords masked; registries; what the wheel holds."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from evbind_lib.config import paths
+from evbind_lib.config.paths import project_folder, resolve_path, resolve_sqlite, without_password, write_whole
+from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
+from evbind_lib.config.registry import Registry
+from evbind_lib.errors import ParamsError
+from tests.conftest import PROJECT
+
+
+def test_state_lies_in_the_workspace(workspace: Path) -> None:
+    assert resolve_sqlite("sqlite:///optuna.db") == f"sqlite:///{workspace / 'optuna.db'}"
+    assert resolve_sqlite("sqlite:////abs/optuna.db") == "sqlite:////abs/optuna.db"
+    assert resolve_sqlite("postgresql://host/db") == "postgresql://host/db"
+    (workspace / "posts.csv").write_text("x", encoding="utf-8")
+    assert resolve_path("posts.csv") == workspace / "posts.csv"
+    assert resolve_path("evbind_lib/data/sample/posts.csv").is_file()  # beside the library, wherever one stands
+    assert resolve_path("nowhere.csv") == workspace / "nowhere.csv"
+
+
+def test_in_a_checkout_and_installed_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVBIND_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert project_folder() == PROJECT == paths.workspace()
+    package = tmp_path / "site-packages" / "evbind_lib"
+    sample = package / "data" / "sample" / "posts.csv"
+    for folder in (package / "params", package / "notebooks", sample.parent):
+        folder.mkdir(parents=True)
+    sample.write_text("x", encoding="utf-8")
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    assert project_folder() == package and paths.workspace() == tmp_path
+    assert resolve_path("evbind_lib/data/sample/posts.csv") == sample
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "result.yaml"
+    write_whole(file, "café")
+    assert file.read_text(encoding="utf-8") == "café"
+    write_whole(file, b"\x00")
+    assert file.read_bytes() == b"\x00"
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "\ud800")
+    assert file.read_bytes() == b"\x00" and [one.name for one in file.parent.iterdir()] == ["result.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        (
+            "cannot reach postgresql+psycopg://me:se:cret@host:5432/db now",
+            "cannot reach postgresql+psycopg://me:***@host:5432/db now",
+        ),
+        ("sqlite:///optuna.db", "sqlite:///optuna.db"),
+        ("http://server:5000", "http://server:5000"),
+    ],
+)
+def test_a_password_is_not_shown(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    own = this_process()
+    host, number, started = own.rsplit(" ", 2)
+    assert is_here(own) and not is_dead(own)
+    assert is_dead(f"{host} {number} {float(started) - 9:.1f}")  # another process had this number
+    assert not is_here(f"elsewhere {number} {started}") and not is_dead(f"elsewhere {number} {started}")
+    with lock_between_processes("sqlite:///some.db") as lock:
+        assert lock.is_locked
+
+
+def test_a_registry_refuses_an_unknown_name_and_knows_what_was_added() -> None:
+    registry: Registry[int] = Registry("training.loss_function", "loss")
+    registry.update(focal=1, weighted_ce=2)
+    registry.seal()
+    assert registry["focal"] == 1 and registry.additions() == {} and "fokal" not in registry
+    with pytest.raises(ParamsError, match=r"training\.loss_function=fokal: .*loss.*did you mean 'focal'"):
+        registry["fokal"]
+    registry["hinge"] = 3
+    registry["focal"] = 4
+    assert registry.additions() == {"focal": 4, "hinge": 3}
+    del registry["hinge"]
+    assert registry.additions() == {"focal": 4}
+
+
+def test_the_wheel_holds_every_package_and_everything_in_params_and_notebooks() -> None:
+    setuptools = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {".".join(file.parent.relative_to(PROJECT).parts) for file in PROJECT.glob("evbind_lib/**/__init__.py")}
+    elsewhere = setuptools["package-dir"]
+    assert sorted(setuptools["packages"]) == setuptools["packages"]
+    assert set(setuptools["packages"]) == found | set(elsewhere)
+    for package, patterns in setuptools["package-data"].items():
+        folder = PROJECT / elsewhere.get(package, package.replace(".", "/"))
+        held = {file for pattern in patterns for file in folder.glob(pattern)}
+        assert all(list(folder.glob(pattern)) for pattern in patterns), package
+        files = {file for file in folder.rglob("*.*") if file.suffix in (".yaml", ".ipynb", ".png", ".csv", ".json")}
+        if package != "evbind_lib":
+            assert {file for file in files if ".ipynb_checkpoints" not in file.parts} == held
