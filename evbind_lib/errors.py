@@ -7,7 +7,17 @@ from collections.abc import Iterable
 
 
 class EvbindError(Exception):
-    """Base of everything a user can put right; the command line shows its message alone and exits with 2."""
+    """Base of everything a user can put right; the command line shows its message alone and exits with 2.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> try:
+    ...     ev.compose(["training.n_folds=1"])
+    ... except ev.EvbindError as error:
+    ...     print(error)
+    training.n_folds=1: must be greater than or equal to 2.
+    """
 
     def _render_traceback_(self) -> list[str]:
         """Let IPython show the sentence and no traceback, in a notebook's cell as on the command line."""

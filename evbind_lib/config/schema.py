@@ -226,15 +226,10 @@ class HpoParams(Section):
     reuse: bool = False
     search_space: dict[str, Distribution] = Field(min_length=1)
 
-    @field_validator("search_space", mode="before")
+    @field_validator("search_space", "fixed", mode="before")
     @classmethod
-    def _dotted_names_of_the_space(cls, space: Any) -> Any:
-        return flatten(space, is_entry)
-
-    @field_validator("fixed", mode="before")
-    @classmethod
-    def _dotted_fixed_names(cls, fixed: Any) -> Any:
-        return flatten(fixed)
+    def _dotted_names(cls, branch: Any, info: Any) -> Any:
+        return flatten(branch, is_entry if info.field_name == "search_space" else lambda node: False)
 
 
 class TrackingParams(Section):

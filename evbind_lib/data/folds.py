@@ -27,6 +27,13 @@ class Fold:
         From 0.
     training_groups, validation_groups : frozenset of str
         Groups (posts, authors) trained on and validated on; together all groups of the corpus.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> fold = ev.Fold(index=0, training_groups=frozenset({"p1", "p2"}), validation_groups=frozenset({"p3"}))
+    >>> sorted(fold.training_groups)
+    ['p1', 'p2']
     """
 
     index: int

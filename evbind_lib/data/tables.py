@@ -20,14 +20,32 @@ def read_table(path: str, key: str, columns: Sequence[str]) -> pd.DataFrame:
 
     `key` is the parameter that names the file; `DataError` when it is missing, not readable, empty or lacks a column.
     """
-    file, place = _existing(path, key), f"{key}={path}"
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
-    if file.suffix.lower() not in readers:
-        kind = file.suffix or "no suffix"
-        raise DataError(f"{place}: {kind} is not a kind of table known here; use .csv, .tsv, .parquet or .jsonl.")
-    # Row 1 of a CSV file is its header.
-    first_row = 2 if readers[file.suffix.lower()] is _read_csv else 1
-    return as_text(readers[file.suffix.lower()](file, place), place, columns, first_row)
+    file, place, suffix = _existing(path, key), f"{key}={path}", Path(path).suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet", ".jsonl"):
+        known = "use .csv, .tsv, .parquet or .jsonl"
+        raise DataError(f"{place}: {suffix or 'no suffix'} is not a kind of table known here; {known}.")
+    try:
+        if suffix == ".parquet":
+            table = pd.read_parquet(file)
+        elif suffix == ".jsonl":
+            table = _read_jsonl(file.read_text(encoding="utf-8-sig"), place)
+        else:
+            separator = "\t" if suffix == ".tsv" else ","
+            table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except DataError:
+        raise
+    except UnicodeDecodeError:
+        raise _not_utf8(place) from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{place}: the file has no columns; give a file with data.") from None
+    except pd.errors.ParserError as error:
+        reason = str(error).replace("Error tokenizing data. C error: ", "").strip().rstrip(".")
+        raise DataError(
+            f"{place}: not a readable table ({reason}); quote texts that hold commas or line ends."
+        ) from None
+    except Exception as error:  # pyarrow has many
+        raise DataError(f"{place}: not a readable {suffix} file ({type(error).__name__}); write it again.") from None
+    return as_text(table, place, columns, first_row=2 if suffix in (".csv", ".tsv") else 1)  # row 1 is the header
 
 
 def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], first_row: int = 0) -> pd.DataFrame:
@@ -60,31 +78,9 @@ def _existing(path: str, key: str) -> Path:
     return file
 
 
-def _read_csv(file: Path, place: str) -> pd.DataFrame:
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
-    try:
-        return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(place) from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{place}: the file has no columns; give a file with data.") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).replace("Error tokenizing data. C error: ", "").strip().rstrip(".")
-        raise DataError(
-            f"{place}: not a readable table ({reason}); quote texts that hold commas or line ends."
-        ) from None
-
-
-def _read_parquet(file: Path, place: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file)
-    except Exception as error:
-        raise DataError(f"{place}: not a readable Parquet file ({type(error).__name__}); write it again.") from None
-
-
-def _read_jsonl(file: Path, place: str) -> pd.DataFrame:
+def _read_jsonl(text: str, place: str) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(_text(file, place).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line) if line.strip() else {}
         except ValueError:
@@ -93,13 +89,6 @@ def _read_jsonl(file: Path, place: str) -> pd.DataFrame:
             raise DataError(f"{place}, line {number}: not a JSON object; write one object per line.")
         rows += [row] if row else []
     return pd.DataFrame(rows)
-
-
-def _text(file: Path, place: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(place) from None
 
 
 def _not_utf8(place: str) -> DataError:
@@ -111,7 +100,10 @@ def read_criteria(path: str) -> dict[str, str]:
     place = f"data.criteria={path}"
     try:
         # Pairs, not dicts, so that an id that stands there twice is seen.
-        content = json.loads(_text(_existing(path, "data.criteria"), place), object_pairs_hook=_Object)
+        text = _existing(path, "data.criteria").read_text(encoding="utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_Object)
+    except UnicodeDecodeError:
+        raise _not_utf8(place) from None
     except ValueError as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{place}: not valid JSON ({where}); correct the file.") from None

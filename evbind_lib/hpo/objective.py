@@ -75,7 +75,7 @@ class SearchCallback:
 
 @dataclass
 class RunningTrial(Callback):
-    """The trial of a search that this process is at; as a callback it ends the trial where the user or its time limit says so."""
+    """The trial of a search that this process is at; as a callback it follows its folds."""
 
     trial: optuna.Trial
     cache: FoldCache
@@ -90,10 +90,12 @@ class RunningTrial(Callback):
         return (self, *(one for each in self.search_callbacks for one in each.fold_callbacks(self.trial)))
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        """End the trial before its next fold where the search is to stop."""
         if self.asked_to_stop():
             raise SearchStopped
 
     def on_step(self) -> None:
+        """Fail the trial where it takes longer than it may."""
         if self.time_limit is not None and time.monotonic() - self.began > self.time_limit:
             raise TrainingError(TOO_LONG.format(self.time_limit))
 

@@ -209,7 +209,7 @@ def _changes_scores(name: str) -> bool:
 def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> list[str]:
     """Names in which a study was made with something else; of what only one of both states, nothing can be said.
 
-    The ``source`` of data is for people: the same data are compared by fingerprint wherever they come from.
+    The ``source`` of data does not count: the same data are compared by fingerprint wherever they come from.
     """
     known = StudyRecord.read(study).identity
     if known is None:
@@ -250,7 +250,7 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
             opened = optuna.load_study(study_name=name, storage=storage)
             if StudyRecord.read(opened).identity is None and finished_trials(opened):
                 raise SearchError(
-                    f"hpo.study.study_name={name}: that study holds trials of a script, and nothing says what they were "
+                    f"hpo.study.study_name={name}: that study holds trials of a script, and it is not known what they were "
                     f"measured on; {REMEDY}."
                 ) from None
         _check_identity(opened, params, identity)
@@ -322,11 +322,8 @@ def check_storage(address: str) -> None:
         return
     file = Path(resolved.removeprefix("sqlite:///").partition("?")[0])
     place = next(place for place in (file, *file.parents) if place.exists())
-    if place.is_dir() == (place == file) or not os.access(place, os.W_OK):
-        what = "is a folder" if place == file else "cannot be written"
-        raise SearchError(
-            f"hpo.study.storage={address}: {place.name or place} {what}; name a file that can be written."
-        )
+    if file.is_dir() or not os.access(place, os.W_OK):
+        raise SearchError(f"hpo.study.storage={address}: {place} cannot be written; name a file that can.")
 
 
 def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:

@@ -288,7 +288,7 @@ def visible_gpus() -> tuple[str, ...]:
 def _begin(log: str) -> None:
     """Set up a worker process: quiet, deaf to Ctrl-C, which the parent handles, and gone when the parent is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A notebook's kernel would show what its children print; what a library says goes to a file.
+    # A notebook's kernel would show what its children print; what a library prints goes to a file.
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(handle, stream)

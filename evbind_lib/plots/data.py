@@ -16,10 +16,6 @@ def class_balance(support: pd.DataFrame) -> go.Figure:
     ----------
     support : pandas.DataFrame
         As `Corpus.support` returns it: a row per criterion, columns ``evidence`` and ``explicit negatives``.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
     """
     ordered = support.sort_values("evidence", kind="stable")
     figure = go.Figure()
@@ -27,10 +23,8 @@ def class_balance(support: pd.DataFrame) -> go.Figure:
     for column, shade in (("evidence", BLUE), ("explicit negatives", ORANGE)):
         counts = ordered[column].tolist()
         figure.add_bar(x=counts, y=ordered.index.tolist(), text=counts, name=column, marker_color=shade, **look)
-    figure.update_layout(barmode="stack", legend_traceorder="normal")
-    figure.update_yaxes(automargin=True, ticksuffix="  ")
-    evidence, negatives = ordered["evidence"].sum(), ordered["explicit negatives"].sum()
-    caption = f"{evidence:,} pairs with evidence, {negatives:,} without"
+    figure.update_layout(barmode="stack", legend_traceorder="normal", yaxis_ticksuffix="  ")
+    caption = f"{ordered['evidence'].sum():,} pairs with evidence, {ordered['explicit negatives'].sum():,} without"
     return styled(figure, "Annotated pairs of each criterion", caption, x="pairs", height=170 + 28 * len(ordered))
 
 
@@ -41,10 +35,6 @@ def fold_balance(balance: pd.DataFrame) -> go.Figure:
     ----------
     balance : pandas.DataFrame
         As `evbind_lib.data.folds.balance` returns it: a row per fold, columns ``annotated pairs`` and ``evidence``.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
     """
     folds, pairs, evidence = list(map(str, balance.index)), balance["annotated pairs"], balance["evidence"]
     figure = make_subplots(cols=2, horizontal_spacing=0.14)
@@ -53,9 +43,8 @@ def fold_balance(balance: pd.DataFrame) -> go.Figure:
     look = {"mode": "markers", "marker": {"size": 11, "color": VERMILION}, "showlegend": False}
     figure.add_scatter(x=folds, y=(evidence / pairs.clip(lower=1)).tolist(), **look, row=1, col=2)
     figure.add_hline(y=float(evidence.sum() / max(pairs.sum(), 1)), line={"dash": "dot", "color": GREY}, row=1, col=2)
-    figure.update_layout(barmode="stack")
-    figure.update_yaxes(title_text="annotated pairs", col=1)
-    figure.update_yaxes(title_text="fraction of evidence", range=[0, 1], col=2)
+    fraction = {"title_text": "fraction of evidence", "range": [0, 1]}
+    figure.update_layout(barmode="stack", yaxis_title_text="annotated pairs", yaxis2=fraction)
     caption = f"{len(folds)} folds, {pairs.sum():,} annotated pairs"
     return styled(figure, "Validation part of each fold", caption, x="fold", height=380)
 
@@ -69,19 +58,13 @@ def lengths(table: pd.DataFrame, max_length: int) -> go.Figure:
         As `evbind_lib.notebook.overview.pair_lengths` returns it: a row per pair, columns ``words``, ``tokens``, ``truncated``.
     max_length : int
         Tokens that a pair may have.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
     """
     figure = make_subplots(cols=2, horizontal_spacing=0.12)
     for column, (name, shade) in enumerate({"words": SKY, "tokens": BLUE}.items(), start=1):
         counts = table[name].value_counts().sort_index()
-        x, y = counts.index.tolist(), counts.tolist()
-        figure.add_bar(x=x, y=y, name=name, marker_color=shade, showlegend=False, row=1, col=column)
+        figure.add_bar(x=counts.index, y=counts, name=name, marker_color=shade, showlegend=False, row=1, col=column)
     if max_length <= 1.5 * table["tokens"].max():
         figure.add_vline(x=max_length, line={"dash": "dot", "color": VERMILION}, row=1, col=2)
-    figure.update_xaxes(title_text="words of the sentence", col=1)
-    figure.update_xaxes(title_text="tokens of the pair", col=2)
+    figure.update_layout(xaxis_title_text="words of the sentence", xaxis2_title_text="tokens of the pair")
     caption = f"{len(table):,} pairs, {table['truncated'].mean():.1%} of them cut at {max_length} tokens"
     return styled(figure, "Lengths of labelled pairs", caption, y="pairs", height=380)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -73,8 +72,7 @@ def importances(study: optuna.Study) -> go.Figure:
     fractions, names = list(found.values())[::-1], [_short(name, found) for name in found][::-1]
     look = {"orientation": "h", "texttemplate": "%{x:.1%}", "textposition": "outside", "hoverinfo": "skip"}
     figure = go.Figure(go.Bar(x=fractions, y=names, marker_color=BLUE, **look))
-    figure.update_xaxes(range=[0, 1.15 * max(fractions)], tickformat=".0%")
-    figure.update_yaxes(automargin=True, ticksuffix="  ")
+    figure.update_layout(xaxis={"range": [0, 1.15 * max(fractions)], "tickformat": ".0%"}, yaxis_ticksuffix="  ")
     x = f"fraction of the variance of {metric_name(study)}"
     return styled(figure, title, f"{_counted(scores)}; PED-ANOVA", x=x, height=170 + 34 * len(found))
 
@@ -121,8 +119,7 @@ def slices(study: optuna.Study) -> go.Figure:
     title, scores, axes = "Score against each parameter", _scores(study), _searched(study)
     if not axes:
         return sentence(title, "No trial with a searched parameter is complete yet.")
-    columns = min(4, len(axes))
-    rows = math.ceil(len(axes) / columns)
+    columns, rows = min(4, len(axes)), math.ceil(len(axes) / 4)
     figure = make_subplots(rows, columns, shared_yaxes=True, horizontal_spacing=0.035, vertical_spacing=0.36 / rows)
     for position, axis in enumerate(axes.values()):
         panel = {"row": position // columns + 1, "col": position % columns + 1}
@@ -131,9 +128,8 @@ def slices(study: optuna.Study) -> go.Figure:
         _add(figure, axis.values, y, x=x, mode="markers", marker=marker, **panel)
         figure.update_xaxes(axis.layout(), **panel)
     figure.update_yaxes(title_text=metric_name(study), col=1)
-    bar = {"title": {"text": "trial", "side": "right"}, "thickness": 12}
-    bar["dtick"] = whole_steps(max(scores) - min(scores))
-    figure.update_layout(coloraxis={"colorscale": SCALE, "colorbar": bar}, showlegend=False)
+    bar = {"title": {"text": "trial", "side": "right"}, "dtick": whole_steps(max(scores) - min(scores))}
+    figure.update_layout(coloraxis={"colorscale": SCALE, "colorbar": {"thickness": 12, **bar}}, showlegend=False)
     return styled(figure, title, _counted(scores), height=150 + 240 * rows)
 
 
@@ -165,24 +161,24 @@ def intermediate_values(study: optuna.Study) -> go.Figure:
     """What each trial reported after each fold, which is what a pruner sees; of a study without folds, after each step."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
     if not trials:
-        return sentence("Score after each fold", "No trial has reported a score yet.")
+        return sentence("Scores that trials reported", "No trial has reported a score yet.")
     metric, aggregation = _reported(study)
     best, figure, shown = getattr(best_trial(study), "number", None), go.Figure(), set()
     for trial in sorted(trials, key=lambda trial: trial.number == best):  # the best over the others
         name, shade, dash, symbol = STATES[trial.state]
-        look = {"line": {"color": shade, "width": 1.5, "dash": dash}, "marker": {"size": 6, "symbol": symbol}}
         if trial.number == best:
-            name, look = f"best (trial {best})", {"line": {"color": VERMILION, "width": 4}}
+            name, shade = f"best (trial {best})", VERMILION
+        line = {"color": shade, "dash": dash, "width": 4 if trial.number == best else 1.5}
+        look = {"mode": "lines+markers", "name": name, "legendgroup": name, "showlegend": name not in shown}
         steps, y = zip(*sorted(trial.intermediate_values.items()), strict=True)
-        look |= {"name": name, "legendgroup": name, "showlegend": name not in shown, "mode": "lines+markers"}
-        _add(figure, [trial.number] * len(y), y, x=[step + bool(aggregation) for step in steps], **look)
+        x = [step + bool(aggregation) for step in steps]  # folds count from 0
+        _add(figure, [trial.number] * len(y), y, x=x, line=line, marker={"size": 6, "symbol": symbol}, **look)
         shown.add(name)
     figure.update_xaxes(dtick=whole_steps(max(trial.last_step for trial in trials)))
-    if not aggregation:
-        return styled(figure, "Scores that trials reported", f"{len(trials)} trials", x="step", y=metric)
     single = (StudyRecord.read(study).pruner or {}).get("type") == "wilcoxon"  # that pruner wants single folds
-    label = f"{metric} of the fold" if single else f"{metric}, {aggregation} of folds done"
-    return styled(figure, "Score after each fold", f"{len(trials)} trials", x="folds done", y=label)
+    folds = f"{metric} of the fold" if single else f"{metric}, {aggregation} of folds done"
+    axes: dict[str, Any] = {"x": "folds done", "y": folds} if aggregation else {"x": "step", "y": metric}
+    return styled(figure, "Scores that trials reported", f"{len(trials)} trials", **axes)
 
 
 def timeline(study: optuna.Study) -> go.Figure:
@@ -200,13 +196,11 @@ def timeline(study: optuna.Study) -> go.Figure:
         numbers, base = [trial.number for trial in having], [trial.datetime_start for trial in having]
         lasted = [min((trial.datetime_complete or now) - trial.datetime_start, longest) for trial in having]
         x = [time / timedelta(milliseconds=1) for time in lasted]
-        hover = f"trial %{{y}}, {name}: %{{base}} to %{{x}}<extra></extra>"
-        look = {"marker_color": BLUE if name == "complete" else shade, "orientation": "h", "hovertemplate": hover}
+        look = {"name": name, "marker_color": shade, "orientation": "h", "hovertemplate": "trial %{y}: %{base} to %{x}"}
         if having:
-            figure.add_bar(base=base, x=x, y=numbers, meta=numbers, name=name, **look)
-    figure.update_xaxes(type="date")
-    figure.update_yaxes(tickformat="d", autorange="reversed", ticksuffix=" ")
-    figure.update_layout(barmode="overlay", showlegend=True)
+            figure.add_bar(base=base, x=x, y=numbers, meta=numbers, **look)
+    figure.update_yaxes(dtick=whole_steps(len(trials)), autorange="reversed", ticksuffix=" ")
+    figure.update_layout(barmode="overlay", showlegend=True, xaxis_type="date")
     height = min(900, max(360, 160 + 16 * len(trials)))
     return styled(figure, "When each trial ran", f"{len(trials)} trials", x="time", y="trial", height=height)
 
@@ -219,11 +213,11 @@ def distribution(study: optuna.Study) -> go.Figure:
     title, scores = "Distribution of the scores", _scores(study)
     if len(scores) < 2:
         return sentence(title, "A distribution needs two complete trials.")
-    steps = sorted(scores, key=scores.__getitem__)
-    steps = [steps[0], *steps]  # the curve rises from 0
-    x, y = [scores[number] for number in steps], [count / len(scores) for count in range(len(steps))]
+    numbers = sorted(scores, key=scores.__getitem__)
+    numbers = [numbers[0], *numbers]  # the curve rises from 0
+    x, y = [scores[number] for number in numbers], [count / len(scores) for count in range(len(numbers))]
     figure, line = go.Figure(), {"color": BLUE, "width": 2.5, "shape": "hv"}
-    _add(figure, steps, y, x=x, mode="lines", line=line, hover="%{y:.0%} of the trials have %{x:.4f} or less")
+    _add(figure, numbers, y, x=x, mode="lines", line=line, hover="%{y:.0%} of the trials have %{x:.4f} or less")
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
     return styled(figure, title, _counted(scores), x=_score_label(study), y="fraction of trials at or below")
 
@@ -244,14 +238,11 @@ def _scale(study: optuna.Study) -> list[str]:
     return SCALE[::-1] if is_minimised(study) else SCALE
 
 
-def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], *, hover: str = "", **look: Any) -> None:
-    """Draw points that name their trials, in ``meta`` and where the mouse is, there with ``values`` (by default y) or ``hover``.
-
-    They stand over the numbers of their trials unless x is given.
-    """
+def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], **look: Any) -> None:
+    """Draw points, over their trials' numbers unless x is given, that name the trial in ``meta`` and where the mouse is."""
     numbers = list(trials)
-    data = list(zip(numbers, look.pop("values", y), strict=True))
-    hover = f"trial %{{customdata[0]}}: {hover or '%{customdata[1]:.4f}'}<extra></extra>"
+    data = list(zip(numbers, look.pop("values", y), strict=True))  # what the mouse shows unless ``hover`` says else
+    hover = f"trial %{{customdata[0]}}: {look.pop('hover', '%{customdata[1]:.4f}')}<extra></extra>"
     figure.add_scatter(**{"x": numbers, **look}, y=y, meta=numbers, customdata=data, hovertemplate=hover)
 
 
@@ -280,40 +271,31 @@ def _written(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-@dataclass
 class _Axis:
-    """A score or a searched parameter, with its values by the numbers of the trials that have it.
+    """A score or a searched parameter; values and places (of a choice, its position) by the numbers of trials that have it."""
 
-    ``places`` are the values as numbers: of a choice, its position among the choices.
-    """
-
-    label: str
-    kind: BaseDistribution
-    values: dict[int, Any]
-
-    def __post_init__(self) -> None:
-        self.log, self.choices = getattr(self.kind, "log", False), getattr(self.kind, "choices", ())
-        self.places = {number: self.kind.to_internal_repr(value) for number, value in self.values.items()}
+    def __init__(self, label: str, kind: BaseDistribution, values: dict[int, Any]) -> None:
+        self.label, self.kind, self.values = label, kind, values
+        self.log, self.choices = getattr(kind, "log", False), getattr(kind, "choices", ())
+        self.places = {number: kind.to_internal_repr(value) for number, value in values.items()}
         reached = range(len(self.choices)) or self.places.values()
         self.low, self.high = min(reached), max(reached)
 
     def ticks(self) -> dict[float, str]:
         """Places to mark, and their texts: choices, powers of ten with few multiples, or steps of 1, 2 or 5."""
-        low, high = self.low, self.high
+        low, high, span = self.low, self.high, self.high - self.low or 1
         if self.choices:
             return dict(enumerate(map(str, self.choices)))
-        if low == high:
-            ticks = [low]
-        elif self.log and high > 4 * low:
+        if self.log and high > 4 * low:
             powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             factors = (1,) if high / low > 100 else (1, 3) if high / low > 20 else (1, 2, 5)
             ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
         else:
-            power = 10.0 ** math.floor(math.log10((high - low) / 4))
-            step = power * next(factor for factor in (1, 2, 5, 10) if high - low <= 5 * power * factor)
-            step = max(1, round(step)) if isinstance(self.kind, IntDistribution) else step
+            power = 10.0 ** math.floor(math.log10(span / 4))
+            step = power * next(factor for factor in (1, 2, 5, 10) if span <= 5 * power * factor)
+            step = max(1, step) if isinstance(self.kind, IntDistribution) else step
             ticks = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return {tick: _written(tick) for tick in ticks if low <= tick <= high}
+        return {tick: _written(tick) for tick in ticks if low <= tick <= high} or {low: _written(low)}
 
     def height(self, place: float | None) -> float:
         """Where a place, or that of a trial without one, stands on an upright axis from 0 to 1."""
@@ -332,7 +314,7 @@ class _Axis:
 
 def _searched(study: optuna.Study) -> dict[str, _Axis]:
     """The searched parameters in the order in which trials drew them, each with its latest distribution."""
-    trials = [trial for trial in complete_trials(study) if trial.number in _scores(study)]
+    trials = [trial for trial in complete_trials(study) if math.isfinite(trial.value)]
     kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
     values = {name: {trial.number: trial.params[name] for trial in trials if name in trial.params} for name in kinds}
     return {name: _Axis(_short(name, kinds), kind, values[name]) for name, kind in kinds.items()}

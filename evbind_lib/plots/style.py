@@ -28,10 +28,11 @@ def whole_steps(most: int) -> int | None:
 def styled(figure: go.Figure, title: str, caption: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
     """Give a figure its title, the caption beneath it, names of the axes and the look that all have."""
     chosen = plotly.io.templates.default  # "plotly" unless the user chose another one
-    head = {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 17}}
-    head["subtitle"] = {"text": caption, "font": {"size": 13, "color": GREY}}
     figure.update_layout(template="plotly_white" if chosen == "plotly" else chosen, colorway=PALETTE, font_size=13)
-    figure.update_layout(title=head, height=height, hoverlabel_namelength=-1)
+    figure.update_layout(title_text=title, title_x=0.01, title_xanchor="left", title_font_size=17, height=height)
+    figure.update_layout(
+        title_subtitle={"text": caption, "font": {"size": 13, "color": GREY}}, hoverlabel_namelength=-1
+    )
     figure.update_layout(margin={"l": 75, "r": 25, "t": 85 if caption else 60, "b": 60})
     figure.update_xaxes({"title_text": x} if x else {})
     figure.update_yaxes({"title_text": y} if y else {})

@@ -7,7 +7,6 @@ label (1 is evidence), probability and, for figures of folds or criteria, fold o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, marker, sentence, styled, whole_steps
@@ -31,8 +30,8 @@ Result = Trained | pd.DataFrame
 def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] = ()) -> go.Figure:
     """Score of each fold and their mean, for each metric.
 
-    How far the dots lie apart is how far a single split could mislead. Of two models one is better where its dots lie higher fold
-    by fold, not only on average.
+    How far the dots lie apart is how far a single split could mislead. Of two models one is better where its dots lie higher
+    fold by fold, not only on average.
 
     Parameters
     ----------
@@ -50,11 +49,206 @@ def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] =
         for number, (fold, scores) in enumerate(folds[chosen].iterrows()):
             look = _look(one, model, position, fold, number)
             figure.add_scatter(x=centre + offsets[number], y=scores, text=f"fold {fold + 1}", **look)
-        bar = {**marker(position), "symbol": "line-ew-open", "size": 60 * width}
-        figure.add_scatter(x=centre, y=folds[chosen].mean(), text="mean", name=f"{model}, mean", marker=bar)
-        
+        name, shade = ("mean", GREY) if one else (model, marker(position)["color"])
+        bar = {"symbol": "line-ew-open", "size": 60 * width, "line": {"width": 3}, "color": shade}
+        figure.add_scatter(x=centre, y=folds[chosen].mean(), text="mean", name=name, showlegend=one, marker=bar)
     figure.update_traces(mode="markers", hovertemplate="%{text}: %{y:.4f}")
     figure.update_xaxes(tickvals=list(range(len(chosen))), ticktext=chosen, showgrid=False, zeroline=False)
     figure.update_layout(legend={} if one else {"orientation": "h", "y": -0.2})
     caption = f"{max(map(len, models.values()))} folds, a dot each; a bar at their mean"
     return styled(figure, "Scores of the folds", caption, x="metric", y="score")
+
+
+def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "macro_f1") -> go.Figure:
+    """Training loss and a validation metric after each epoch, a line for each fold.
+
+    A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs. Folds that were read
+    from the cache have no epochs.
+
+    Parameters
+    ----------
+    results : CrossValidation or FoldResult, or a mapping of names to them
+    metric : str
+        A name of `METRICS`.
+    """
+    models, one = _named(results, _folds)
+    most = max((len(fold.epochs) for folds in models.values() for fold in folds), default=0)
+    if not most:
+        return sentence("Learning curves", "These folds were read from the cache, which holds no epochs.")
+    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    for position, (model, folds) in enumerate(models.items()):
+        for number, fold in enumerate(folds):
+            look = {**_look(one, model, position, fold.fold, number), "mode": "lines+markers", "row": 1}
+            losses = {epoch.epoch: epoch.training_loss for epoch in fold.epochs}
+            scores = {epoch.epoch: epoch.metrics[metric] for epoch in fold.epochs if epoch.metrics is not None}
+            figure.add_scatter(x=list(losses), y=list(losses.values()), **look, col=1)
+            figure.add_scatter(x=list(scores), y=list(scores.values()), **{**look, "showlegend": False}, col=2)
+    figure.update_xaxes(title_text="epoch", dtick=whole_steps(most))
+    figure.update_layout(yaxis_title_text="training loss (mean of the epoch)", yaxis2_title_text=f"validation {metric}")
+    return styled(figure, "Learning curves", f"{max(map(len, models.values()))} folds, a line each")
+
+
+def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
+    """Precision against recall over all thresholds, for all out-of-fold predictions together; of one result by fold too.
+
+    Average precision stands in the legend; the dotted line is what chance would reach.
+    """
+    axes = {"x": "recall: fraction of evidence that is found", "y": "precision: fraction of finds that are right"}
+    title, score = "Precision and recall", ("average precision", average_precision_score)
+    figure = _curves(results, lambda *pairs: precision_recall_curve(*pairs)[1::-1], title, score, **axes)
+    return figure.update_traces(line_shape="hv")
+
+
+def roc(results: Result | Mapping[str, Result]) -> go.Figure:
+    """Receiver operating characteristic, for all out-of-fold predictions together; of one result by fold too.
+
+    Area under the curve stands in the legend; the dotted line is chance.
+    """
+    axes = {"x": "false positive rate: fraction of the others called evidence", "y": "true positive rate (recall)"}
+    title, score = "Receiver operating characteristic", ("AUC", roc_auc_score)
+    return _curves(results, lambda *pairs: roc_curve(*pairs)[:2], title, score, chance=(0, 1), **axes)
+
+
+def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
+    """Counts of right and wrong decisions, and their fraction of each row: rows are what is annotated, columns what is predicted.
+
+    Parameters
+    ----------
+    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
+    threshold : float
+        From this probability on a pair is called evidence.
+    """
+    tables, one = _named(results, _predictions)
+    figure = make_subplots(cols=len(tables), subplot_titles=None if one else list(tables), shared_yaxes=True)
+    for column, table in enumerate(tables.values(), start=1):
+        figure.add_trace(_matrix(table, threshold), row=1, col=column)
+    styled(figure, f"Confusion matrix at threshold {threshold:g}", _counted(tables), x="predicted")
+    up = {"title_text": "annotated", "autorange": "reversed"}
+    return figure.update_layout(yaxis=up, margin_t=85 if one else 120)
+
+
+def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> go.Figure:
+    """One score of each criterion, those with the most evidence on top; little evidence makes a score jump.
+
+    Parameters
+    ----------
+    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
+    score : {"pos_f1", "precision", "recall", "pr_auc"}
+    """
+    tables, one = _named(results, lambda result: by_criterion(_predictions(result)))
+    order = next(iter(tables.values()))["evidence"][::-1]
+    names = [f"{criterion} ({evidence})" for criterion, evidence in order.items()]
+    figure = go.Figure()
+    for position, (model, table) in enumerate(tables.items()):
+        scores = table.loc[order.index, score]
+        figure.add_scatter(x=scores, y=names, name=model, mode="markers", marker=marker(position, 11))
+    figure.update_traces(hovertemplate="%{y}: %{x:.3f}")
+    figure.update_layout(legend={"orientation": "h", "y": -0.2}, showlegend=not one, xaxis_range=[-0.02, 1.02])
+    caption = "All folds together; in brackets the number of pairs that are evidence"
+    return styled(figure, f"{score} of each criterion", caption, x=f"{score} (0 to 1)", height=220 + 26 * len(order))
+
+
+def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
+    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other.
+
+    A threshold that is chosen on the predictions it is judged by flatters its F1 a little.
+
+    Parameters
+    ----------
+    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
+    threshold : float
+        The one that is marked, and whose confusion matrix is shown.
+    """
+    tables, one = _named(results, _predictions)
+    lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
+    now = {model: at_threshold(table, threshold) for model, table in tables.items()}
+    heads = {model: ", ".join(f"{name} {at[name]:.3f}" for name in lines) for model, at in now.items()}
+    titles = None if one else [title for model in tables for title in (f"{model}: {heads[model]}", "")]
+    gaps = {"column_widths": [0.64, 0.36], "horizontal_spacing": 0.16, "vertical_spacing": 0.4 / len(tables) ** 1.5}
+    figure = make_subplots(rows=len(tables), cols=2, subplot_titles=titles, **gaps)
+    grid = np.round(np.arange(0.0, 1.005, 0.01), 2)
+    for row, table in enumerate(tables.values(), start=1):
+        scores = pd.DataFrame([at_threshold(table, value) for value in grid])
+        for name, (shade, dash) in lines.items():
+            look = {"name": name, "showlegend": row == 1, "line": {"color": shade, "width": 2.5, "dash": dash}}
+            figure.add_scatter(x=grid, y=scores[name], mode="lines", **look, row=row, col=1)
+        figure.add_vline(x=threshold, line={"color": VERMILION, "width": 2}, row=row, col=1)
+        figure.add_trace(_matrix(table, threshold), row=row, col=2)
+    figure.update_xaxes(range=[0, 1], col=1)
+    figure.update_xaxes(title_text="threshold on the probability of evidence", row=len(tables), col=1)
+    figure.update_xaxes(title_text="predicted", row=len(tables), col=2)
+    figure.update_yaxes(title_text="score (0 to 1)", range=[0, 1.02], col=1)
+    figure.update_yaxes(title_text="annotated", autorange="reversed", col=2)
+    title = f"At threshold {threshold:.2f}" + (f": {next(iter(heads.values()))}" if one else "")
+    styled(figure, title, _counted(tables), height=110 + 330 * len(tables))
+    legend = {"orientation": "h", "yref": "container", "y": 0.01}
+    return figure.update_layout(margin={"b": 100, "t": 85 if one else 120}, legend=legend)
+
+
+def _named(results: Any, read: Callable[[Any], Any]) -> tuple[dict[str, Any], bool]:
+    """What is read of each result by its name, and whether it is one result."""
+    named = results if isinstance(results, Mapping) else {"all folds": results}
+    return {name: read(result) for name, result in named.items()}, len(named) == 1
+
+
+def _folds(result: Trained) -> tuple[FoldResult, ...]:
+    return (result,) if isinstance(result, FoldResult) else result.folds
+
+
+def _predictions(result: Result) -> pd.DataFrame:
+    return result if isinstance(result, pd.DataFrame) else result.predictions
+
+
+def _fold_metrics(result: Result) -> pd.DataFrame:
+    """A row of metrics for each fold."""
+    if not isinstance(result, pd.DataFrame):
+        return pd.DataFrame({fold.fold: fold.metrics for fold in _folds(result)}).T
+    parts = {fold: part.to_numpy().T for fold, part in result.groupby("fold")[["label", "probability"]]}
+    return pd.DataFrame({fold: compute_metrics(*pairs) for fold, pairs in parts.items()}).T
+
+
+def _look(one: bool, model: str, position: int, fold: Any, number: int) -> dict[str, Any]:
+    """Name and colour of a fold: its own where there is one model, else the model's."""
+    name, shade = (f"fold {fold + 1}", number) if one else (model, position)
+    return {"name": name, "legendgroup": name, "showlegend": one or number == 0, "marker": marker(shade)}
+
+
+def _counted(tables: Mapping[str, pd.DataFrame]) -> str:
+    first = next(iter(tables.values()))
+    return f"{len(first):,} pairs, {first['label'].sum():,} of them evidence"
+
+
+def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None, **axes: Any) -> go.Figure:
+    """Curves over all thresholds, and the line that chance would reach: by default at the fraction of evidence."""
+    tables, one = _named(results, _predictions)
+    first = next(iter(tables.values()))
+    folds = {f"fold {fold + 1}": part for fold, part in first.groupby("fold")} if one and "fold" in first else {}
+    figure = go.Figure()
+    for position, (model, table) in enumerate((tables | folds).items()):
+        pairs = table["label"], table["probability"]
+        if pairs[0].nunique() == 2:
+            across, up = curve(*pairs)
+            seen = np.unique(np.linspace(0, len(across) - 1, MOST_POINTS).round().astype(int))
+            line = {"color": marker(position)["color"], "width": 3 if model in tables else 1.2}
+            label = f"{model}: {score[1](*pairs):.3f}"
+            figure.add_scatter(x=across[seen], y=up[seen], mode="lines", line=line, name=label)
+    if not figure.data:
+        return sentence(title, "A curve needs pairs with and without evidence.")
+    figure.update_traces(hovertemplate="%{x:.3f}, %{y:.3f}")
+    level = chance or [first["label"].mean()] * 2
+    look = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "hoverinfo": "skip"}
+    figure.add_scatter(x=[0, 1], y=level, mode="lines", name=f"chance: {sum(level) / 2:.3f}", **look)
+    figure.update_layout(legend_title_text=score[0], xaxis_range=[-0.01, 1.01], yaxis_range=[-0.01, 1.03])
+    return styled(figure, title, _counted(tables), height=440, **axes)
+
+
+def _matrix(table: pd.DataFrame, threshold: float) -> go.Heatmap:
+    """Counts of decisions with their fraction of the annotated row, which the shade follows."""
+    now, names = at_threshold(table, threshold), ["no evidence", "evidence"]
+    counts = np.array([[now["tn"], now["fp"]], [now["fn"], now["tp"]]], dtype=int)
+    fractions = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    # Light enough to read the counts on it.
+    look = {"colorscale": "Blues", "zmin": 0, "zmax": 1.4, "showscale": False, "xgap": 3, "ygap": 3}
+    text = {"text": counts, "texttemplate": "%{text:,}<br>%{z:.1%} of row", "textfont": {"size": 15, "color": INK}}
+    hover = "annotated %{y}, predicted %{x}: %{text:,}<extra></extra>"
+    return go.Heatmap(z=fractions, x=names, y=names, hovertemplate=hover, **text, **look)

@@ -63,25 +63,25 @@ def load(storage: str) -> optuna.Study:
 
 
 def test_four_processes_make_exactly_the_total(workspace: Path, storage: str) -> None:
-    workers = [start(workspace, storage, 200, 0.01) for _ in range(4)]
+    workers = [start(workspace, storage, 100, 0.01) for _ in range(4)]
     assert [worker.wait(timeout=300) for worker in workers] == [0] * 4
     study = load(storage)
     finished = finished_trials(study)
-    assert len(finished) == 200 and all(trial.state == TrialState.COMPLETE for trial in finished)
+    assert len(finished) == 100 and all(trial.state == TrialState.COMPLETE for trial in finished)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
     surplus = [trial for trial in study.trials if trial.user_attrs.get("surplus")]
-    assert len(study.trials) == 200 + len(surplus)
+    assert len(study.trials) == 100 + len(surplus)
     by = Counter(trial.user_attrs["worker"] for trial in finished)
     assert len(by) == 4  # all took part
     rates = [trial.params["learning_rate"] for trial in finished]
-    assert len(set(rates)) == 200  # workers that start at once do not draw alike
+    assert len(set(rates)) == 100  # workers that start at once do not draw alike
 
 
 def test_killed_processes_lose_and_double_nothing(workspace: Path, storage: str) -> None:
     pick = random.Random(7)
     deadline = time.monotonic() + 240
     killed = 0
-    workers = [start(workspace, storage, 60, 0.4) for _ in range(3)]
+    workers = [start(workspace, storage, 40, 0.4) for _ in range(3)]
     while any(worker.poll() is None for worker in workers) and killed < 3:
         assert time.monotonic() < deadline
         time.sleep(6 + 2 * pick.random())  # starting takes some seconds
@@ -90,18 +90,18 @@ def test_killed_processes_lose_and_double_nothing(workspace: Path, storage: str)
             workers[victim].send_signal(signal.SIGKILL)
             workers[victim].wait()
             killed += 1
-            workers[victim] = start(workspace, storage, 60, 0.4)
+            workers[victim] = start(workspace, storage, 40, 0.4)
     assert [worker.wait(timeout=240) for worker in workers] == [0] * 3
-    assert start(workspace, storage, 60, 0.01).wait(timeout=120) == 0  # what the last kill left
+    assert start(workspace, storage, 40, 0.01).wait(timeout=120) == 0  # what the last kill left
     study = load(storage)
     finished = finished_trials(study)
-    assert len(finished) == 60 and killed
+    assert len(finished) == 40 and killed
     assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
     for trial in study.trials:
         if trial.user_attrs.get("interrupted") and trial.params:
             again = [other for other in study.trials if other.user_attrs.get("retry_of") == trial.number]
             assert len(again) == 1 and again[0].params == trial.params
-    assert len({trial.params["learning_rate"] for trial in finished}) == 60
+    assert len({trial.params["learning_rate"] for trial in finished}) == 40
 
 
 def test_a_process_is_told_from_one_that_has_its_number_now() -> None:

@@ -513,7 +513,7 @@ def test_criteria_that_cannot_be_used(write_redsm5: Write, content: str, words: 
     [
         ("pairs.xlsx", "x", [".xlsx", ".csv"]),
         ("pairs", "x", ["suffix", ".csv"]),
-        ("pairs.parquet", "x", ["not a readable Parquet file", "write it again"]),
+        ("pairs.parquet", "x", ["not a readable .parquet file", "write it again"]),
         ("pairs.jsonl", '{"post_id": "a"}\n[1]\n', ["line 2", "not a JSON object", "one object per line"]),
         ("pairs.csv", "post_id,sentence,label\na,x,1\n", ["criterion or criterion_id", "has neither"]),
         ("pairs.csv", PAIRS + "a,c,x,1\na,c,y,yes\n", ["row 3", "label is yes", "write 1"]),

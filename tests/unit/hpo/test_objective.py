@@ -171,8 +171,10 @@ class Heard(SearchCallback, Callback):
 @contextlib.contextmanager
 def at_work(trial: optuna.Trial, *callbacks: SearchCallback, **others: Any) -> Iterator[None]:
     token = RUNNING.set(RunningTrial(trial, FoldCache("scope"), callbacks, **others))
-    yield
-    RUNNING.reset(token)
+    try:
+        yield
+    finally:
+        RUNNING.reset(token)
 
 
 def test_what_follows_the_running_trial_is_called_for_its_folds_alone(workspace: Path) -> None:
@@ -198,7 +200,7 @@ def test_a_request_to_stop_and_the_time_limit_end_a_trial(workspace: Path) -> No
         with pytest.raises(SearchStopped):
             run(callback, fold_result(0, 0.5))
     with (
-        while_running(at_work(trial, time_limit=60.0, began=-1e9)),
+        at_work(trial, time_limit=60.0, began=-1e9),
         pytest.raises(TrainingError, match="trial_timeout=60"),
     ):
         report_folds(trial, "accuracy").on_step()

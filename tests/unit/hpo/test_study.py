@@ -207,7 +207,7 @@ def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 def test_checking_a_storage_makes_nothing(workspace: Path) -> None:
     check_storage("sqlite:///new/folder/optuna.db")
     assert not list(workspace.iterdir())
-    with pytest.raises(SearchError, match="is a folder"):
+    with pytest.raises(SearchError, match="cannot be written"):
         check_storage(f"sqlite:///{workspace}")
 
 
