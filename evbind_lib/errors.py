@@ -59,7 +59,7 @@ class ExecutionError(EvbindError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End of an error sentence: the nearest known name, else all of them where they are few, else a full stop."""
     options = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known are: {', '.join(options)}." if 0 < len(options) <= 15 else "."

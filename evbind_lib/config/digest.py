@@ -20,7 +20,8 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # What lies here counts by its name: the standard library and installed packages, and evbind, whose code has a digest of its own.
 PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 INSTALLED = (*PATHS, f"{PACKAGE}{os.sep}", "<frozen")
-UNTOLD = {"__doc__", "__module__", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotations__"}
+NAMES, ATTRIBUTES = ("LOAD_GLOBAL", "LOAD_NAME"), ("LOAD_ATTR", "LOAD_METHOD")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digest_of(function: Any) -> str | None:
@@ -28,9 +29,9 @@ def digest_of(function: Any) -> str | None:
 
     Followed are closures, globals, nested functions, the user's own modules and classes; every other object counts by the
     content that pickle would write. Functions and classes of installed packages and of evbind count by name; file names, line
-    numbers, docstrings and annotations do not count. A corpus counts by its fingerprint, and parameters not at all: the
-    studies and caches that hold this digest hold them already. None where something used has no content that can be read (a
-    lock, an open file): better no reuse than the results of another function.
+    numbers and docstrings do not count. A corpus counts by its fingerprint, and parameters not at all: the studies and caches
+    that hold this digest hold them already. None where something used has no content that can be read (a lock, an open file):
+    better no reuse than the results of another function.
     """
     try:
         return hashlib.sha256(repr(_describe(function, {})).encode()).hexdigest()
@@ -43,49 +44,58 @@ def _describe(value: Any, seen: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
-    if kind in (list, tuple):
-        return [kind.__name__, *(_describe(item, seen) for item in value)]
+    if kind in (list, tuple, dict):
+        return [kind.__name__, *(_describe(item, seen) for item in (value.items() if kind is dict else value))]
     if kind in (set, frozenset):
         return [kind.__name__, *sorted(repr(_describe(item, {})) for item in value)]
-    if kind is dict:
-        return [kind.__name__, *([_describe(name, seen), _describe(item, seen)] for name, item in value.items())]
-    if isinstance(value, types.ModuleType):
+    if kind is types.CodeType:
+        return _code(value)
+    if kind is types.ModuleType:
         return ["module", value.__name__]
     if id(value) in seen:
         return ["again", seen[id(value)][0]]
     seen[id(value)] = len(seen), value  # held, so that no other object gets its id
-    if isinstance(value, types.FunctionType):
-        return ["function", *_function(value, seen)]
+    return [kind.__name__, *(_describe(part, seen) for part in _parts(value))]
+
+
+def _parts(value: Any) -> list[Any]:
+    """What decides the content of a function, a class or any other object."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return _parts_of_function(value)
     if isinstance(value, type):
-        return ["class", *_class(value, seen)]
+        return _parts_of_class(value)
     if isinstance(value, property | staticmethod | classmethod):
-        parts = [value.fget, value.fset] if isinstance(value, property) else [value.__func__]
-        return [kind.__name__, *(_describe(part, seen) for part in parts)]
+        return [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
     if kind.__module__.startswith("evbind_lib.") and (kind.__name__ == "Params" or hasattr(value, "fingerprint")):
-        return [kind.__name__, getattr(value, "fingerprint", None)]
+        return [getattr(value, "fingerprint", None)]
     if hasattr(value, "untyped_storage"):  # a tensor, of which pickle writes more than its content
-        return [kind.__name__, str(value.dtype), value.detach().cpu().tolist()]
-    reduce = copyreg.dispatch_table.get(kind)
-    content = reduce(value) if reduce else value.__reduce_ex__(2)
+        return [str(value.dtype), str(value.detach().cpu().tolist())]
+    content = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(2)
     if isinstance(content, str):  # known by its name, as functions written in C are
-        return [content, str(getattr(value, "__module__", "")), _describe(getattr(value, "__wrapped__", None), seen)]
-    return [_describe(list(part) if isinstance(part, Iterator) else part, seen) for part in content]
+        return [content, str(getattr(value, "__module__", "")), getattr(value, "__wrapped__", None)]
+    return [list(part) if isinstance(part, Iterator) else part for part in content]
 
 
-def _function(function: types.FunctionType, seen: dict[int, Any]) -> list[Any]:
-    if function.__code__.co_filename.startswith(INSTALLED):  # wrapped: a decorator of an installed package
-        wrapped = _describe(getattr(function, "__wrapped__", None), seen)
-        return [function.__module__, function.__code__.co_qualname, wrapped]
+def _parts_of_function(function: types.FunctionType) -> list[Any]:
+    code, names = function.__code__, function.__globals__
+    if code.co_filename.startswith(INSTALLED):  # wrapped: a decorator of an installed package
+        return [function.__module__, code.co_qualname, getattr(function, "__wrapped__", None)]
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-    steps = list(_instructions(function.__code__))
-    read = sorted({step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")})
-    found = {name: function.__globals__[name] for name in read if name in function.__globals__}
+    steps = list(_instructions(code))
+    read, taken = ({step.argval for step in steps if step.opname in kinds} for kinds in (NAMES, ATTRIBUTES))
+    found = {name: names[name] for name in sorted(read) if name in names}
     for name, module in list(found.items()):
         if isinstance(module, types.ModuleType) and not _is_installed(module):  # a file beside the notebook
-            taken = {step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")}
             found |= {f"{name}.{part}": vars(module)[part] for part in sorted(taken) if part in vars(module)}
-    parts = (cells, function.__defaults__, function.__kwdefaults__, found)
-    return [_code(function.__code__), *(_describe(part, seen) for part in parts)]
+    return [code, cells, function.__defaults__, function.__kwdefaults__, found]
+
+
+def _parts_of_class(value: type) -> list[Any]:
+    if _is_installed(sys.modules.get(value.__module__)):
+        return [value.__module__, value.__qualname__]
+    own = {name: part for name, part in vars(value).items() if callable(part) or not name.startswith(("__", "_abc_"))}
+    return [value.__bases__, own]
 
 
 def _is_installed(module: types.ModuleType | None) -> bool:
@@ -103,22 +113,10 @@ def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
 
 
 def _code(code: types.CodeType) -> list[Any]:
-    """Instructions with the names and constants they use (no docstring among them), and the form of the arguments."""
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(code)]
-    stored = [name if kind == "STORE_NAME" else None for kind, name in [*steps[1:], ("", "")]]
-    used = [step for step, name in zip(steps, stored, strict=True) if step[0] != "LOAD_CONST" or name not in UNTOLD]
-    form = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    values = (_code(value) if isinstance(value, types.CodeType) else _describe(value, {}) for _, value in used)
-    return [form, arguments, [name for name, _ in used], *values]
-
-
-def _class(value: type, seen: dict[int, Any]) -> list[Any]:
-    if _is_installed(sys.modules.get(value.__module__)):
-        return [value.__module__, value.__qualname__]
-    members = {name: member for name, member in vars(value).items() if name not in UNTOLD}
-    own = {name: member for name, member in members.items() if callable(member) or not name.startswith(("__", "_abc_"))}
-    return [_describe(value.__bases__, seen), _describe(own, seen)]
+    """Form of the arguments, and instructions with the names and constants they use (no docstring among them)."""
+    steps = list(dis.get_instructions(code))
+    form = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_varnames]
+    return [form, [step.opname for step in steps], *(_describe(step.argval, {}) for step in steps)]
 
 
 @functools.cache
@@ -128,9 +126,7 @@ def code_digest(*packages: str) -> str:
     for file in sorted(file for package in packages for file in (PACKAGE / package).rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            ) and ast.get_docstring(node):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
                 node.body = node.body[1:]
         digest.update(f"{file.relative_to(PACKAGE)}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()

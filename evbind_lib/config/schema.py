@@ -12,32 +12,28 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from evbind_lib.errors import ParamsError, did_you_mean
 
 # Folders of params/ from which one file each is taken; `trainer` fills the branch training, `experiment` any of them.
 GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment")
 # What evbind leaves to Optuna itself, or has no more, by the key that once asked for it.
-ELSEWHERE = "do that in a plain Optuna study whose objective uses ev.report_folds (README, Extend)"
+OPTUNAS = "several metrics, constraints and grids go in a plain Optuna study that uses ev.report_folds (README, Extend)"
 GONE = {
-    "hpo.metric.name": f"one metric decides a search; for several objectives, {ELSEWHERE}",
-    "hpo.constraints": f"constraints are Optuna's own; {ELSEWHERE}",
-    "hpo.sampler.type": f"a grid needs Optuna's own loop; {ELSEWHERE}",
-    "hpo.stop.terminator": "Optuna's terminator is not asked; set hpo.stop.no_improvement to stop early",
-    "hpo.stop.min_trials": "Optuna's terminator is not asked; set hpo.stop.no_improvement to stop early",
+    **dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"), OPTUNAS),
+    **dict.fromkeys(
+        ("hpo.stop.terminator", "hpo.stop.min_trials"), "this is gone; set hpo.stop.no_improvement instead"
+    ),
 }
-
-
-class Section(BaseModel):
-    """A branch of the tree: unknown keys are refused, values cannot be changed after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
-RANGE = {"low", "high"}
-FIELDS = {"uniform": {*RANGE, "step"}, "log_uniform": RANGE, "int": {*RANGE, "step"}, "log_int": RANGE}
+# What each type of a searched parameter is written with; a step may be left out.
+RANGE, STEPS = {"low", "high"}, {"low", "high", "step"}
+FIELDS = {"uniform": STEPS, "int": STEPS, "log_uniform": RANGE, "log_int": RANGE, "categorical": {"choices"}}
+
+
+class Section(BaseModel, extra="forbid", frozen=True):
+    """A branch of the tree: unknown keys are refused, values cannot be changed after validation."""
 
 
 class Distribution(Section):
@@ -56,26 +52,22 @@ class Distribution(Section):
         if value is None or "type" not in info.data:
             return value
         whole = info.data["type"] in ("int", "log_int")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or (whole and value != int(value)):
+        if not _is_number(value) or (whole and value != int(value)):
             raise ValueError("must be a whole number" if whole else "must be a number")
         return int(value) if whole else float(value)
 
     @model_validator(mode="after")
     def _fields_of_the_type(self) -> Self:
-        belongs = FIELDS.get(self.type, {"choices"})
-        for name in ("low", "high", "step", "choices"):
-            given = getattr(self, name) is not None
-            if given and name not in belongs:
-                raise ValueError(f"{name} does not belong to type={self.type}; leave it out or set another type")
-            if not given and name in belongs - {"step"}:
-                raise ValueError(f"{name} is missing, which type={self.type} needs; set it")
+        belongs, given = FIELDS[self.type], {*self.model_dump()} - {"type", "when"}
+        if given - belongs:
+            raise ValueError(
+                f"{min(given - belongs)} does not belong to type={self.type}; leave it out or set another type"
+            )
+        if missing := belongs - given - {"step"}:
+            raise ValueError(f"{min(missing)} is missing, which type={self.type} needs; set it")
         choices = self.choices or []
-        for index, value in enumerate(choices):
-            if not isinstance(value, SCALARS):
-                raise ValueError("choices: one is neither number, text, bool nor null; write one of these")
-            if value in choices[:index]:  # also 1 and true, which Optuna cannot tell apart
-                raise ValueError(f"choices: {value} stands there twice; take one of them out")
+        if not all(isinstance(value, SCALARS) for value in choices) or len({*choices}) < len(choices):
+            raise ValueError("choices must be different numbers, texts, bools or null (1 and true count as the same)")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")
         if self.low is not None and self.low <= 0 and self.type.startswith("log_"):
@@ -126,10 +118,9 @@ class DataParams(Section):
     @field_validator("eval_neg_ratio", mode="before")
     @classmethod
     def _number_or_natural(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value != "natural" and not (is_number and 0 < value < math.inf):
+        if value != "natural" and not (_is_number(value) and value > 0):
             raise ValueError("must be a number above 0, or natural")
-        return value if value == "natural" else float(value)
+        return value
 
 
 class ModelParams(Section):
@@ -139,8 +130,8 @@ class ModelParams(Section):
     max_length: int = Field(default=512, ge=8)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     threads: int | None = Field(default=None, ge=1)
-    trainer: dict[str, Any] = Field(default={})
-    search_space: dict[str, Any] = Field(default={})
+    trainer: dict[str, Any] = {}
+    search_space: dict[str, Any] = {}
 
 
 class TrainingParams(Section):
@@ -148,11 +139,11 @@ class TrainingParams(Section):
 
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
-    args: dict[str, Any] = Field(default={})
+    args: dict[str, Any] = {}
     loss_function: str = Field(default="weighted_ce", min_length=1)
     focal_gamma: float = Field(default=2.0, ge=0)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
-    loss_args: dict[str, Any] = Field(default={})
+    loss_args: dict[str, Any] = {}
     provenance: dict[str, Any] | None = None
 
 
@@ -169,30 +160,22 @@ class TrialsParams(Section):
     """How long to search, by how many workers; times in seconds."""
 
     n_trials: int = Field(ge=1)
-    timeout: Annotated[float, Field(gt=0)] | None = None
+    timeout: float | None = Field(default=None, gt=0)
     n_jobs: int = Field(default=1, ge=1)
-    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    trial_timeout: float | None = Field(default=None, gt=0)
 
 
-class SamplerParams(BaseModel):
+class SamplerParams(Section, extra="allow", regex_engine="python-re"):
     """The Optuna sampler; further keys are options of that sampler."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-    type: str = "tpe"
+    type: str = Field(default="tpe", pattern="^(?!grid$)")
     n_startup_trials: int = Field(default=10, ge=0)
     seed: int | None = Field(default=42, ge=0, lt=2**32)
 
-    @model_validator(mode="after")
-    def _no_grid(self) -> Self:
-        if self.type == "grid":
-            raise ValueError(f"type=grid: {GONE['hpo.sampler.type']}")
-        return self
 
-
-class PrunerParams(BaseModel):
+class PrunerParams(Section, extra="allow"):
     """The Optuna pruner; a step is a fold; further keys are options of that pruner."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
     type: str = "median"
     n_startup_trials: int = Field(default=5, ge=0)
     n_warmup_steps: int = Field(default=0, ge=0)
@@ -209,7 +192,7 @@ class MetricParams(Section):
 class StopParams(Section):
     """When to stop before the last trial."""
 
-    no_improvement: Annotated[int, Field(ge=1)] | None = None
+    no_improvement: int | None = Field(default=None, ge=1)
 
 
 class HpoParams(Section):
@@ -221,15 +204,10 @@ class HpoParams(Section):
     pruner: PrunerParams = PrunerParams()
     metric: MetricParams = MetricParams()
     stop: StopParams = StopParams()
-    fixed: dict[str, Any] = Field(default={})
-    enqueue: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    fixed: dict[str, Any] = {}
+    enqueue: list[Annotated[str, Field(min_length=1)]] = []
     reuse: bool = False
     search_space: dict[str, Distribution] = Field(min_length=1)
-
-    @field_validator("search_space", "fixed", mode="before")
-    @classmethod
-    def _dotted_names(cls, branch: Any, info: Any) -> Any:
-        return flatten(branch, is_entry if info.field_name == "search_space" else lambda node: False)
 
 
 class TrackingParams(Section):
@@ -281,9 +259,8 @@ class Params(Section):
         seen: dict[str, str] = {}
         for name, entry in self.hpo.search_space.items():
             key, dotted = f"hpo.search_space.{name}", dotted_name(name)
-            if dotted in seen:
+            if seen.setdefault(dotted, key) != key:
                 raise ValueError(f"{key} is the same parameter as {seen[dotted]}; take one of them out")
-            seen[dotted] = key
             for value in entry.choices or [entry.low, entry.last]:
                 self._check_value(dotted, value, key, "cannot be tried")
             for other, wanted in entry.when.items():
@@ -294,10 +271,10 @@ class Params(Section):
 
     def _check_value(self, dotted: str, value: Any, key: str, verdict: str) -> None:
         """Validate the one section that a searched value would change."""
-        section = getattr(self, dotted.partition(".")[0])
-        tree = set_values({dotted.partition(".")[0]: section.model_dump()}, {dotted: value})
+        name, _, rest = dotted.partition(".")
+        section = getattr(self, name)
         try:
-            type(section).model_validate(*tree.values())
+            section.model_validate(set_values(section.model_dump(), {rest: value}))
         except ValidationError as error:
             raise ValueError(f"{key}: {value!r} {verdict}: {explain(error)}") from None
 
@@ -315,14 +292,43 @@ class Params(Section):
 
     def value_of(self, dotted: str) -> Any:
         """Value of one dotted parameter; ``None`` where a training argument is not set."""
-        node: Any = self
-        for part in dotted.split("."):
-            node = node.get(part) if isinstance(node, dict) else getattr(node, part, None)
-        return node
+        return self.flat().get(dotted)
 
     def flat(self) -> dict[str, Any]:
         """All parameters as dotted names to plain values, in the tree's order."""
         return flatten(self.model_dump())
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of the tree that has a field of its own, branches before what is below them."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+KEYS = known_keys(Params)
+BRANCHES = (".trainer", ".search_space", ".args", ".loss_args", ".provenance")
+SETTABLE = [key for key in KEYS if key.startswith(("data.", "model.", "training.")) and not key.endswith(BRANCHES)]
+
+
+def dotted_name(name: str, place: str = "hpo.search_space") -> str:
+    """Full name of a searched parameter: a name without a dot is a field of training, else of ``training.args``.
+
+    ``ValueError`` with the nearest name where a dotted one is no parameter that can take a value of its own.
+    """
+    if "." not in name:
+        name = f"training.{name}" if f"training.{name}" in SETTABLE else f"training.args.{name}"
+    if name in SETTABLE or re.fullmatch(r"training\.(args|loss_args)\.\w+", name):
+        return name
+    near = did_you_mean(name, SETTABLE)
+    raise ValueError(f"{place}.{name}: that is no field of data, model or training to be set{near}")
+
+
+# Sections whose further keys belong to their type, with the keys that every type has.
+TYPED = {"sampler": SamplerParams.model_fields, "pruner": PrunerParams.model_fields}
 
 
 def is_entry(node: Mapping[str, Any]) -> bool:
@@ -330,14 +336,12 @@ def is_entry(node: Mapping[str, Any]) -> bool:
     return any(key in Distribution.model_fields and not isinstance(value, dict) for key, value in node.items())
 
 
-def flatten(tree: Any, is_leaf: Callable[[dict[str, Any]], bool] = lambda node: False) -> Any:
-    """Nested dicts as one dict of dotted names, down to what is no dict, an empty one or a leaf; anything else as it is."""
-    if not isinstance(tree, dict):
-        return tree
+def flatten(tree: Mapping[str, Any], is_leaf: Callable[[dict[str, Any]], bool] = lambda node: False) -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names, down to what is no dict, an empty one or a leaf."""
     flat: dict[str, Any] = {}
     for name, node in tree.items():
         if isinstance(node, dict) and node and not is_leaf(node):
-            flat.update({f"{name}.{rest}": value for rest, value in flatten(node, is_leaf).items()})
+            flat |= {f"{name}.{rest}": value for rest, value in flatten(node, is_leaf).items()}
         else:
             flat[str(name)] = node
     return flat
@@ -349,61 +353,25 @@ def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
         *parents, last = dotted.split(".")
         node = tree
         for part in parents:
-            if node.get(part) is None:  # a section that was not set, such as the provenance of a hand-made trainer file
-                node[part] = {}
+            node[part] = node.get(part) or {}  # None is a section that is not set, as most often provenance
             node = node[part]
         node[last] = value
     return tree
 
 
-def dotted_name(name: str, place: str = "hpo.search_space") -> str:
-    """Full name of a searched parameter: a name without a dot is a field of training, else of ``training.args``.
-
-    ``ValueError`` with the nearest name where a dotted one is no parameter that can take a value of its own.
-    """
-    if "." not in name:
-        name = f"training.{name}" if name in SETTABLE["training"] else f"training.args.{name}"
-    section, _, rest = name.partition(".")
-    if rest in SETTABLE.get(section, ()) or re.fullmatch(r"training\.(args|loss_args)\.\w+", name):
-        return name
-    known = [f"{part}.{field}" for part, fields in SETTABLE.items() for field in fields]
-    raise ValueError(
-        f"{place}.{name}: that is no field of data, model or training to be set{did_you_mean(name, known)}"
-    )
-
-
-SETTABLE = {
-    "data": list(DataParams.model_fields),
-    "model": [name for name in ModelParams.model_fields if name not in ("trainer", "search_space")],
-    "training": [name for name in TrainingParams.model_fields if name not in ("args", "loss_args", "provenance")],
-}
-
-
-def known_keys(model: type[BaseModel] = Params, prefix: str = "") -> list[str]:
-    """Every dotted key of the tree that has a field of its own, branches before what is below them."""
-    keys = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += known_keys(field.annotation, f"{prefix}{name}.")
-    return keys
-
-
 def explain(error: ValidationError) -> str:
     """Say the first problem of a validation in one sentence: pydantic's own words, behind the key and its value."""
     first = error.errors()[0]
-    key, value, context = ".".join(map(str, first["loc"])), first["input"], first.get("ctx", {})
-    if key in GONE and first["type"] in ("extra_forbidden", "string_type"):
+    kind, value, key = first["type"], first["input"], ".".join(map(str, first["loc"]))
+    if key in GONE and kind in ("extra_forbidden", "string_type", "string_pattern_mismatch"):
         return f"{key}: {GONE[key]}."
-    if first["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         return f"{key} is not a parameter{_nearest_key(key)}"
-    problem = str(context["error"]) if first["type"] == "value_error" else first["msg"].replace("Input should", "must")
-    if first["type"] == "literal_error":
-        hint = did_you_mean(str(value), re.findall(r"'([^']+)'", context["expected"]))
-        problem += hint if "did you mean" in hint else ""
-    if first["type"] != "missing" and isinstance(value, SCALARS):
-        key += f"={value}"
-    sentence = f"{key}: {problem}" if first["loc"] else problem
+    problem = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if kind == "literal_error":
+        problem = "is none of the choices" + did_you_mean(str(value), re.findall("'(.+?)'", first["ctx"]["expected"]))
+    shown = f"={value}" if kind != "missing" and isinstance(value, SCALARS) else ""
+    sentence = f"{key}{shown}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
@@ -411,6 +379,9 @@ def _nearest_key(key: str) -> str:
     """Hint at a key of the same last part wherever it stands, else at one that is written alike."""
     if key.startswith("hpo.search_space."):
         return "; write type, low, high, step, choices or when (a logarithmic scale is type=log_uniform or log_int)."
-    known = [*GROUPS, *known_keys()]
-    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"; did you mean '{same[0]}'?" if same else did_you_mean(key, known)
+    same = [name for name in (*GROUPS, *KEYS) if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"; did you mean '{same[0]}'?" if same else did_you_mean(key, (*GROUPS, *KEYS))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,7 @@
 """The corpus: labelled (criterion, sentence) pairs, sentences to draw negatives from, a report of every rule.
 
 Texts of posts stay in the corpus: messages name tables, rows and ids only. `READERS` holds the formats that ``data.format``
-may name: a function from ``params.data`` to a corpus under each.
+may name, each a function from ``params.data`` to a corpus.
 
 Examples
 --------
@@ -26,19 +26,10 @@ import pandas as pd
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
-from evbind_lib.data.rules import (
-    SPECIAL_CASE,
-    Place,
-    check_posts,
-    clean_rows,
-    criteria_of_pairs,
-    group_posts,
-    merge,
-    sentence_pool,
-    unknown_criterion,
-)
+from evbind_lib.data import rules
+from evbind_lib.data.rules import Place
 from evbind_lib.data.tables import as_text, check_criteria, read_criteria, read_table
-from evbind_lib.errors import DataError, did_you_mean
+from evbind_lib.errors import DataError
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
@@ -85,23 +76,20 @@ class Corpus:
 
     Attributes
     ----------
-    pairs : pandas.DataFrame
-        Labelled pairs: post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group. No
-        (criterion, sentence) text pair stands there twice.
-    sentences : pandas.DataFrame
-        Sentences that negatives may be drawn from: post_id, sentence_id, sentence, group. No text stands there twice.
-    criteria : dict of str to str
+    pairs, sentences
+        Labelled pairs: post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; no
+        (criterion, sentence) stands there twice. Sentences to draw from: post_id, sentence_id, sentence, group; no text twice.
+    criteria
         Text by id; no text stands there twice.
-    grouped_by : str
+    grouped_by
         The column that ``group`` was taken from: folds keep groups whole.
-    report : DataReport
+    report
         Counts of what was read, merged, kept and dropped.
-    fingerprint : str
-        SHA-256 in hexadecimal of pairs, sentences and criteria; the same whatever the tables' names and the order of their
-        rows.
-    sensitive : bool
+    fingerprint
+        SHA-256 in hexadecimal of pairs, sentences and criteria, the same whatever the order of rows and names of tables.
+    sensitive
         Whether the texts are people's own words, of which nothing leaves the workspace.
-    source : str
+    source
         Format that it was read in, or ``memory``.
 
     Examples
@@ -129,12 +117,12 @@ class Corpus:
 
         Parameters
         ----------
-        pairs : pandas.DataFrame
+        pairs
             Columns post_id, criterion (its text) and perhaps criterion_id, sentence, label (1 for evidence, 0 for none; both
             are needed); sentence_id is optional.
-        group_by : str
+        group_by
             What folds keep whole: ``post_id``, ``author`` or any column with one value per post.
-        sensitive : bool
+        sensitive
             True for people's own words: no text then reaches MLflow, notebooks, logs or messages.
 
         Raises
@@ -170,23 +158,16 @@ class Corpus:
 
         Parameters
         ----------
-        posts : pandas.DataFrame
+        posts
             Columns post_id, text; further negatives are drawn from their sentences.
-        annotations : pandas.DataFrame
+        annotations
             Columns post_id, sentence_text, DSM5_symptom (the id of a criterion, or SPECIAL_CASE for a sentence that is
             evidence for none), status (1 for evidence, 0 for none); sentence_id is optional.
-        criteria : mapping of str to str
+        criteria
             Text by id.
-        group_by : str, optional
-            As in `from_pairs`; without it the author, where there is such a column or every post_id carries one
-            (s_AUTHOR_POST), else the post.
-        sensitive : bool
-            As in `from_pairs`.
-
-        Raises
-        ------
-        DataError
-            For a table that cannot be used; rows are counted from 0.
+        group_by, sensitive
+            As in `from_pairs`, which also raises the same; without ``group_by`` the author, where there is such a column or
+            every post_id carries one (s_AUTHOR_POST), else the post.
 
         Examples
         --------
@@ -213,24 +194,21 @@ class Corpus:
         missing = set(groups) - set(self.groups)
         if missing:
             raise DataError(
-                f"groups: {len(missing)} of {len(set(groups))} are not in the corpus; take them of corpus.groups."
+                f"groups: {len(missing)} of {len(groups)} are not in the corpus; take them of corpus.groups."
             )
-        pairs, sentences = (
-            table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences)
-        )
+        tables = (table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences))
+        pairs, sentences = tables
         posts = {*pairs["post_id"], *sentences["post_id"]}
-        report = _counted(DataReport(posts=len(posts), groups=len(set(groups))), pairs, sentences, self.criteria)
+        report = _report(pairs, sentences, self.criteria, posts=len(posts), groups=len(set(groups)))
         fingerprint = _fingerprint(pairs, sentences, self.criteria)
         return dataclasses.replace(self, pairs=pairs, sentences=sentences, report=report, fingerprint=fingerprint)
 
     def support(self) -> pd.DataFrame:
         """Evidence, explicit negatives and groups with evidence, for each criterion."""
-        evidence = self.pairs[self.pairs["label"] == 1].groupby("criterion_id")
-        negatives = self.pairs[self.pairs["label"] == 0].groupby("criterion_id")
-        table = pd.DataFrame(index=pd.Index(list(self.criteria), name="criterion"))
-        table["evidence"] = evidence.size()
-        table["explicit negatives"] = negatives.size()
-        table["groups with evidence"] = evidence["group"].nunique()
+        negatives, evidence = (self.pairs[self.pairs["label"] == label].groupby("criterion_id") for label in (0, 1))
+        counts = {"evidence": evidence.size(), "explicit negatives": negatives.size()}
+        counts["groups with evidence"] = evidence["group"].nunique()
+        table = pd.DataFrame(counts, index=pd.Index(list(self.criteria), name="criterion"))
         return table.fillna(0).astype(int)
 
 
@@ -239,7 +217,7 @@ def load_corpus(params: Params) -> Corpus:
 
     Parameters
     ----------
-    params : Params
+    params
         ``params.data`` decides; its format is a name of `READERS`.
 
     Returns
@@ -272,24 +250,16 @@ def _in_files(data: DataParams) -> Place:
     return lambda key: f"data.{key}={getattr(data, key)}"
 
 
-def _file(data: DataParams, key: str) -> str:
-    """File that a parameter must name."""
-    file = getattr(data, key)
-    if file is None:
-        raise DataError(f"data.{key} names no file, which data.format={data.format} needs; set data.{key}=FILE.")
-    return file
-
-
 def _read_redsm5(data: DataParams) -> Corpus:
-    posts = read_table(_file(data, "posts"), "data.posts", POSTS)
-    annotations = read_table(_file(data, "annotations"), "data.annotations", ANNOTATIONS)
+    posts = read_table(data.posts, "data.posts", POSTS)
+    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS)
     return _of_posts(posts, annotations, read_criteria(data.criteria or DEFAULT_CRITERIA), data, _in_files(data))
 
 
 def _read_pairs(data: DataParams) -> Corpus:
-    rows = read_table(_file(data, "pairs"), "data.pairs", PAIRS)
+    rows = read_table(data.pairs, "data.pairs", PAIRS)
     posts = read_table(data.posts, "data.posts", POSTS) if data.posts else None
-    texts = read_criteria(data.criteria) if data.criteria and "criterion" not in rows else None
+    texts = read_criteria(data.criteria) if data.criteria else None
     return _of_pairs(rows, posts, texts, data.group_by, _in_files(data))
 
 
@@ -300,87 +270,63 @@ READERS.seal()
 def _of_posts(
     posts: pd.DataFrame, annotations: pd.DataFrame, criteria: dict[str, str], data: DataParams, place: Place
 ) -> Corpus:
-    posts = check_posts(posts, place)
-    names = {"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"}
-    table, counts = clean_rows(annotations.rename(columns=names), posts, place("annotations"), "status")
+    posts, post_counts = rules.check_posts(posts, place("posts"))
+    table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"})
+    table, counts = rules.clean_rows(table, posts, where := place("annotations"), "status")
     table["criterion_id"] = table["criterion_id"].str.strip()
-    special = table["criterion_id"] == SPECIAL_CASE
-    known = table["criterion_id"].isin(criteria)
-    counts["special_case_rows"] = int(special.sum())
-    counts["unknown_symptoms"] = int((~special & ~known).sum())
-    if not known.any():
-        raise unknown_criterion(table.loc[~special, "criterion_id"], criteria, place("annotations"), "DSM5_symptom")
-    rows = table[known & ~special]
-    if data.special_case == "negative" and special.any():
-        every = pd.DataFrame({"criterion_id": list(criteria)})
-        for_each = table[special].drop(columns="criterion_id").merge(every, how="cross")
+    is_special = table["criterion_id"] == rules.SPECIAL_CASE
+    rows, unknown = rules.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
+    if data.special_case == "negative":
+        every = pd.DataFrame(criteria.items(), columns=["criterion_id", "criterion"])
+        for_each = table[is_special].drop(columns="criterion_id").merge(every, how="cross")
         rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
-    rows = rows.assign(criterion=rows["criterion_id"].map(criteria))
-    corpus = _corpus(rows, posts, criteria, data.group_by, counts, place)
-    return _with_classes(corpus, place("annotations"), {"evidence (status 1)": 1})
+    counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
+    rules.check_labels(rows["label"], where, {1: "evidence (status 1)"})
+    return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"))
 
 
 def _of_pairs(
     table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, group_by: str, place: Place
 ) -> Corpus:
-    if not {"criterion", "criterion_id"} & set(table.columns):
-        near = did_you_mean("criterion", table.columns)
-        raise DataError(f"{place('pairs')}: it needs a column criterion or criterion_id and has neither{near}")
-    posts = None if posts is None else check_posts(posts, place)
-    table, counts = clean_rows(table, posts, place("pairs"), "label")
-    table, criteria, counts["unknown_symptoms"] = criteria_of_pairs(table, criteria, place("pairs"))
-    posts = table[["post_id"]].drop_duplicates() if posts is None else posts
-    corpus = _corpus(table, posts, criteria, group_by, counts, place)
-    return _with_classes(corpus, place("pairs"), {"evidence (label 1)": 1, "a negative (label 0)": 0})
-
-
-def _with_classes(corpus: Corpus, place: str, needed: Mapping[str, int]) -> Corpus:
-    """Refuse a corpus in which a class is missing that cannot be sampled either."""
-    for what, label in needed.items():
-        if not (corpus.pairs["label"] == label).any():
-            raise DataError(f"{place}: no row is {what}, so nothing can be learned; add such rows.")
-    return corpus
+    posts, post_counts = (None, {}) if posts is None else rules.check_posts(posts, place("posts"))
+    table, counts = rules.clean_rows(table, posts, where := place("pairs"), "label")
+    table = rules.clean_criteria(table, where)
+    if "criterion" in table:
+        criteria = dict(sorted(zip(table["criterion_id"], table["criterion"], strict=True)))
+    if criteria is None:
+        raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
+    rows, unknown = rules.with_texts(table, criteria, where, "criterion_id")
+    rules.check_labels(rows["label"], where, {1: "evidence (label 1)", 0: "a negative (label 0)"})
+    posts = rows[["post_id"]].assign(text="") if posts is None else posts
+    return _corpus(
+        rows, posts, criteria, group_by, counts | post_counts | {"unknown_symptoms": unknown}, place("group_by")
+    )
 
 
 def _corpus(
-    rows: pd.DataFrame,
-    posts: pd.DataFrame,
-    criteria: dict[str, str],
-    group_by: str,
-    counts: dict[str, int],
-    place: Place,
+    rows: pd.DataFrame, posts: pd.DataFrame, criteria: dict[str, str], group_by: str, counts: dict[str, int], place: str
 ) -> Corpus:
     """Group, merge and count what both forms of data have come to."""
-    grouped_by, groups = group_posts(group_by, rows, posts, place("group_by"))
-    # Repeated posts are told apart by group_posts alone: there a post with two authors is an error.
-    once = posts.drop_duplicates("post_id")
-    counts["repeated_posts"] = len(posts) - len(once) if "text" in posts else 0
-    counts["posts_without_text"] = int((once["text"].str.strip() == "").sum()) if "text" in once else 0
+    # A post may stand there twice, with one author: group_posts refuses two.
+    grouped_by, groups = rules.group_posts(group_by, rows, posts, place)
+    posts = posts.drop_duplicates("post_id")
     first_id: dict[str, str] = {}
     same_as = {name: first_id.setdefault(text, name) for name, text in criteria.items()}
     counts["repeated_criteria"] = len(criteria) - len(first_id)
     criteria = {name: text for text, name in first_id.items()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as), group=rows["post_id"].map(groups))
-    pairs, merge_counts = merge(rows)
-    sentences, counts["repeated_sentences"] = sentence_pool(rows, once, groups)
-    report = DataReport(posts=len(once), groups=len(set(groups.values())), **counts, **merge_counts)
-    report = _counted(report, pairs, sentences, criteria)
+    pairs, merge_counts = rules.merge(rows)
+    sentences, counts["repeated_sentences"] = rules.sentence_pool(rows, posts, groups)
+    counts |= merge_counts | {"posts": len(posts), "groups": len(set(groups.values()))}
+    report = _report(pairs, sentences, criteria, **counts)
     return Corpus(pairs, sentences, criteria, grouped_by, report, _fingerprint(pairs, sentences, criteria))
 
 
-def _counted(
-    report: DataReport, pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: Mapping[str, str]
-) -> DataReport:
+def _report(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: Mapping[str, str], **counts: int) -> DataReport:
     """Report with the counts that the finished tables give."""
     evidence = int(pairs["label"].sum())
-    return dataclasses.replace(
-        report,
-        criteria=len(criteria),
-        pairs=len(pairs),
-        evidence=evidence,
-        explicit_negatives=len(pairs) - evidence,
-        sentences=len(sentences),
-    )
+    counts |= {"pairs": len(pairs), "evidence": evidence, "explicit_negatives": len(pairs) - evidence}
+    return DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
 
 
 def _fingerprint(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: dict[str, str]) -> str:

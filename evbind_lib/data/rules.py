@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ from evbind_lib.data.tables import clean, split_sentences
 from evbind_lib.errors import DataError, did_you_mean
 
 SPECIAL_CASE = "SPECIAL_CASE"
-AUTHOR = re.compile(r"[^_]+_(?P<author>[^_]+)_[^_]+")
+AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
@@ -20,137 +21,129 @@ def clean_rows(
     table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
-    table = table.assign(
-        post_id=_post_ids(table, place),
-        label=_labels(table["label"], place, label),
-        sentence=table["sentence"].map(clean),
-    )
+    labels = _labels(table["label"], place, label)
+    table = table.assign(post_id=_post_ids(table, place), label=labels, sentence=table["sentence"].map(clean))
     empty = table["sentence"] == ""
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
-    known = table["post_id"] if posts is None else posts["post_id"]
-    counts = {
-        "annotations": len(table),
-        "annotations_without_post": int((~table["post_id"].isin(known)).sum()),
-        "empty_sentences": int(empty.sum()),
-    }
+    without_post = 0 if posts is None else int((~table["post_id"].isin(posts["post_id"])).sum())
+    counts = {"annotations": len(table), "annotations_without_post": without_post, "empty_sentences": int(empty.sum())}
     table = table[~empty]
     # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
-    given = table["sentence_id"].str.strip() if "sentence_id" in table else pd.Series("", index=table.index)
-    if (given == "").any():
-        sentences = table.groupby("post_id")["sentence"]
-        number = sentences.transform(lambda texts: pd.factorize(texts, sort=True)[0])
-        given = given.where(given != "", table["post_id"] + "_a" + number.astype(str))
-    return table.assign(sentence_id=given), counts
-
-
-def criteria_of_pairs(
-    table: pd.DataFrame, criteria: dict[str, str] | None, place: str
-) -> tuple[pd.DataFrame, dict[str, str], int]:
-    """Give every row an id and a text of its criterion; rows whose id has no text are dropped and counted."""
-    for column in {"criterion", "criterion_id"} & set(table.columns):
-        table = table.assign(**{column: table[column].map(clean)})
-        empty = table.index[table[column] == ""]
-        if len(empty):
-            raise DataError(f"{place}, row {empty[0]}: {column} is empty; fill it in for every row.")
-    if "criterion" in table:
-        if "criterion_id" not in table:
-            texts = sorted(set(table["criterion"]))
-            width = max(4, len(str(len(texts))))
-            ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
-            table = table.assign(criterion_id=table["criterion"].map(ids))
-        texts_of = table.groupby("criterion_id")["criterion"].nunique()
-        if (texts_of > 1).any():
-            name = _shown(str(texts_of.idxmax()))
-            raise DataError(f"{place}: the criterion_id {name} has several texts; give each text its own id.")
-        return table, dict(sorted(zip(table["criterion_id"], table["criterion"], strict=True))), 0
-    if criteria is None:
-        remedy = "add a column criterion" + (", or set data.criteria to their JSON file" if place != "pairs" else "")
-        raise DataError(f"{place}: it gives no texts for criterion_id; {remedy}.")
-    known = table["criterion_id"].isin(criteria)
-    if not known.any():
-        raise unknown_criterion(table["criterion_id"], criteria, place, "criterion_id")
-    kept = table[known]
-    return kept.assign(criterion=kept["criterion_id"].map(criteria)), criteria, int((~known).sum())
-
-
-def check_posts(posts: pd.DataFrame, place: Place) -> pd.DataFrame:
-    """Posts with clean ids; one id has one text."""
-    posts = posts.assign(post_id=_post_ids(posts, place("posts")))
-    texts = posts.groupby("post_id")["text"].nunique()
-    if (texts > 1).any():
-        name = _shown(str(texts.idxmax()))
-        raise DataError(f"{place('posts')}: the post_id {name} has different texts; give each post its own id.")
-    return posts
+    number = table.groupby("post_id")["sentence"].transform(lambda texts: pd.factorize(texts, sort=True)[0])
+    made = table["post_id"] + "_a" + number.astype(str)
+    given = table["sentence_id"].str.strip() if "sentence_id" in table else made
+    return table.assign(sentence_id=given.where(given != "", made)), counts
 
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
     ids = table["post_id"].str.strip()
-    empty = ids.index[ids == ""]
-    if len(empty):
-        raise DataError(f"{place}, row {empty[0]}: post_id is empty; fill it in, as folds keep posts whole.")
+    _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
     return ids
 
 
 def _labels(values: pd.Series, place: str, column: str) -> pd.Series:
-    plain = values.str.strip().replace({"0.0": "0", "1.0": "1", "False": "0", "True": "1"})
-    wrong = plain.index[~plain.isin(["0", "1"])]
+    plain = values.str.strip()
+    labels = plain.map(LABELS)
+    wrong = plain[labels.isna()]
     if len(wrong):
-        value = plain[wrong[0]]
         # Anything longer may be a sentence that slipped into this column.
-        shown = (value or "empty") if len(value) <= 5 else "neither 0 nor 1"
-        raise DataError(f"{place}, row {wrong[0]}: {column} is {shown}; write 1 for evidence and 0 for none.")
-    return plain.astype(np.int8)
+        shown = (wrong.iloc[0] or "empty") if len(wrong.iloc[0]) <= 5 else "neither 0 nor 1"
+        raise DataError(f"{place}, row {wrong.index[0]}: {column} is {shown}; write 1 for evidence and 0 for none.")
+    return labels.astype(np.int8)
 
 
-def _shown(value: str) -> str:
+def check_labels(labels: pd.Series, place: str, needed: Mapping[int, str]) -> None:
+    """Refuse a table in which a label is missing that cannot be sampled either."""
+    for label, what in needed.items():
+        if not (labels == label).any():
+            raise DataError(f"{place}: no row is {what}, so nothing can be learned; add such rows.")
+
+
+def _refuse_rows(wrong: pd.Series, place: str, problem: str) -> None:
+    """Raise for the first row in which something is wrong."""
+    if wrong.any():
+        raise DataError(f"{place}, row {wrong.idxmax()}: {problem}.")
+
+
+def _refuse_several(values: pd.Series, ids: pd.Series, place: str, problem: str) -> None:
+    """Raise for the first id that stands with several values."""
+    several = values.groupby(ids).nunique() > 1
+    if several.any():
+        raise DataError(f"{place}: the {ids.name} {_shown(several.idxmax())} has several {problem}.")
+
+
+def _shown(value: object) -> str:
     """Make sure that a message repeats ids only: what has spaces may be a text in the wrong column."""
-    return value if re.fullmatch(r"\S{1,60}", value) else "(a text, not shown)"
+    return str(value) if re.fullmatch(r"\S{1,60}", str(value)) else "(a text, not shown)"
 
 
-def unknown_criterion(names: pd.Series, criteria: dict[str, str], place: str, column: str) -> DataError:
-    """Error for a table none of whose rows names a criterion that has a text."""
-    if names.empty:
-        return DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
-    first = _shown(str(names.iloc[0]))
-    near = did_you_mean(first, criteria)
-    remedy = "; correct it, or give the criteria that have these ids." if near == "." else near
-    return DataError(f"{place}: no {column} is the id of a criterion, for example {first}{remedy}")
+def check_posts(posts: pd.DataFrame, place: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Posts with clean ids; one id has one text."""
+    posts = posts.assign(post_id=_post_ids(posts, place))
+    _refuse_several(posts["text"], posts["post_id"], place, "texts; give each post its own id")
+    once = posts.drop_duplicates("post_id")
+    empty = once["text"].str.strip() == ""
+    return posts, {"repeated_posts": len(posts) - len(once), "posts_without_text": int(empty.sum())}
+
+
+def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
+    """Pairs with clean ids and texts of their criteria, at least one of both, and ids made of the texts where there are none."""
+    columns = [column for column in ("criterion", "criterion_id") if column in table]
+    if not columns:
+        near = did_you_mean("criterion", table.columns)
+        raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
+    for column in columns:
+        table = table.assign(**{column: table[column].map(clean)})
+        _refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
+    if "criterion_id" not in table:
+        texts = sorted(set(table["criterion"]))
+        width = max(4, len(str(len(texts))))
+        ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
+        table = table.assign(criterion_id=table["criterion"].map(ids))
+    if "criterion" in table:
+        _refuse_several(table["criterion"], table["criterion_id"], place, "texts; give each text its own id")
+    return table
+
+
+def with_texts(table: pd.DataFrame, criteria: Mapping[str, str], place: str, column: str) -> tuple[pd.DataFrame, int]:
+    """Give every row the text of its criterion; rows whose id has no text are dropped, and counted."""
+    if table.empty:
+        raise DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
+    known = table["criterion_id"].isin(criteria)
+    if not known.any():
+        first = _shown(table["criterion_id"].iloc[0])
+        near = did_you_mean(first, criteria)
+        remedy = "; correct it, or give the criteria that have these ids." if near == "." else near
+        raise DataError(f"{place}: no {column} is the id of a criterion, for example {first}{remedy}")
+    kept = table[known]
+    return kept.assign(criterion=kept["criterion_id"].map(criteria)), int((~known).sum())
 
 
 def group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:
-    """Group of every post: the post itself, its author as a column or the id has it, or another column."""
+    """Group of every post: the post itself, the value of a column, or the author that its id names."""
     ids = sorted({*rows["post_id"], *posts["post_id"]})
-    authors = {post: match["author"] for post in ids if (match := AUTHOR.fullmatch(post))}
-    if group_by == "auto":
-        has_author = len(authors) == len(ids) or "author" in posts or "author" in rows
-        group_by = "author" if has_author else "post_id"
-    if group_by == "post_id":
-        return group_by, {post: post for post in ids}
+    authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
     table = next((table for table in (posts, rows) if group_by in table), None)
-    if table is not None:
-        return group_by, _group_by_column(table, group_by, ids, place)
-    if group_by != "author":
-        columns = dict.fromkeys(["author", *posts.columns, *rows.columns])
+    if group_by == "auto":
+        has_authors = "author" in posts or "author" in rows or len(authors) == len(ids)
+        return group_posts("author" if has_authors else "post_id", rows, posts, place)
+    if group_by == "post_id":
+        groups = {post: post for post in ids}
+    elif table is not None:
+        values = table[group_by].astype(str).str.strip()
+        _refuse_several(values, table["post_id"], place, "values; name a column with one per post")
+        groups = dict(zip(table["post_id"], values, strict=True))
+    elif group_by == "author":
+        groups = authors
+    else:
+        columns = ["author", *posts.columns, *rows.columns]
         raise DataError(f"{place}: there is no column of that name{did_you_mean(group_by, columns)}")
-    if len(authors) < len(ids):
-        first = _shown(next(post for post in ids if post not in authors))
-        raise DataError(f"{place}: the post_id {first} names no author (s_AUTHOR_POST); group by post_id.")
-    return group_by, authors
-
-
-def _group_by_column(table: pd.DataFrame, column: str, ids: list[str], place: str) -> dict[str, str]:
-    """Value of a column for every post, which must have one and no more."""
-    values = table[column].astype(str).str.strip().groupby(table["post_id"]).agg(["nunique", "first"])
-    mixed = values.index[values["nunique"] > 1]
-    if len(mixed):
-        first = _shown(str(mixed[0]))
-        raise DataError(f"{place}: the post {first} has several values; name a column with one per post.")
-    group_of = {str(post): str(value) for post, value in values["first"].items()}
-    missing = [post for post in ids if not group_of.get(post)]
-    if missing:
-        raise DataError(f"{place}: the post {_shown(missing[0])} has no value; add it or group by post_id.")
-    return group_of
+    for post in ids:
+        if not groups.get(post):
+            remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
+            raise DataError(f"{place}: the post_id {_shown(post)} has no {group_by}; {remedy}.")
+    return group_by, groups
 
 
 def merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -161,9 +154,8 @@ def merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     labels = ordered.groupby(keys, sort=False)["label"]
     highest, lowest = labels.transform("max"), labels.transform("min")
     first = ~ordered.duplicated(keys)
-    merged = ordered.assign(label=highest)[first].reset_index(drop=True)
-    conflicts = int((highest != lowest)[first].sum())
-    return merged, {"repeated_pairs": int((~first).sum()), "conflicting_labels": conflicts}
+    counts = {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
+    return ordered.assign(label=highest)[first].reset_index(drop=True), counts
 
 
 def sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
@@ -171,15 +163,11 @@ def sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str
 
     Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
     """
+    split = posts.assign(sentence=posts["text"].map(split_sentences)).explode("sentence").dropna(subset="sentence")
+    numbers = split.groupby("post_id").cumcount().astype(str)
+    split["sentence_id"] = split["post_id"] + "_s" + numbers
     columns = ["post_id", "sentence_id", "sentence"]
-    parts = [rows[columns].assign(order=0)]
-    if "text" in posts:
-        split = posts[["post_id"]].assign(sentence=posts["text"].map(split_sentences)).explode("sentence")
-        split = split.dropna(subset="sentence")
-        numbers = split.groupby("post_id").cumcount().astype(str)
-        parts.append(split.assign(sentence_id=split["post_id"] + "_s" + numbers, order=1))
-    every = pd.concat(parts, ignore_index=True).sort_values(["post_id", "order", "sentence_id", "sentence"])
-    within = every.drop_duplicates(["post_id", "sentence"])
+    every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
+    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
     pool = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
-    pool["group"] = pool["post_id"].map(groups)
-    return pool, len(within) - len(pool)
+    return pool.assign(group=pool["post_id"].map(groups)), len(within) - len(pool)

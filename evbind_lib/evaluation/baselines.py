@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -48,19 +49,9 @@ def cross_validate_baseline(
     for fold in folds:
         started = time.perf_counter()
         training, validation = fold_pairs(corpus, fold, params)
-        probabilities = np.clip(baseline(training, validation), LEAST, 1 - LEAST)
-        table = prediction_table(fold.index, validation, np.log(probabilities / (1 - probabilities)))
-        results.append(
-            FoldResult(
-                fold=fold.index,
-                metrics=compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy()),
-                epochs=(),
-                predictions=table,
-                seconds=time.perf_counter() - started,
-                n_training=len(training),
-                n_validation=len(validation),
-                precision="fp64",
-                peak_memory_mb=0.0,
-            )
-        )
+        evidence = np.clip(baseline(training, validation), LEAST, 1 - LEAST)
+        table = prediction_table(fold.index, validation, logit(evidence))
+        metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
+        seconds, sizes = time.perf_counter() - started, (len(training), len(validation))
+        results.append(FoldResult(fold.index, metrics, (), table, seconds, *sizes, precision="fp64", peak_memory_mb=0))
     return CrossValidation(tuple(results), params.hpo.metric.fold_aggregation)

@@ -16,24 +16,21 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from evbind_lib.config.paths import resolve_path, workspace
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
-from evbind_lib.data.tables import clean, read_table
+from evbind_lib.data.tables import as_text, clean, read_table
 from evbind_lib.errors import DataError, ModelError, did_you_mean
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.metrics import THRESHOLD, probabilities_of
 from evbind_lib.training.model import choose_precision, load_tokenizer, predict
-from evbind_lib.training.tiny import TINY
 from evbind_lib.training.trainer import fit, quiet_libraries
 
 ABOUT = "evbind.json"
-BATCH = 64
 
 
 class EvidenceModel:
@@ -41,16 +38,11 @@ class EvidenceModel:
 
     Parameters
     ----------
-    model : PreTrainedModel
-        With two classes, on the device to predict on.
-    tokenizer : PreTrainedTokenizerBase
+    model, tokenizer
+        A classifier with two classes, on the device to predict on, and its tokenizer.
     about : mapping
-        Content of ``evbind.json``: criteria, model, max_length, precision, training, fingerprint of the data, pairs.
-
-    Attributes
-    ----------
-    criteria : dict of str to str
-        Texts of the criteria that it was trained on, by id.
+        What ``evbind.json`` holds: texts of the criteria by id (attribute ``criteria``), model, max_length, precision, training,
+        fingerprint of the data, pairs.
 
     Examples
     --------
@@ -74,32 +66,15 @@ class EvidenceModel:
         self._precision = choose_precision("auto" if too_narrow else about["precision"])
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Probabilities of no evidence and of evidence, not calibrated.
+        """Probabilities of no evidence and of evidence, float64 (n, 2), not calibrated.
 
-        Parameters
-        ----------
-        pairs : pandas.DataFrame
-            Columns criterion and sentence: texts, not ids. `DataError` where one is missing.
-
-        Returns
-        -------
-        ndarray of float64, shape (n, 2)
+        ``pairs`` has columns criterion and sentence: texts, not ids; `DataError` where one is missing.
         """
-        for column in ("criterion", "sentence"):
-            if column not in pairs:
-                near = did_you_mean(column, map(str, pairs.columns))
-                raise DataError(f"pairs: there is no column {column}{near}")
         if pairs.empty:
             return np.empty((0, 2))
-        texts = pd.DataFrame({name: [clean(text) for text in pairs[name]] for name in ("criterion", "sentence")})
-        logits = predict(
-            self.model,
-            self._encoder.encode(texts.assign(label=0)),
-            pad_token_id=int(self.tokenizer.pad_token_id or 0),
-            batch_size=BATCH,
-            precision=self._precision,
-        )
-        evidence = probabilities_of(logits)
+        texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]].map(clean)
+        encoded = self._encoder.encode(texts.assign(label=0))
+        evidence = probabilities_of(predict(self.model, encoded, batch_size=64, precision=self._precision))
         return np.column_stack([1 - evidence, evidence])
 
     def predict(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -123,9 +98,8 @@ class EvidenceModel:
                 shutil.rmtree(folder)
             partial.replace(folder)
         except OSError as error:
-            raise ModelError(
-                f"{folder}: the model cannot be written there ({error.strerror}); name a new folder, or one of such a model."
-            ) from None
+            problem = f"the model cannot be written there ({error.strerror})"
+            raise ModelError(f"{folder}: {problem}; name a new folder, or one of such a model.") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -135,21 +109,16 @@ class EvidenceModel:
 
         A relative folder is seen from the current one, else from the workspace.
         """
-        place = resolve_path(str(folder))
+        place, eager = resolve_path(str(folder)), {"attn_implementation": "eager"}
         try:
             about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
-            reader = FastTokenizer if about["model"] == TINY else AutoTokenizer
             with quiet_libraries():
-                tokenizer = reader.from_pretrained(place)
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    place, dtype=torch.float32, attn_implementation="eager"
-                )
+                tokenizer = AutoTokenizer.from_pretrained(place)
+                model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, **eager)
             return cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
         except Exception as error:
-            raise ModelError(
-                f"{folder}: no model can be loaded from there ({type(error).__name__}); give a folder that EvidenceModel.save "
-                "wrote."
-            ) from None
+            problem = f"no model can be loaded from there ({type(error).__name__})"
+            raise ModelError(f"{folder}: {problem}; give a folder that EvidenceModel.save wrote.") from None
 
 
 def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
@@ -159,20 +128,16 @@ def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
         tokenizer = load_tokenizer(params.model, [*corpus.criteria.values(), *corpus.sentences["sentence"]])
         encoder = PairEncoder(tokenizer, params.model.max_length)
         model = fit(params, encoder, encoder.encode(pairs)).eval()
-    about = {
-        "criteria": dict(corpus.criteria),
-        **{"model": params.model.name, "max_length": params.model.max_length, "precision": params.model.precision},
-        "training": params.training.model_dump(exclude={"n_folds"}),
-        **{"fingerprint": corpus.fingerprint, "pairs": len(pairs)},
-    }
-    return EvidenceModel(model, tokenizer, about)
+    about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
+    about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"})}
+    return EvidenceModel(model, tokenizer, {**about, "training": params.training.model_dump(exclude={"n_folds"})})
 
 
 def model_folder(corpus: Corpus, params: Params) -> Path | None:
     """Folder in the workspace of the model of these parameters and data; None where a loss of one's own has no digest."""
     everything = Fold(0, frozenset(corpus.groups), frozenset())
-    # Validation pairs change no weight.
-    key = fold_key(corpus, [everything], everything, params.with_values({"data.eval_neg_ratio": 1.0}))
+    trained = params.with_values({"data.eval_neg_ratio": 1.0})  # validation pairs change no weight
+    key = fold_key(corpus, [everything], everything, trained)
     return workspace() / "runs" / "models" / f"{Path(params.model.name).name}_{key[:12]}" if key else None
 
 
@@ -189,11 +154,10 @@ def open_model(corpus: Corpus, params: Params) -> EvidenceModel:
 
 def score_sentences(model: EvidenceModel, sentences: Sequence[str], criteria: Sequence[str] = ()) -> pd.DataFrame:
     """P(evidence) of each sentence (row, from 1) for each criterion (column): ids, or texts of the user's own; all by default."""
-    cleaned, texts = clean_sentences(sentences), criterion_texts(criteria, model.criteria)
-    pairs = [(text, sentence) for sentence in cleaned for text in texts.values()]
-    evidence = model.predict_proba(pd.DataFrame(pairs, columns=["criterion", "sentence"]))[:, 1]
-    shape = (len(cleaned), len(texts))
-    return pd.DataFrame(evidence.reshape(shape), columns=list(texts), index=range(1, len(cleaned) + 1))
+    rows, columns = clean_sentences(sentences), criterion_texts(criteria, model.criteria)
+    pairs = pd.DataFrame([(text, row) for row in rows for text in columns.values()], columns=["criterion", "sentence"])
+    evidence = model.predict_proba(pairs)[:, 1].reshape(len(rows), len(columns))
+    return pd.DataFrame(evidence, columns=list(columns), index=range(1, len(rows) + 1))
 
 
 def clean_sentences(sentences: Sequence[str]) -> list[str]:
@@ -214,17 +178,15 @@ def criterion_texts(names: Sequence[str], known: Mapping[str, str]) -> dict[str,
 
 def read_sentences(file: str) -> pd.DataFrame:
     """Sentences of a table (CSV, TSV, Parquet, JSONL) with their post_id and sentence_id, or row where the file has neither."""
-    table = read_table(file, "--input", ())
-    column = next((name for name in ("sentence", "sentence_text") if name in table), None)
-    if column is None:
-        near = did_you_mean("sentence", [str(name) for name in table.columns])
-        raise DataError(f"--input={file}: it needs a column sentence and has none{near}")
-    empty = table.index[table[column].map(clean) == ""]
+    table = read_table(file, "--input", ()).rename_axis("row")
+    if "sentence" not in table:
+        table = table.rename(columns={"sentence_text": "sentence"})  # as ReDSM5 calls it
+    as_text(table, f"--input={file}", ["sentence"])
+    empty = table.index[table["sentence"].map(clean) == ""]
     if len(empty):
         raise DataError(f"--input={file}, row {empty[0]}: the sentence is empty; fill it in or take the row out.")
-    ids = [name for name in ("post_id", "sentence_id") if name in table]
-    left = table[ids].reset_index(drop=True) if ids else pd.DataFrame({"row": np.asarray(table.index)})
-    return left.assign(sentence=table[column].to_numpy())
+    table = table.filter(["post_id", "sentence_id", "sentence"])
+    return table.reset_index(drop=len(table.columns) > 1)
 
 
 def score_table(model: EvidenceModel, sentences: pd.DataFrame, criteria: Sequence[str] = ()) -> pd.DataFrame:

@@ -1,8 +1,7 @@
-"""Who runs which trial: workers of any number of processes and hosts claim trials of one study, exactly as many as it is to hold.
+"""Who runs which trial: workers of any number of processes and hosts claim exactly as many as the study is to hold.
 
-A trial belongs to the process in its attribute ``worker``, written in the same step that makes it RUNNING, so that it can
-always be found out whether a process is at work on it. Optuna's own ``ask`` counts nothing, and its heartbeat notices a dead
-process only minutes later.
+A trial belongs to the process in its attribute ``worker``, written in the step that makes it RUNNING. Optuna's own ``ask`` counts
+nothing, and its heartbeat notices a dead process only minutes later.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import copy
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import optuna
 from filelock import FileLock
@@ -23,12 +23,8 @@ from evbind_lib.config.schema import SamplerParams
 from evbind_lib.hpo.samplers import build_sampler
 from evbind_lib.hpo.study import FORMAT, TrialRecord, is_finished, storage_of, study_uid
 
-# A set of parameters that took its process with it this often is not tried again.
-DEATHS_ALLOWED = 5
-TOO_DEADLY = (
-    "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters, or lower "
-    "training.args.per_device_train_batch_size."
-)
+DEATHS_ALLOWED = 5  # parameters that took their process with them this often are not tried again
+TOO_DEADLY = "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters."
 
 
 def alone_with(study: optuna.Study) -> FileLock:
@@ -64,26 +60,25 @@ def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | Non
 
 def _take(study: optuna.Study, number: int | None) -> int | None:
     """Number of the waiting trial, or of a new one, that is now this process's; None where another was faster."""
-    storage, record = storage_of(study), TrialRecord(format=FORMAT, worker=this_process())
+    storage, study_id = _place_of(study)
+    record = TrialRecord(format=FORMAT, worker=this_process())
     if number is None:
         running = create_trial(state=TrialState.RUNNING, user_attrs=record.values())
-        trial_id = storage.create_new_trial(storage.get_study_id_from_name(study.study_name), template_trial=running)
-        return int(storage.get_trial_number_from_id(trial_id))
+        return int(storage.get_trial_number_from_id(storage.create_new_trial(study_id, template_trial=running)))
+    with contextlib.suppress(UpdateFinishedTrialError):
+        if _set(study, number, TrialState.RUNNING, record):
+            _write(study, number, record)  # again: of several that wrote at once this one took it
+            return number
+    return None
+
+
+def _set(study: optuna.Study, number: int, state: TrialState, record: TrialRecord) -> bool:
+    """Write a record and then a state; False where another process was faster."""
     try:
         _write(study, number, record)
-        taken = storage.set_trial_state_values(_id_of(study, number), state=TrialState.RUNNING)
-        _write(
-            study, number, record if taken else TrialRecord()
-        )  # again: of several that wrote at once this one took it
-        return number if taken else None
+        return bool(storage_of(study).set_trial_state_values(_id_of(study, number), state=state))
     except (UpdateFinishedTrialError, RuntimeError):
-        return None
-
-
-def _id_of(study: optuna.Study, number: int) -> int:
-    storage = storage_of(study)
-    study_id = storage.get_study_id_from_name(study.study_name)
-    return int(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        return False
 
 
 def _write(study: optuna.Study, number: int, record: TrialRecord) -> None:
@@ -91,11 +86,21 @@ def _write(study: optuna.Study, number: int, record: TrialRecord) -> None:
         storage_of(study).set_trial_user_attr(_id_of(study, number), name, value)
 
 
+def _place_of(study: optuna.Study) -> tuple[Any, int]:
+    """Storage of a study and its number there."""
+    storage = storage_of(study)
+    return storage, int(storage.get_study_id_from_name(study.study_name))
+
+
+def _id_of(study: optuna.Study, number: int) -> int:
+    storage, study_id = _place_of(study)
+    return int(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
 @contextlib.contextmanager
 def heartbeat(trial: optuna.Trial) -> Iterator[None]:
     """Let other hosts see, while the trial runs, that its process lives; where the storage has heartbeats."""
-    interval, done = _heartbeat_interval(trial.study), threading.Event()
-    trial_id = _id_of(trial.study, trial.number)
+    interval, done, trial_id = _heartbeat_interval(trial.study), threading.Event(), _id_of(trial.study, trial.number)
 
     def beat() -> None:
         while not done.is_set():
@@ -118,19 +123,16 @@ def _heartbeat_interval(study: optuna.Study) -> int | None:
 
 def _without_heartbeat(study: optuna.Study) -> set[int]:
     """Numbers of running trials whose heartbeat stopped."""
+    storage, study_id = _place_of(study)
     # Private: Optuna's public fail_stale_trials closes trials of this host too, and before they can be marked as interrupted.
-    if _heartbeat_interval(study) is None:
-        return set()
-    storage = storage_of(study)
-    stale = storage._get_stale_trial_ids(storage.get_study_id_from_name(study.study_name))
+    stale = [] if _heartbeat_interval(study) is None else storage._get_stale_trial_ids(study_id)
     return {storage.get_trial_number_from_id(trial_id) for trial_id in stale}
 
 
 def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int]:
     """Close trials whose process is gone, queue their parameters again, and give their numbers.
 
-    ``counts_as_death``: whether the parameters may be the reason; not where the whole search was killed. A trial without
-    ``worker`` belongs to a script that works on the study as well, and is left alone.
+    ``counts_as_death``: whether the parameters may be the reason. A trial without ``worker``, of a script, is left alone.
     """
     silent, closed = _without_heartbeat(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -141,27 +143,20 @@ def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int
     return closed
 
 
-def interrupt(
-    study: optuna.Study, trial: FrozenTrial, error: str | None = None, *, counts_as_death: bool = True
-) -> bool:
+def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None, counts_as_death: bool = True) -> bool:
     """Close a RUNNING trial, failed with ``error`` or to be done again; False where another process closed it before."""
     deaths = (TrialRecord.read(trial).deaths or 0) + int(counts_as_death)
     if error is None and deaths >= DEATHS_ALLOWED:
         error = TOO_DEADLY.format(deaths)
-    try:
-        _write(study, trial.number, TrialRecord(error=error, interrupted=None if error else True))
-        closed = storage_of(study).set_trial_state_values(_id_of(study, trial.number), state=TrialState.FAIL)
-    except (UpdateFinishedTrialError, RuntimeError):
-        return False
+    closed = _set(study, trial.number, TrialState.FAIL, TrialRecord(error=error, interrupted=None if error else True))
     if closed and error is None:
         queue_again(study, trial, deaths=deaths)
-    return bool(closed)
+    return closed
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, *, deaths: int = 0) -> None:
     """Queue the parameters of a trial that was cut off; any new trial is as good as one that had drawn none."""
-    # Where it was to begin with parameters that it had not come to draw, they stand in an attribute of Optuna's own.
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # what it was to begin with, what it drew
     if params:
         study.enqueue_trial(params, user_attrs=TrialRecord(retry_of=trial.number, deaths=deaths).values())
 

@@ -1,7 +1,4 @@
-"""What a trial is: parameters suggested, folds cross-validated and reported one by one, a value returned.
-
-`Objective` is the default; any callable that takes a trial will do, and `suggest` and `report_folds` are there for it.
-"""
+"""What a trial is: parameters suggested, folds cross-validated and reported one by one, a value returned."""
 
 from __future__ import annotations
 
@@ -9,35 +6,31 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+import evbind_lib.hpo.study as studies
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
-from evbind_lib.errors import ParamsError, SearchError, TrainingError
+from evbind_lib.errors import ParamsError, TrainingError
 from evbind_lib.hpo.samplers import wants_single_folds
 from evbind_lib.hpo.space import draw
-from evbind_lib.hpo.study import (
-    FORMAT,
-    REMEDY,
-    StudyRecord,
-    TrialRecord,
-    complete_trials,
-    digest_for_identity,
-    is_minimised,
-    study_uid,
-)
+from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, fold_key, trial_name
 from evbind_lib.training.metrics import METRICS, aggregate
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from evbind_lib.training.losses import Loss
+    from evbind_lib.training.trainer import ModelInit
+
+
+StopRequest = Callable[[], bool]  # whether somebody asked the search to stop
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -80,7 +73,7 @@ class RunningTrial(Callback):
     trial: optuna.Trial
     cache: FoldCache
     search_callbacks: Sequence[SearchCallback] = ()
-    asked_to_stop: Callable[[], bool] = lambda: False
+    asked_to_stop: StopRequest = lambda: False
     time_limit: float | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -100,10 +93,7 @@ class RunningTrial(Callback):
             raise TrainingError(TOO_LONG.format(self.time_limit))
 
 
-TOO_LONG = (
-    "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow what makes trials slow, such as "
-    "num_train_epochs."
-)
+TOO_LONG = "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow the search space."
 RUNNING: ContextVar[RunningTrial | None] = ContextVar("running_trial", default=None)
 
 
@@ -148,12 +138,10 @@ def suggest(trial: optuna.Trial, params: Params) -> Params:
 def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean") -> Callback:
     """Make the folds of a trial known to Optuna, and to a search of evbind's, by a callback for its cross-validation.
 
-    After each fold the aggregate of the folds so far is reported at step = fold: a single fold's score bounces with the fold's
-    difficulty, while folds and their order are the same in every trial (Optuna's pull request 5112). The study's pruner decides
-    on it, whatever the objective returns. To `optuna.pruners.WilcoxonPruner`, which pairs folds, single folds are reported.
-
-    Each fold is stored in ``runs/folds`` for `RacingPruner` and ``SearchResult.predictions``. In a search of evbind's it is also
-    tracked and shown, and a time limit or a request to stop takes effect; any `optuna.create_study` will do.
+    After each fold the aggregate of the folds so far is reported at step = fold (Optuna's pull request 5112), and the study's
+    pruner decides on it, whatever the objective returns; `optuna.pruners.WilcoxonPruner`, which pairs folds, gets single ones.
+    Each fold is stored in ``runs/folds`` for `RacingPruner` and ``SearchResult.predictions``. Any `optuna.create_study` will do;
+    in a search of evbind's a fold is also tracked and shown, and a time limit or a request to stop takes effect.
 
     Parameters
     ----------
@@ -182,15 +170,13 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
     >>> ev.report_folds(trial, "log_loss")
     Traceback (most recent call last):
     ...
-    evbind_lib.errors.ParamsError: report_folds(trial, 'log_loss'): log_loss is to be minimized, and study ... is maximized; ...
+    evbind_lib.errors.ParamsError: report_folds(trial, 'log_loss'): study ... is maximized, against this metric; ...
     """
     greater, study = METRICS[metric].greater_is_better, trial.study
-    if len(study.directions) == 1 and greater == is_minimised(study):
-        ways = ("maximized", "minimized") if greater else ("minimized", "maximized")
-        raise ParamsError(
-            f"report_folds(trial, {metric!r}): {metric} is to be {ways[0]}, and study {study.study_name} is {ways[1]}; report "
-            "another metric, or set hpo.study.direction."
-        )
+    if len(study.directions) == 1 and greater == studies.is_minimised(study):
+        way = f"study {study.study_name} is {'minimized' if greater else 'maximized'}"
+        remedy = "report another metric, or set hpo.study.direction"
+        raise ParamsError(f"report_folds(trial, {metric!r}): {way}, against this metric; {remedy}.")
     aggregate([0.0], aggregation)  # an unknown one is refused before the folds are trained
     return _ReportFolds(trial, metric, aggregation)
 
@@ -200,10 +186,10 @@ class _ReportFolds(Callback):
         self.trial, self.metric, self.aggregation = trial, metric, aggregation
         running = running_trial()
         self.callbacks = running.callbacks if running is not None and running.trial is trial else ()
-        self.cache = FoldCache(study_uid(trial.study))
+        self.cache = FoldCache(studies.study_uid(trial.study))
         self.results: list[FoldResult] = []
         self.n_folds = 0
-        TrialRecord(format=FORMAT, metric=metric, fold_aggregation=aggregation).write(trial)
+        TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation).write(trial)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         self.n_folds = params.training.n_folds
@@ -246,21 +232,20 @@ def _check_pairs(trial: optuna.Trial, result: FoldResult) -> None:
     digest, fold = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16], str(result.fold)
     known = StudyRecord.read(trial.study).pairs or {}
     if known.get(fold, digest) != digest:
-        raise SearchError(
-            f"Study {trial.study.study_name}: trial {trial.number} validates fold {result.fold + 1} on other pairs than earlier "
-            f"trials did; {REMEDY}, or go back to the data and folds that the study began with."
-        )
+        reason = f"validated fold {result.fold + 1} on other pairs before trial {trial.number}"
+        raise studies.refusal(trial.study.study_name, reason)
     if fold not in known:
         StudyRecord(pairs={**known, fold: digest}).write(trial.study)
 
 
 def _same_parameters(trial: optuna.Trial) -> int | None:
     """Number of the first complete trial that was trained with the same parameters."""
-    key = TrialRecord.read(trial).parameter_key
-    same = (other for other in complete_trials(trial.study) if TrialRecord.read(other).parameter_key == key)
-    return next((other.number for other in same if key is not None), None)
+    key, complete = TrialRecord.read(trial).parameter_key, studies.complete_trials(trial.study)
+    same = (other.number for other in complete if TrialRecord.read(other).parameter_key == key)
+    return next(same, None) if key is not None else None
 
 
+@dataclass(eq=False, repr=False)  # its repr would show posts
 class Objective:
     """The default objective: suggest parameters, cross-validate them, return the score. It can be pickled.
 
@@ -289,18 +274,13 @@ class Objective:
     True
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        folds: Sequence[Fold],
-        params: Params,
-        *,
-        loss: str | Callable[..., Any] | None = None,
-        model_init: Callable[..., PreTrainedModel] | None = None,
-        score: Callable[[CrossValidation], float] | None = None,
-    ) -> None:
-        self.corpus, self.folds, self.params = corpus, tuple(folds), params
-        self.loss, self.model_init, self.score = loss, model_init, score
+    corpus: Corpus
+    folds: Sequence[Fold]
+    params: Params
+    _: KW_ONLY
+    loss: str | Loss | None = None
+    model_init: ModelInit | None = None
+    score: Callable[[CrossValidation], float] | None = None
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Run a trial; in a search of evbind's, folds that were trained before with the same parameters are read."""
@@ -326,7 +306,7 @@ class Objective:
             "eval_neg_ratio": self.params.data.eval_neg_ratio,
             "metric": metric.name,
             "fold_aggregation": metric.fold_aggregation,
-            "loss": self.loss if isinstance(self.loss, str) else digest_for_identity(self.loss),
-            "model_init": digest_for_identity(self.model_init),
-            "score": digest_for_identity(self.score),
+            "loss": self.loss if isinstance(self.loss, str) else studies.digest_for_identity(self.loss),
+            "model_init": studies.digest_for_identity(self.model_init),
+            "score": studies.digest_for_identity(self.score),
         }

@@ -12,7 +12,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from pydantic import ValidationError
 
-from evbind_lib.config.schema import PrunerParams, SamplerParams
+from evbind_lib.config.schema import PrunerParams, SamplerParams, explain
 from evbind_lib.errors import ParamsError, did_you_mean
 
 
@@ -42,7 +42,6 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {  # and racing, which is import
     "threshold": optuna.pruners.ThresholdPruner,
     "none": optuna.pruners.NopPruner,
 }
-USUAL = {"n_startup_trials", "n_warmup_steps", "interval_steps"}  # options that a pruner without them ignores
 
 
 def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampler:
@@ -52,43 +51,56 @@ def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampl
     (optuna issue 3255). ``qmc`` keeps it, since the study holds how far its sequence has come; only what it draws
     independently, its first trial and conditional parameters, is shifted.
     """
-    key, kind = "hpo.sampler", sampler.type
     shifted = None if sampler.seed is None else (sampler.seed + n_earlier_trials) % 2**32
     shared: dict[str, Any] = {"n_startup_trials": sampler.n_startup_trials, "seed": shifted}
-    if kind != "tpe":  # quiet by itself, and setting it is deprecated
+    if sampler.type != "tpe":  # quiet by itself, and setting it is deprecated
         shared |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
-    if kind == "qmc":
+    if sampler.type == "qmc":
         shared |= {"seed": sampler.seed, "independent_sampler": optuna.samplers.RandomSampler(seed=shifted)}
-    return _build(key, kind, _find(key, kind, SAMPLERS), shared, sampler.model_extra or {})
+    return _build("hpo.sampler", sampler, SAMPLERS, shared)
 
 
-def build_pruner(pruner: PrunerParams, *, n_folds: int | None = None) -> BasePruner:
-    """Pruner of a study whose steps are folds, counted from 0; ``hyperband`` takes their number for its ``max_resource``."""
-    return _pruner("hpo.pruner", pruner, n_folds)
+def build_pruner(pruner: PrunerParams, *, n_folds: int, key: str = "hpo.pruner") -> BasePruner:
+    """Pruner of a study whose steps are folds, counted from 0; ``hyperband`` takes their number for its ``max_resource``.
 
-
-def _pruner(key: str, pruner: PrunerParams, n_folds: int | None) -> BasePruner:
+    One that knows no ``n_startup_trials``, ``n_warmup_steps`` or ``interval_steps`` ignores it. What ``patient`` wraps, by
+    default a median pruner with the same of these, is a pruner too, or null: then the trial's own scores alone decide.
+    """
     from evbind_lib.hpo.racing.pruner import RacingPruner
 
-    shared: dict[str, Any] = pruner.model_dump(include=USUAL)
-    options = dict(pruner.model_extra or {})
-    if pruner.type == "hyperband" and n_folds is not None:
+    shared: dict[str, Any] = pruner.model_dump(include={"n_startup_trials", "n_warmup_steps", "interval_steps"})
+    if pruner.type == "hyperband":
         shared["max_resource"] = n_folds
     if pruner.type == "patient":
-        # Without the key a median pruner with the same usual options; with null the trial's own scores alone decide.
-        wrapped = options.pop("wrapped", {"type": "median", **shared})
-        shared["wrapped"] = None if wrapped is None else _wrapped(f"{key}.wrapped", wrapped, n_folds)
-    maker = _find(key, pruner.type, {**PRUNERS, "racing": RacingPruner})
-    return _build(key, pruner.type, maker, shared, options)
+        wrapped = (pruner.model_extra or {}).get("wrapped", {"type": "median", **shared})
+        try:
+            inner = None if wrapped is None else PrunerParams.model_validate(wrapped)
+        except ValidationError as error:
+            problem = explain(error).rstrip(".")
+            raise ParamsError(f"{key}.wrapped={wrapped}: {problem}; write for example {{type: median}}.") from None
+        built = inner and build_pruner(inner, n_folds=n_folds, key=f"{key}.wrapped")
+        pruner = pruner.model_copy(update={"wrapped": built})
+    return _build(key, pruner, {**PRUNERS, "racing": RacingPruner}, shared)
 
 
-def _wrapped(key: str, options: Any, n_folds: int | None) -> BasePruner:
+def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    """Call the constructor of that name with the options given, and with those that all share where it knows them."""
+    if given.type not in known:
+        raise ParamsError(f"{key}.type={given.type}: there is none of that name{did_you_mean(given.type, known)}")
+    maker, options = known[given.type], given.model_extra or {}
+    fitting = inspect.signature(maker).parameters
+    for name in options:
+        if name not in fitting:
+            near = did_you_mean(name, {**fitting, **shared})
+            raise ParamsError(f"{key}.{name} is not an option of {given.type}{near}")
     try:
-        return _pruner(key, PrunerParams.model_validate(options), n_folds)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([key, *map(str, first["loc"])])
-        raise ParamsError(f"{place}={first['input']}: {first['msg']}; write for example {{type: median}}.") from None
+        with warnings.catch_warnings():
+            # That Optuna calls an option experimental is no news worth repeating in every run.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return maker(**{name: value for name, value in shared.items() if name in fitting} | options)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ParamsError(f"{key}.type={given.type}: {reason}; change its options under {key}.") from None
 
 
 def wants_single_folds(pruner: BasePruner) -> bool:
@@ -96,27 +108,3 @@ def wants_single_folds(pruner: BasePruner) -> bool:
     if isinstance(pruner, PatientPruner) and pruner.wrapped is not None:
         return wants_single_folds(pruner.wrapped)
     return isinstance(pruner, optuna.pruners.WilcoxonPruner)
-
-
-def _find(key: str, kind: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if kind not in known:
-        raise ParamsError(f"{key}.type={kind}: there is none of that name{did_you_mean(kind, known)}")
-    return known[kind]
-
-
-def _build(
-    key: str, kind: str, maker: Callable[..., Any], shared: Mapping[str, Any], options: Mapping[str, Any]
-) -> Any:
-    """Call a constructor with the options, and with those that all share where it knows them."""
-    known = inspect.signature(maker).parameters
-    for name in options:
-        if name not in known:
-            raise ParamsError(f"{key}.{name} is not an option of {kind}{did_you_mean(name, {**known, **shared})}")
-    try:
-        with warnings.catch_warnings():
-            # That Optuna calls an option experimental is no news worth repeating in every run.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return maker(**{name: value for name, value in shared.items() if name in known} | dict(options))
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ParamsError(f"{key}.type={kind}: {reason}; change its options under {key}.") from None

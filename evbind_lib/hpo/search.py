@@ -1,7 +1,4 @@
-"""The search: open the study, run its trials here or in workers, find the best.
-
-What is tracked and shown is the business of callbacks, so that the search itself knows neither MLflow nor a screen.
-"""
+"""The search: open the study, run its trials here or in workers, find the best; callbacks track and show it."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,28 +19,16 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+import evbind_lib.hpo.study as studies
 from evbind_lib.config.compose import with_trainer
 from evbind_lib.config.schema import Params, SamplerParams
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
-from evbind_lib.hpo.objective import RUNNING, RunningTrial, SearchCallback, SearchStopped
+from evbind_lib.hpo.objective import RUNNING, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, enqueued_values, searched_values
-from evbind_lib.hpo.study import (
-    StudyRecord,
-    TrialRecord,
-    best_trial,
-    check_storage,
-    complete_trials,
-    finished_trials,
-    open_study,
-    quiet_optuna,
-    should_stop,
-    storage_of,
-    study_identity,
-    study_uid,
-)
+from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
 from evbind_lib.training.cache import FoldCache
 
@@ -60,7 +45,7 @@ def check_search(params: Params) -> None:
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     check_workers(params)
-    check_storage(params.hpo.study.storage)
+    studies.check_storage(params.hpo.study.storage)
 
 
 def run_search(
@@ -72,35 +57,31 @@ def run_search(
 ) -> SearchResult:
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
 
-    With several workers, a limit on a trial's time, or a cluster, trials run in processes of their own; any number of such
-    searches may work on one study. ``study`` is a name in ``hpo.study.storage``, or a study with its own sampler and pruner.
-    Callbacks of Optuna's kind are called after each trial and may stop the search by ``study.stop()``. `ParamsError` and
+    Any number of searches may work on one study; a study that is given keeps its own sampler and pruner. `ParamsError` and
     `SearchError` come before any training where something cannot be used, `SearchError` at the end where no trial is complete.
     """
     started = time.perf_counter()
     check_search(params)
     if isinstance(study, optuna.Study) and len(study.directions) > 1:
-        raise SearchError(
-            f"Study {study.study_name} has several objectives; search improves one, so call study.optimize(objective)."
-        )
+        raise SearchError(f"Study {study.study_name} has several objectives; call study.optimize(objective) instead.")
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
     if uses_workers(params):
-        order_bytes(params, study, objective)  # refused before the study is made
+        order_bytes(study, objective)  # refused before the study is made
     sampler = None if isinstance(study, optuna.Study) else params.hpo.sampler
     deadline = time.time() + (params.hpo.trials.timeout or math.inf)
     loop = functools.partial(run_trials, objective=objective, params=params, deadline=deadline, sampler=sampler)
-    with quiet_optuna():
-        opened = open_study(params, study_identity(objective, params), study)
+    with studies.quiet_optuna():
+        opened = studies.open_study(params, studies.study_identity(objective, params), study)
         with alone_with(opened):
             close_dead(opened, counts_as_death=False)
             requeue_lost(opened)
-        n_earlier = len(finished_trials(opened))
+        n_earlier = len(studies.finished_trials(opened))
         notes = _note_changed_space(opened, params)
         if not opened.get_trials(deepcopy=False):
             notes += _enqueue(opened, params)
         for each in called:
             each.on_search_begin(opened, n_earlier)
-        with _Interruption(called) as asked_to_stop:
+        with _interruptible(called) as asked_to_stop:
             if not uses_workers(params):
                 loop(opened, asked_to_stop, callbacks=called)
             elif n_earlier < params.hpo.trials.n_trials and not _is_enough(opened, params, deadline):
@@ -108,15 +89,14 @@ def run_search(
                 run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
             stopped = asked_to_stop()
         notes += _why_ended(opened, params, stopped=stopped, late=time.time() > deadline)
-        best = best_trial(opened)
-        if best is None:
+        if (best := studies.best_trial(opened)) is None:
             raise SearchError(_without_a_best(opened, notes))
     return SearchResult(opened, best, params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
 
 
 def run_trials(
     study: optuna.Study,
-    asked_to_stop: Callable[[], bool],
+    asked_to_stop: StopRequest,
     *,
     objective: ObjectiveFunction,
     params: Params,
@@ -131,15 +111,14 @@ def run_trials(
         if trial is None:
             return
         trial.study.stop = stop.set  # Optuna's own needs its own loop
-        cache, limit = FoldCache(study_uid(study), read_all=params.hpo.reuse), params.hpo.trials.trial_timeout
+        cache, limit = FoldCache(studies.study_uid(study), read_all=params.hpo.reuse), params.hpo.trials.trial_timeout
         run_trial(study, objective, RunningTrial(trial, cache, callbacks, asked_to_stop, limit))
 
 
 def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: RunningTrial) -> None:
     """Run a claimed trial, write how it ended, tell it to Optuna, and call the callbacks.
 
-    A trial that raises is failed with its error, whatever the objective; `ParamsError` and `SearchError` end the search as well,
-    since the next trial would fare no better, and such a trial does not count.
+    One that raises is failed with its error; `ParamsError` and `SearchError`, which the next would meet too, end the search.
     """
     trial, record, state, value = running.trial, TrialRecord(), TrialState.COMPLETE, None
     ending: BaseException | None = None
@@ -159,7 +138,7 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         # Files and lines without values: those could hold text of posts.
         frames = traceback.extract_tb(error.__traceback__)
         record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-        if isinstance(error, ParamsError | SearchError):
+        if isinstance(error, ParamsError | SearchError):  # any other is let go, with the model that its frames hold
             record.surplus, ending = True, error
     finally:
         RUNNING.reset(token)
@@ -187,7 +166,7 @@ def _finite(value: Any) -> float:
 
 
 def _is_enough(study: optuna.Study, params: Params, deadline: float) -> bool:
-    return time.time() > deadline or should_stop(study, params) is not None
+    return time.time() > deadline or studies.should_stop(study, params) is not None
 
 
 class _Called(SearchCallback):
@@ -202,32 +181,26 @@ class _Called(SearchCallback):
         self.function(handed, trial)
 
 
-class _Interruption:
-    """Ctrl-C while a search runs: the first one lets the current folds end, the second one ends everything at once."""
+@contextlib.contextmanager
+def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]:
+    """Whether to stop. Of Ctrl-C the first one lets the current folds end, the second one ends everything at once."""
+    asked = False
 
-    def __init__(self, callbacks: Sequence[SearchCallback]) -> None:
-        self.callbacks = callbacks
-        self.asked = False
-        self._before: Any = None
-
-    def __call__(self) -> bool:
-        return self.asked or any(callback.wants_stop for callback in self.callbacks)
-
-    def __enter__(self) -> _Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
-        self.asked = True
-        for callback in self.callbacks:
+        asked = True
+        for callback in callbacks:
             callback.on_stop_request()
+
+    main = threading.current_thread() is threading.main_thread()  # no other may set a handler
+    before = signal.signal(signal.SIGINT, handle) if main else None
+    try:
+        yield lambda: asked or any(callback.wants_stop for callback in callbacks)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _enqueue(study: optuna.Study, params: Params) -> list[str]:
@@ -235,13 +208,11 @@ def _enqueue(study: optuna.Study, params: Params) -> list[str]:
     notes = []
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
-            name, storage = source.removeprefix("study:"), storage_of(study)
+            name, storage = source.removeprefix("study:"), studies.storage_of(study)
             known = name in optuna.get_all_study_names(storage)
-            best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
+            best = studies.best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
             if best is None:
-                raise SearchError(
-                    f"hpo.enqueue={source}: the storage has no such study with a complete trial; name one that it has."
-                )
+                raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
             values = best.params
         else:
             values = searched_values(with_trainer(params, source))
@@ -256,61 +227,46 @@ def _note_changed_space(study: optuna.Study, params: Params) -> list[str]:
     """A note where the space is other than when the study was last searched; choices cannot change in Optuna."""
     now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
     before = StudyRecord.read(study).search_space or now
-    fields = (
-        "type",
-        "choices",
-        "low",
-        "high",
-        "step",
-        "when",
-    )  # a study made before the rebuild leaves some of them out
 
-    def of(space: dict[str, Any], name: str) -> list[Any]:
-        return [space.get(name, {}).get(field) or None for field in fields]
+    def compared(space: dict[str, Any]) -> dict[str, list[Any]]:
+        fields = ("type", "choices", "low", "high", "step", "when")  # some are missing before the rebuild
+        return {name: [entry.get(field) or None for field in fields] for name, entry in space.items()}
 
-    changed = sorted(name for name in {*before, *now} if of(before, name) != of(now, name))
-    for name in changed:
-        if name in before and name in now and of(before, name)[:2] != of(now, name)[:2]:
-            raise SearchError(
-                f"hpo.search_space.{name}: study {study.study_name} was searched with other choices or another type, which "
-                "Optuna cannot mix; set another hpo.study.study_name, and begin at this one's best with "
-                f"hpo.enqueue=['study:{study.study_name}']."
-            )
+    old, new = compared(before), compared(now)
+    for name in old.keys() & new.keys():
+        if old[name][:2] != new[name][:2]:
+            reason = f"was searched with other choices or another type of hpo.search_space.{name}"
+            begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
+            raise studies.refusal(study.study_name, f"{reason} ({begin})")
     StudyRecord(search_space=now).write(study)
-    listed = ", ".join(changed)
-    return (
-        [f"The search space changed since the study began: {listed}; earlier trials count as before."]
-        if changed
-        else []
-    )
+    changed = ", ".join(sorted(name for name in old | new if old.get(name) != new.get(name)))
+    note = f"The search space changed since the study began: {changed}; earlier trials count as before."
+    return [note] if changed else []
 
 
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:
-    notes, finished = [], finished_trials(study)
-    if any(TrialRecord.read(trial).fold_scores is None for trial in complete_trials(study)):
-        notes.append(
-            "The objective does not use ev.report_folds: its folds are neither tracked nor pruned, and a time limit or a request "
-            "to stop waits for the end of a trial."
-        )
-    so_far = f"{len(finished)} of {params.hpo.trials.n_trials} trials"
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    if len(finished) >= params.hpo.trials.n_trials:
+    """Notes on an objective without folds, and on why the study does not hold its total."""
+    notes, n_finished, n_trials = [], len(studies.finished_trials(study)), params.hpo.trials.n_trials
+    if any(TrialRecord.read(trial).fold_scores is None for trial in studies.complete_trials(study)):
+        notes.append("The objective does not use ev.report_folds: no fold of it is tracked, pruned or cut off.")
+    if n_finished >= n_trials:
         return notes
+    so_far = f"after {n_finished} of {n_trials} trials; the same command goes on"
     if stopped:
-        return [*notes, f"Stopped on request after {so_far}; the same command goes on, with the folds that are done."]
+        return [*notes, f"Stopped on request {so_far}, with the folds that are done."]
     if late:
-        return [*notes, f"hpo.trials.timeout is over after {so_far}; the same command goes on."]
-    others = f"other processes are at work on {len(running)}" if running else "the study was stopped"
-    return [*notes, should_stop(study, params) or f"{so_far} are done; {others}."]
+        return [*notes, f"hpo.trials.timeout is over {so_far}."]
+    running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    others = f"other processes are at work on {running}" if running else "the study was stopped"
+    return [*notes, studies.should_stop(study, params) or f"{n_finished} of {n_trials} trials are done; {others}."]
 
 
 def _without_a_best(study: optuna.Study, notes: Sequence[str]) -> str:
-    finished = finished_trials(study)
+    """Why there is no best trial, as a sentence."""
+    finished = studies.finished_trials(study)
     if not finished and notes:
         return f"Study {study.study_name}: {notes[-1]}"
     failed = [trial for trial in finished if trial.state == TrialState.FAIL]
     reason = f"; trial {failed[0].number} failed with {TrialRecord.read(failed[0]).error}" if failed else ""
-    return (
-        f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}; fix the cause "
-        "and start a study with another hpo.study.study_name."
-    )
+    found = f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}"
+    return f"{found}; fix the cause and set another hpo.study.study_name."

@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from evbind_lib.config.digest import digest_of
 from evbind_lib.config.paths import resolve_sqlite, without_password
 from evbind_lib.config.processes import lock_between_processes
-from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
@@ -29,9 +28,7 @@ FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
 HEARTBEAT, GRACE = 30, 150
 OBJECTIVE = "evbind_lib.Objective"
-REMEDY = 'choose another with hpo.study.study_name=NAME or search(..., study="NAME")'
-# In the identity of what has no digest: true for this process alone.
-_this_process_only = f"no digest {uuid.uuid4().hex}"
+_this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()
 
 
@@ -41,7 +38,7 @@ class _Record:
 
     @classmethod
     def read(cls, owner: Any) -> Self:
-        """What of it a trial or study records; fields that are not there stay None."""
+        """Read what of it a trial or study records; the other fields stay None."""
         return cls(**{name: value for name, value in owner.user_attrs.items() if name in cls.__dataclass_fields__})
 
     def values(self) -> dict[str, Any]:
@@ -99,7 +96,7 @@ class StudyRecord(_Record):
 
 
 def study_uid(study: optuna.Study) -> str:
-    """Number of this very study, given to it where it has none: one made again under its name has other folds and runs."""
+    """Number of this very study, given to it where it has none; one made again under its name has another."""
     with _uid_lock:  # threads of a plain study's n_jobs
         uid = StudyRecord.read(study).uid
         if uid is None:
@@ -178,19 +175,17 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
 
     trained = objective.params if isinstance(objective, Objective) else params
     searched = {dotted_name(name): entry for name, entry in trained.hpo.search_space.items()}
-    drawn = searched.get("training.loss_function")
+    drawn, metric = searched.get("training.loss_function"), trained.hpo.metric.name
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
-    names: list[tuple[Registry[Any], str]] = [(METRICS, trained.hpo.metric.name), *((LOSSES, name) for name in losses)]
-    added = {f"{registry.what} {name}": registry.additions().get(name) for registry, name in names}
+    registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
+    registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
+    fixed = {name: value for name, value in trained.flat().items() if name not in searched and _changes_scores(name)}
     shared = {
         "direction": params.hpo.study.direction,
         "seed": trained.training.seed,
         "model": trained.model.name,
-        "settings": {
-            name: value for name, value in trained.flat().items() if name not in searched and _changes_scores(name)
-        },
-        # A metric holds its function, a loss is one.
-        "registered": {name: digest_for_identity(getattr(entry, "function", entry)) for name, entry in added.items()},
+        "settings": fixed,
+        "registered": registered,
     }
     if type(objective) is Objective:
         return {**shared, **objective.identity(), "objective": OBJECTIVE}
@@ -200,35 +195,16 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
 
 def _changes_scores(name: str) -> bool:
     """Whether a parameter that is not searched changes scores, and has no place of its own in the identity."""
-    if name.startswith(("training.args.dataloader_", "training.args.per_device_eval_", "training.provenance")):
-        return False
-    others = ("model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
-    return name in others or (name.startswith("training.") and name not in ("training.n_folds", "training.seed"))
-
-
-def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> list[str]:
-    """Names in which a study was made with something else; of what only one of both states, nothing can be said.
-
-    The ``source`` of data does not count: the same data are compared by fingerprint wherever they come from.
-    """
-    known = StudyRecord.read(study).identity
-    if known is None:
-        return []
-    known, found = {"objective": OBJECTIVE, **known}, []
-    for key in (key for key in identity if key in known and key != "source"):
-        one, other = known[key], identity[key]
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += [name for name in other if name in one and one[name] != other[name]]
-        elif one != other:
-            found.append(key)
-    return found
+    apart = ("n_folds", "seed", "provenance", "args.dataloader_", "args.per_device_eval_")
+    if name.startswith("training."):
+        return not name.removeprefix("training.").startswith(apart)
+    return name in ("model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
 
 
 def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:
-    """Make the study of that name in ``hpo.study.storage``, or load it to go on with it; one that is given is used as it is.
+    """Make the study of that name, or load it to go on with it; one that is given is used as it is.
 
-    Raises `SearchError`, before anything is trained, for a storage that cannot be opened and for a study that exists although
-    ``load_if_exists`` is false, was made with something else, or holds trials of a script, which wrote no identity.
+    `SearchError` for a storage that cannot be opened, a study made with something else, or by a script, which wrote no identity.
     """
     if isinstance(study, optuna.Study):
         _check_identity(study, params, identity)
@@ -238,41 +214,50 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
     with lock_between_processes(f"{settings.storage} {name}"):
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
-            record = StudyRecord(FORMAT, optuna_version=optuna.__version__)
-            record.sampler, record.pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
-            record.write(opened)
+            made_with = StudyRecord(FORMAT, sampler=hpo.sampler.model_dump(), pruner=hpo.pruner.model_dump())
+            made_with.optuna_version = optuna.__version__
+            made_with.write(opened)
         except DuplicatedStudyError:
             if not settings.load_if_exists:
-                raise SearchError(
-                    f"hpo.study.study_name={name}: a study of that name exists in {without_password(settings.storage)} and "
-                    f"load_if_exists is false; {REMEDY}, or set hpo.study.load_if_exists=true to go on with it."
-                ) from None
+                raise refusal(name, "exists, and hpo.study.load_if_exists is false") from None
             opened = optuna.load_study(study_name=name, storage=storage)
             if StudyRecord.read(opened).identity is None and finished_trials(opened):
-                raise SearchError(
-                    f"hpo.study.study_name={name}: that study holds trials of a script, and it is not known what they were "
-                    f"measured on; {REMEDY}."
-                ) from None
+                raise refusal(name, "holds trials of a script, and nothing says what they were measured on") from None
         _check_identity(opened, params, identity)
     opened.pruner = build_pruner(hpo.pruner, n_folds=params.training.n_folds)
     opened.sampler = build_sampler(hpo.sampler, n_earlier_trials=0)
     return opened
 
 
+def refusal(name: str, reason: str) -> SearchError:
+    """What to raise where a study cannot be gone on with."""
+    remedy = 'choose another with hpo.study.study_name=NAME or search(..., study="NAME")'
+    return SearchError(f"Study {name} {reason}; {remedy}.")
+
+
 def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, Any]) -> None:
-    """Write what a study is made with into one that does not say it; refuse one that was made with something else."""
-    if differences := _differences(study, identity):
-        raise SearchError(
-            f"hpo.study.study_name={study.study_name}: that study was made with other {', '.join(differences)}, so its trials "
-            f"cannot be compared with new ones; {REMEDY}, or go back to what it was made with."
-        )
-    if StudyRecord.read(study).identity is None:
+    """Write what a study is made with into one that does not say it; refuse one that was made with something else.
+
+    What only one of both states is not compared, nor the ``source`` of data: their fingerprint is the same from wherever.
+    """
+    known = StudyRecord.read(study).identity
+    if known is None:
         study_uid(study)
         if identity["objective"] == OBJECTIVE and identity["score"] is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
                 study.set_metric_names([params.hpo.metric.name])
         StudyRecord(identity=dict(identity)).write(study)
+        return
+    different, known = [], {"objective": OBJECTIVE, **known}
+    for name, now in identity.items():
+        before = known.get(name, now)
+        if isinstance(before, dict) and isinstance(now, dict):
+            different += [each for each, value in now.items() if before.get(each, value) != value]
+        elif before != now and name != "source":
+            different.append(name)
+    if different:
+        reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
+        raise refusal(study.study_name, reason)
 
 
 @contextlib.contextmanager
@@ -289,29 +274,22 @@ def quiet_optuna() -> Iterator[None]:
 def open_storage(address: str) -> optuna.storages.BaseStorage:
     """Open the storage at ``hpo.study.storage``, any address of a database that Optuna takes; its tables are made."""
     resolved = resolve_sqlite(address)
-    if resolved.startswith("sqlite"):
-        options: dict[str, Any] = {
-            "engine_kwargs": {"connect_args": {"timeout": 60}}
-        }  # its own 5 s are short for a busy disk
-    else:
+    # SQLite's own 5 s are short on a busy disk.
+    options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}
+    if not resolved.startswith("sqlite"):
         options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     try:
-        if "://" not in resolved:
-            raise ValueError("it is not an address such as sqlite:///optuna.db")
         if resolved.startswith("sqlite:///"):
             Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the tables at the same moment fail.
-        with lock_between_processes(resolved), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with lock_between_processes(resolved), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return optuna.storages.RDBStorage(resolved, **options)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         if isinstance(error, ImportError):
             reason += "; for PostgreSQL: pip install 'evbind[postgres]'"
-        raise SearchError(
-            f"hpo.study.storage={without_password(address)}: the storage cannot be opened ({without_password(reason)}); give "
-            "one that can, for example sqlite:///optuna.db."
-        ) from None
+        problem = f"hpo.study.storage={address}: the storage cannot be opened ({reason})"
+        raise SearchError(f"{without_password(problem)}; give one that can, for example sqlite:///optuna.db.") from None
 
 
 def check_storage(address: str) -> None:

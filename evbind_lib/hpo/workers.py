@@ -1,8 +1,7 @@
 """Worker processes of a search, over `concurrent.futures`: on this machine, or on a cluster of dask's.
 
-Each worker runs the search's loop in a process of its own, with a GPU or a part of the processors; trials never share a process,
-since PyTorch, tokenizers and random numbers keep state in it. What one process is to know of another goes through the study's
-storage, so that both kinds of worker, and searches that join from elsewhere, work alike.
+Trials never share a process, since PyTorch, tokenizers and random numbers keep state in it. What one process is to know of
+another goes through the study's storage, so that both kinds of worker, and searches from elsewhere, work alike.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.claims import close_dead, interrupt
-from evbind_lib.hpo.objective import TOO_LONG, SearchCallback
+from evbind_lib.hpo.objective import TOO_LONG, SearchCallback, StopRequest
 from evbind_lib.hpo.study import TrialRecord, finished_trials, is_finished, quiet_optuna, storage_of, study_uid
 from evbind_lib.training.cache import FoldCache
 
@@ -40,7 +39,7 @@ HANGS_AFTER = 15.0  # seconds beyond its limit after which a trial that does not
 FRUITLESS_DEATHS = 4  # workers that die one after the other without a trial finished in between
 ALONE = "search in this process: hpo.trials.n_jobs=1 hpo.trials.trial_timeout=null cluster=local"
 # The search's loop: of a study, and whether the workers are to stop.
-Loop = Callable[[optuna.Study, Callable[[], bool]], None]
+Loop = Callable[[optuna.Study, StopRequest], None]
 
 
 def uses_workers(params: Params) -> bool:
@@ -49,31 +48,25 @@ def uses_workers(params: Params) -> bool:
     return trials.n_jobs > 1 or trials.trial_timeout is not None or params.cluster.executor == "dask"
 
 
-def _registries() -> dict[str, Registry[Any]]:
+def _registries() -> tuple[Registry[Any], ...]:
+    """What a user may add to by a name that a worker must know as well."""
     from evbind_lib.data.corpus import READERS
     from evbind_lib.training.losses import LOSSES  # late: it loads torch
     from evbind_lib.training.metrics import METRICS
 
-    return {"losses": LOSSES, "metrics": METRICS, "readers": READERS}
+    return LOSSES, METRICS, READERS
 
 
-def order_bytes(params: Params, study: str | optuna.Study | None, *order: Any) -> bytes:
-    """What goes to workers, functions of a notebook by value, with the entries of registries that are not evbind's.
-
-    Raises `SearchError` for what cannot be sent, with its name, and for a study that other processes cannot see.
-    """
+def order_bytes(study: str | optuna.Study | None, *order: Any) -> bytes:
+    """What goes to workers, functions of a notebook by value, with the entries of registries that are not evbind's."""
     if isinstance(study, optuna.Study) and isinstance(storage_of(study), optuna.storages.InMemoryStorage):
-        raise SearchError(
-            f"Study {study.study_name} is in memory, where workers cannot see it; give it a storage, or {ALONE}."
-        )
-    additions = {name: registry.additions() for name, registry in _registries().items()}
+        raise SearchError(f"Study {study.study_name} is in memory, unseen by workers; give it a storage, or {ALONE}.")
+    additions = [registry.additions() for registry in _registries()]
     try:
         return bytes(cloudpickle.dumps((study, additions, *order)))
     except Exception as error:  # pickling runs code of any object
-        raise SearchError(
-            f"The objective cannot be sent to workers, since it holds {_culprit(order[0]) or error}; make that inside the "
-            f"objective, or {ALONE}."
-        ) from None
+        held = f"The objective cannot be sent to workers, since it holds {_culprit(order[0]) or error}"
+        raise SearchError(f"{held}; make that inside the objective, or {ALONE}.") from None
 
 
 def _culprit(thing: Any, depth: int = 6) -> str:
@@ -98,29 +91,21 @@ def work(order: bytes, gpu: str | None, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     study, additions, loop, stop_mark = cloudpickle.loads(order)
-    for name, registry in _registries().items():
-        registry.update(additions[name])
+    for registry, added in zip(_registries(), additions, strict=True):
+        registry.update(added)
     with quiet_libraries(), quiet_optuna():
         loop(study, lambda: bool(study.user_attrs.get(stop_mark)))
 
 
 def run_workers(
-    study: optuna.Study,
-    loop: Loop,
-    params: Params,
-    callbacks: Sequence[SearchCallback],
-    asked_to_stop: Callable[[], bool],
+    study: optuna.Study, loop: Loop, params: Params, callbacks: Sequence[SearchCallback], asked_to_stop: StopRequest
 ) -> None:
-    """Start workers and follow the study until they are done; one that dies is replaced and its trial done again.
-
-    ``callbacks`` are called here for every trial that ends. Raises `SearchError` when workers die one after the other.
-    """
+    """Start workers and follow the study until they are done; one that dies is replaced and its trial done again."""
     trials, stop_mark = params.hpo.trials, f"stop {uuid.uuid4().hex[:12]}"
-    team = _Team(params, study, order_bytes(params, study, loop, stop_mark))
+    team = _Team(params, study, order_bytes(study, loop, stop_mark))
     reported = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    deaths, stopping = 0, False
+    deaths, stopping, left = 0, False, trials.n_trials - len(finished_trials(study))
     try:
-        left = trials.n_trials - len(finished_trials(study))
         futures = {team.submit(slot): slot for slot in range(min(trials.n_jobs, max(left, 1)))}
         while futures:
             done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
@@ -137,10 +122,8 @@ def run_workers(
                 close_dead(study)
                 deaths += 1
                 if deaths >= FRUITLESS_DEATHS:
-                    raise SearchError(
-                        f"hpo.trials.n_jobs={trials.n_jobs}: {deaths} worker processes died one after the other, most often for "
-                        f"lack of memory; set fewer workers, and see {team.log}."
-                    )
+                    died = f"hpo.trials.n_jobs={trials.n_jobs}: {deaths} workers died one after the other"
+                    raise SearchError(f"{died}, most often for lack of memory; set fewer, and see {team.log}.")
                 if not stopping:
                     futures[team.submit(slot)] = slot
         _report(study, callbacks, reported)
@@ -159,10 +142,8 @@ def _died(future: Future[None]) -> bool:
     except BrokenExecutor:
         return True
     except ModuleNotFoundError as error:
-        raise SearchError(
-            f"A worker has no module {error.name}; install it there, or send it along: import cloudpickle, "
-            f"{error.name}; cloudpickle.register_pickle_by_value({error.name})."
-        ) from None
+        remedy = f"install it there, or send it along by cloudpickle.register_pickle_by_value({error.name})"
+        raise SearchError(f"A worker has no module {error.name}; {remedy}.") from None
     return False
 
 
@@ -183,11 +164,10 @@ def _end_hanging(study: optuna.Study, limit: float | None) -> None:
     """Kill workers of this process whose trial is long past its limit; such a one cannot end itself."""
     if limit is None:
         return
-    children = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    children, now = {child.pid: child for child in psutil.Process().children(recursive=True)}, time.time()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         pid = int((TrialRecord.read(trial).worker or "- -1 -").rsplit(" ", 2)[1])
-        seconds = time.time() - trial.datetime_start.timestamp()
-        if pid in children and seconds > limit + HANGS_AFTER:
+        if pid in children and now - trial.datetime_start.timestamp() > limit + HANGS_AFTER:
             interrupt(study, trial, error=f"TrainingError: {TOO_LONG.format(limit)}")
             children[pid].kill()
 
@@ -240,40 +220,36 @@ def _connect(params: Params) -> Any:
     try:
         return Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
-        raise SearchError(
-            f"cluster.scheduler={scheduler}: no dask scheduler can be reached there ({type(error).__name__}); start one with "
-            "`dask scheduler`, or give its address."
-        ) from None
+        problem = f"no dask scheduler can be reached there ({type(error).__name__})"
+        raise SearchError(f"cluster.scheduler={scheduler}: {problem}; start one with `dask scheduler`.") from None
 
 
 def check_workers(params: Params) -> None:
     """Refuse workers that there cannot be: more than GPUs hold or processors serve, or a cluster that does not suit."""
-    n_workers, cluster = params.hpo.trials.n_jobs, params.cluster
-    if cluster.executor == "dask":
-        if params.hpo.study.storage.startswith("sqlite"):
-            raise ParamsError(
-                f"hpo.study.storage={params.hpo.study.storage}: the machines of a cluster cannot share a file of SQLite; set the "
-                "address of a PostgreSQL database, postgresql://USER@HOST/NAME."
-            )
-        with contextlib.closing(_connect(params)) as client:
-            threads = client.nthreads()
-        if any(number > 1 for number in threads.values()):
-            raise ParamsError(
-                f"cluster.scheduler={cluster.scheduler}: a worker there runs several threads, and trials cannot share a process; "
-                "start workers with `dask worker --nthreads 1`."
-            )
+    if params.cluster.executor == "dask":
+        _check_cluster(params)
         return
-    gpus = visible_gpus()
-    processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
-    if not gpus and processors and n_workers > processors:
-        raise ParamsError(
-            f"hpo.trials.n_jobs={n_workers}: there are {processors} processors, and a worker needs one of its own; lower it."
-        )
-    if gpus and n_workers > len(gpus) * cluster.gpu_share:
-        raise ParamsError(
-            f"hpo.trials.n_jobs={n_workers}: there are {len(gpus)} GPUs for {cluster.gpu_share} workers each; lower it, or let "
-            "workers share one with cluster.gpu_share=2."
-        )
+    jobs, per_gpu, gpus = params.hpo.trials.n_jobs, params.cluster.gpu_share, len(visible_gpus())
+    processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or jobs
+    if gpus and jobs > gpus * per_gpu:
+        found, remedy = f"{gpus} GPUs for {per_gpu} workers each", ", or let workers share one with cluster.gpu_share=2"
+    elif not gpus and jobs > processors:
+        found, remedy = f"{processors} processors, and a worker needs one of its own", ""
+    else:
+        return
+    raise ParamsError(f"hpo.trials.n_jobs={jobs}: there are {found}; lower it{remedy}.")
+
+
+def _check_cluster(params: Params) -> None:
+    storage, scheduler = params.hpo.study.storage, params.cluster.scheduler
+    if storage.startswith("sqlite"):
+        problem = "the machines of a cluster cannot share a file of SQLite"
+        raise ParamsError(f"hpo.study.storage={storage}: {problem}; set PostgreSQL's, postgresql://USER@HOST/NAME.")
+    with contextlib.closing(_connect(params)) as client:
+        threads = client.nthreads()
+    if any(number > 1 for number in threads.values()):
+        problem = "a worker there runs several threads, and trials cannot share a process"
+        raise ParamsError(f"cluster.scheduler={scheduler}: {problem}; start it with `dask worker --nthreads 1`.")
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -281,8 +257,8 @@ def visible_gpus() -> tuple[str, ...]:
     import torch
 
     count = torch.cuda.device_count()
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return tuple(named[:count]) if named else tuple(str(number) for number in range(count))
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return tuple(name.strip() for name in names.split(",")[:count])
 
 
 def _begin(log: str) -> None:

@@ -41,7 +41,7 @@ class SearchMonitor(SearchCallback):
         self.n_earlier = 0
         self.started = time.monotonic()
         layout = {"width": "98%"}
-        self.head = ipywidgets.HTML("<b>The study is being opened.</b>")
+        self.head = ipywidgets.HTML()
         self.trials = ipywidgets.IntProgress(max=params.hpo.trials.n_trials, description="trials", layout=layout)
         self.folds = ipywidgets.IntProgress(max=params.training.n_folds, description="folds", layout=layout)
         self.now = ipywidgets.HTML()
@@ -53,7 +53,6 @@ class SearchMonitor(SearchCallback):
         self.table = ipywidgets.HTML()
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
         self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
-        display(self.view)
         hear_while_busy(self.button)
 
     def _press(self, _: Any) -> None:
@@ -65,6 +64,7 @@ class SearchMonitor(SearchCallback):
         self.study, self.n_earlier = study, n_earlier_trials
         self.started = time.monotonic()
         self._refresh(study)
+        display(self.view)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         """Follow the trial's folds."""

@@ -234,6 +234,7 @@ def cross_validate(
             check(params)
             cache = cache or FoldCache("training", read_all=True)
             bar = stack.enter_context(contextlib.closing(Progress("Folds", len(folds))))
+            bar.update("starting")
             name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
             callbacks = [*_open_run(stack, name, corpus, folds, params), bar, *callbacks]
         return crossval.cross_validate(

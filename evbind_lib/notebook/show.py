@@ -14,7 +14,7 @@ from evbind_lib.config.compose import describe
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.evaluation.estimate import at_threshold, difference
+from evbind_lib.evaluation.estimate import at_threshold, compare
 from evbind_lib.hpo.results import SearchResult, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook import front_end
@@ -84,14 +84,18 @@ class Progress(Callback):
         self.title, self.total = title, total
         self.done = self.n_folds = 0
         self.before = self.best = self.shown = ""
-        watched = front_end.has_front_end() or RUN_VARIABLE in os.environ
-        self.handle = display(self._bundle("starting"), raw=True, display_id=True) if watched else None
+        self.handle: Any = None
 
     def update(self, text: str = "") -> None:
         """Show what is going on, between the steps that are done and the best value so far."""
-        text = "; ".join(part for part in (text, self.best) if part)
-        if self.handle is not None and (bundle := self._bundle(text))["text/plain"] != self.shown:
-            self.shown = bundle["text/plain"]
+        bundle = self._bundle("; ".join(part for part in (text, self.best) if part))
+        watched = front_end.has_front_end() or RUN_VARIABLE in os.environ
+        if not watched or bundle["text/plain"] == self.shown:
+            return
+        self.shown = bundle["text/plain"]
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
             self.handle.update(bundle, raw=True)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
@@ -205,11 +209,12 @@ def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> t
     """Result and lines of a comparison, the best result last."""
     means = {name: result.score(metric, "mean") for name, result in results.items()}
     *_, second, best = ranking = sorted(means, key=lambda name: means[name])
-    gain = difference(results[second].predictions, results[best].predictions, metric)
-    verdict = "more than chance" if gain.low > 0 else "not distinguishable from chance"
+    table = compare({name: results[name] for name in (second, best)}, metric)
+    gain, low, high = (float(table[f"difference{end}"].iloc[-1]) for end in ("", "_low", "_high"))
+    verdict = "more than chance" if low > 0 else "not distinguishable from chance"
     lines = [f"{name:<15} {metric} {means[name]:.3f}" for name in ranking]
-    lines.append(f"{best} over {second}: {gain}, {verdict}")
-    return {"means": means, "best": best, "gain": [gain.value, gain.low, gain.high]}, lines
+    lines.append(f"{best} over {second}: {gain:.3f} ({low:.3f} to {high:.3f}), {verdict}")
+    return {"means": means, "best": best, "gain": [gain, low, high]}, lines
 
 
 def threshold_summary(result: CrossValidation, threshold: float) -> tuple[dict[str, Any], list[str]]:

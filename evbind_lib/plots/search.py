@@ -200,7 +200,7 @@ def timeline(study: optuna.Study) -> go.Figure:
         if having:
             figure.add_bar(base=base, x=x, y=numbers, meta=numbers, **look)
     figure.update_yaxes(dtick=whole_steps(len(trials)), autorange="reversed", ticksuffix=" ")
-    figure.update_layout(barmode="overlay", showlegend=True, xaxis_type="date")
+    figure.update_layout(barmode="overlay", showlegend=True, xaxis={"type": "date", "hoverformat": "%d %b %H:%M:%S"})
     height = min(900, max(360, 160 + 16 * len(trials)))
     return styled(figure, "When each trial ran", f"{len(trials)} trials", x="time", y="trial", height=height)
 

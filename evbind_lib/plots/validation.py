@@ -1,8 +1,7 @@
 """Figures of validated predictions: scores of folds and criteria, learning curves, curves over thresholds, confusion matrix.
 
-``results`` of each is one result or a mapping of names to results, which it sets side by side, each in the same colour in every
-figure. A result is a `CrossValidation`, a `FoldResult` or, where epochs are not needed, a table of predictions with the columns
-label (1 is evidence), probability and, for figures of folds or criteria, fold or criterion_id.
+``results`` is one result or a mapping of names to results, which are set side by side, each in the same colour in every figure. A
+table of predictions has the columns label (1 is evidence) and probability, and where they are needed fold and criterion_id.
 """
 
 from __future__ import annotations
@@ -62,8 +61,7 @@ def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] =
 def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "macro_f1") -> go.Figure:
     """Training loss and a validation metric after each epoch, a line for each fold.
 
-    A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs. Folds that were read
-    from the cache have no epochs.
+    A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs.
 
     Parameters
     ----------
@@ -249,6 +247,7 @@ def _matrix(table: pd.DataFrame, threshold: float) -> go.Heatmap:
     fractions = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     # Light enough to read the counts on it.
     look = {"colorscale": "Blues", "zmin": 0, "zmax": 1.4, "showscale": False, "xgap": 3, "ygap": 3}
-    text = {"text": counts, "texttemplate": "%{text:,}<br>%{z:.1%} of row", "textfont": {"size": 15, "color": INK}}
-    hover = "annotated %{y}, predicted %{x}: %{text:,}<extra></extra>"
+    written = np.vectorize("{:,}<br>{:.1%} of row".format)(counts, fractions)
+    text = {"text": written, "texttemplate": "%{text}", "textfont": {"size": 15, "color": INK}}
+    hover = "annotated %{y}, predicted %{x}: %{text}<extra></extra>"
     return go.Heatmap(z=fractions, x=names, y=names, hovertemplate=hover, **text, **look)

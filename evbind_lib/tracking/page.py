@@ -23,24 +23,19 @@ def recorded_result(notebook: Any) -> dict[str, Any]:
 
 
 def export_html(notebook: Any, file: Path) -> Path:
-    """Write an executed notebook as one HTML page whose figures work without a network.
-
-    nbconvert knows no plotly figure, so each becomes a division of its own and plotly.js is put in once.
-    """
-    import plotly.graph_objects as go
+    """Write an executed notebook as one HTML page whose figures, which nbconvert does not know, work without a network."""
     from nbconvert import HTMLExporter
-    from plotly.offline import get_plotlyjs
+    from plotly.io import to_html
 
     page = copy.deepcopy(notebook)
     outputs = [output["data"] for cell in page["cells"] for output in cell.get("outputs", []) if "data" in output]
     for data in outputs:
         data.pop(WIDGET, None)  # a page has no kernel to bring it to life; the static figure beside it stays
     for number, data in enumerate([data for data in outputs if PLOTLY in data]):
-        content = data.pop(PLOTLY)
         data.pop("image/png", None)
-        figure = go.Figure(data=content["data"], layout=content["layout"])
-        script = f"<script>{get_plotlyjs()}</script>" if number == 0 else ""
-        data["text/html"] = script + figure.to_html(full_html=False, include_plotlyjs=False)
+        figure = {part: data[PLOTLY][part] for part in ("data", "layout")}
+        data["text/html"] = to_html(figure, full_html=False, include_plotlyjs=number == 0, validate=False)
+        del data[PLOTLY]
     exporter = HTMLExporter(embed_images=True)
     exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": file.stem}})

@@ -1,33 +1,43 @@
-"""Runs in MLflow that follow a search (Study > Trial > Fold) or a single cross-validation (Training > Fold).
+"""Runs in MLflow: of a notebook's execution, of a search (Study > Trial > Fold), of a cross-validation (Training > Fold).
 
-Once a study or a training has its run, a write that fails is warned of once and the work goes on: hours of training are worth
-more than their record. Every run has one writer: a study's the process that searches, a trial's the process that trains it.
+Once a run is open, a write that fails is warned of once and the work goes on: hours of training are worth more than their record.
+Every run has one writer: a study's the process that searches, a trial's the process that trains it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
+import nbformat
 import optuna
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as StoredRun
-from optuna.trial import FrozenTrial, TrialState
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial
 
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
 from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
-from evbind_lib.tracking.store import NONE, Numbers, Store, Values, circumstances, legal, or_go_on, plain, points, shown
+from evbind_lib.tracking.page import export_html
+from evbind_lib.tracking.store import NONE, Store, Values, circumstances, legal, or_go_on, plain
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
-SHOW_AFTER = 5.0  # seconds; epochs that take longer are to be seen while they come, quick ones are written per fold
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before")  # of a trial's record, worth a tag
+SIZES = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")  # of a fold's result, worth a metric
+CUT_OFF = ("FAILED", "KILLED")
+Error = BaseException | str | None
+AnyRun = TypeVar("AnyRun", bound="Run")
+OnOpen = Callable[["Run", str, str], None]
 
 
 @dataclass(eq=False)
@@ -37,223 +47,218 @@ class Run:
     store: Store
     run_id: str
     experiment: str
-    inherited: dict[str, str]
+    name: str
+    inherited: dict[str, Any]
+
+    level = place = ""  # of a kind of run that stands at the top: its level, and its experiment
+    status = "RUNNING"
+
+    @classmethod
+    def open(cls, store: Store, name: str, *, parameters: Values, tags: Values = NONE, **known_by: str) -> Self:
+        """Open a run at the top, or the one that is ``known_by`` these tags; `TrackingError` where the store cannot be used.
+
+        What killed processes left running is ended.
+        """
+        experiment, known = store.experiments[cls.place], evbind_tags(level=cls.level, **known_by)
+        inherited = evbind_tags(**{cls.level: name}, **known_by)
+        # Two searches that begin at once must not make two runs of a study.
+        with store.must_work(), lock_between_processes(f"{store.uri} runs"):
+            found = [str(run.info.run_id) for run in store.find(experiment, known)] if known_by else []
+            run_id = found[0] if found else store.start(experiment, name, {**inherited, **known})
+            store.client.update_run(run_id, status="RUNNING")
+        run = cls(store, run_id, experiment, name, inherited)
+        run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if found else None)})
+        store.end_abandoned()
+        return run
+
+    def child(self, kind: type[AnyRun], level: str, name: str, **tags: str) -> AnyRun:
+        """Open a run below this one."""
+        inherited = {**self.inherited, **evbind_tags(**tags)}
+        own = {**inherited, **evbind_tags(level=level), "mlflow.parentRunId": self.run_id}
+        return kind(self.store, self.store.start(self.experiment, name, own), self.experiment, name, inherited)
 
     def describe(self, parameters: Values, tags: Values = NONE) -> None:
-        """Log parameters and circumstances, or raise `TrackingError`.
+        """Log parameters and tags, or raise `TrackingError`.
 
-        MLflow lets no parameter be changed, so on a resumed run only new ones are logged, and what a changed one is now
-        becomes a tag ``evbind.now.<name>``. The artifact ``params.json`` has all as they are now.
+        MLflow lets no parameter be changed: where a run goes on with others, its tag ``evbind.changed`` has those that are not as
+        logged, and the artifact ``params.json`` all as they are now.
         """
         with self.store.must_work():
-            logged = self.store.client.get_run(self.run_id).data
-            now = {legal(name): shown(name, value) for name, value in parameters.items() if value is not None}
-            new = {name: value for name, value in now.items() if name not in logged.params}
-            # What a changed parameter is now, also where it was changed back.
-            later = {
-                f"evbind.now.{name}": value for name, value in now.items() if logged.params.get(name, value) != value
-            }
-            later |= {tag: now[name] for name in now if (tag := f"evbind.now.{name}") in logged.tags}
-            self.store.write(self.run_id, parameters=new, tags={**tags, **later})
+            logged = self.store.client.get_run(self.run_id).data.params
+            now = {legal(name): str(plain(name, value)) for name, value in parameters.items() if value is not None}
+            new = {name: value for name, value in now.items() if name not in logged}
+            changed = [f"{name}={value}" for name, value in now.items() if logged.get(name, value) != value]
+            noted = evbind_tags(changed=", ".join(changed) if logged else None)
+            self.log(parameters=new, tags={**tags, **noted})
             whole = {name: plain(name, value) for name, value in parameters.items()}
             self.store.client.log_dict(self.run_id, whole, "params.json")
 
+    def log(self, metrics: Values = NONE, *, step: int = 0, parameters: Values = NONE, tags: Values = NONE) -> None:
+        """Log everything in as few requests as MLflow's limits allow; metrics that are None or not finite are left out."""
+        now = int(time.time() * 1000)
+        numbers = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+        self.store.client.log_batch(
+            self.run_id,
+            [Metric(legal(name), float(value), now, step) for name, value in numbers.items()],
+            [Param(legal(name), str(plain(name, value))) for name, value in parameters.items()],
+            [RunTag(legal(name), str(value)) for name, value in tags.items()],
+        )
+
+    write = or_go_on(log)
+
     @or_go_on
-    def end(self, status: str, metrics: Numbers = (), *, tags: Values = NONE) -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
-        self.store.write(self.run_id, metrics, tags=tags)
-        self.store.client.set_terminated(self.run_id, status)
+    def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
+        """End the run as work does that stopped at this error, or with another status; an error before that is taken back."""
+        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
+        line = text.strip().partition("\n")[0][:300]
+        # A kernel that died was killed, if only for lack of memory.
+        killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
+        self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
+        noted = evbind_tags(error=line if line or failed_before else None)
+        self.log(metrics, tags={**tags, **noted})
+        self.store.client.set_terminated(self.run_id, self.status)
+
+
+@dataclass(eq=False)
+class NotebookRun(Run):
+    """Run of one pass through a notebook."""
+
+    n_cells: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    level, place = "notebook", "notebooks"
+
+    @classmethod
+    def join(cls, store: Store, run_id: str, parameters: Values) -> Self | None:
+        """Add to the run that another process opened and will end; None where this store has no such run."""
+        try:
+            info = store.client.get_run(run_id).info
+        except MlflowException:
+            return None
+        run = cls(store, run_id, info.experiment_id, info.run_name, {})
+        run.describe(parameters)
+        return run
+
+    def count_cell(self) -> None:
+        """Count a cell that has ended, which is a heartbeat too."""
+        self.n_cells += 1
+        self.write({"cells": self.n_cells}, step=self.n_cells)
+
+    @or_go_on
+    def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
+        """End the run as the execution did, with the notebook and its page."""
+        self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{self.name}.ipynb"
+            nbformat.write(notebook, file)
+            export_html(notebook, file.with_suffix(".html"))
+            self.store.client.log_artifacts(self.run_id, folder)
 
 
 @dataclass(eq=False)
 class FoldRuns(Run, Callback):
-    """A run whose folds are child runs, named after its label and written while the folds are trained."""
+    """A run whose folds are child runs, written while the folds are trained."""
 
-    label: str
     results: list[FoldResult] = field(default_factory=list)
-    _fold_run: str | None = None
-    _unwritten: list[Metric] = field(default_factory=list)
-    _written_at: float = 0.0
+    fold_run: Run | None = None
 
     @or_go_on
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         """Open the fold's run."""
-        self._fold_run, self._unwritten = None, []  # where it cannot be opened, nothing may go to the fold before
-        self._written_at = time.monotonic()
-        number = fold.index + 1
-        tags = {**self.inherited, "evbind.level": "fold", "evbind.fold": str(number)}
+        number = str(fold.index + 1)
         # The number comes first: MLflow's page cuts long names at this depth of the tree.
-        self._fold_run = self.store.start(self.experiment, f"fold {number} of {self.label}", self.run_id, tags)
+        self.fold_run = self.child(Run, "fold", f"fold {number} of {self.name}", fold=number)
 
-    @or_go_on
     def on_epoch_end(self, epoch: EpochResult) -> None:
-        """Log the epoch's loss and, where it was validated, its metrics, by epoch; quick epochs go together."""
+        """Log the epoch's loss and, where it was validated, its metrics, by epoch."""
         numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
-        self._unwritten += points(numbers, epoch.epoch)
-        if time.monotonic() - self._written_at > SHOW_AFTER:
-            self._write_fold()
+        if self.fold_run:
+            self.fold_run.write(numbers, step=epoch.epoch)
 
-    @or_go_on
     def on_fold_end(self, result: FoldResult) -> None:
         """Log sizes and durations, close the fold's run, and log its metrics and their mean so far here."""
         self.results.append(result)
-        facts = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")
-        self._unwritten += points({name: getattr(result, name) or math.nan for name in facts}, 0)
-        self._write_fold("FINISHED", {"evbind.cached": "true"} if result.cached else NONE)
+        if self.fold_run:
+            tags = evbind_tags(cached="true" if result.cached else None)
+            self.fold_run.end(None, {name: getattr(result, name) for name in SIZES}, tags=tags)
+            self.fold_run = None
         n_folds = len(self.results)
-        here = {f"fold/{name}": value for name, value in result.metrics.items()}
-        here |= {name: sum(done.metrics[name] for done in self.results) / n_folds for name in result.metrics}
-        here |= {"fold/seconds": result.seconds, "folds": n_folds}
-        self.store.write(self.run_id, here, step=result.fold + 1)
+        here = {name: sum(done.metrics[name] for done in self.results) / n_folds for name in result.metrics}
+        here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
+        self.write({**here, "folds": n_folds}, step=result.fold + 1)
 
-    def _write_fold(self, status: str | None = None, tags: Values = NONE) -> None:
-        if self._fold_run is not None:
-            self.store.write(self._fold_run, self._unwritten, tags=tags)
-            if status:
-                self.store.client.set_terminated(self._fold_run, status)
-                self._fold_run = None
-        self._unwritten, self._written_at = [], time.monotonic()
-
-    @or_go_on
-    def end(self, status: str, metrics: Numbers = (), *, tags: Values = NONE) -> None:
+    def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
         """End this run, and a fold that it cuts off."""
-        self._write_fold(status)
-        super().end(status, metrics, tags=tags)
+        if self.fold_run:
+            self.fold_run.end(error, status=status)
+        super().end(error, metrics, status=status, tags=tags)
 
 
-class TrainingRun(FoldRuns):
+class TrainingRun(FoldRuns, AbstractContextManager["TrainingRun"]):
     """Run of a single cross-validation: its callback, and a context that ends the run as the work in it ended."""
 
-    @classmethod
-    def open(cls, store: Store, name: str, *, parameters: Values, tags: Values) -> TrainingRun:
-        """Open the run; raises `TrackingError` where the store cannot be used."""
-        inherited, experiment = {"evbind.training": name}, store.experiments["training"]
-        own = {**tags, **circumstances(), **inherited, "evbind.level": "training"}
-        with store.must_work():
-            run = cls(store, store.start(experiment, name, None, own), experiment, inherited, name)
-        run.describe(parameters)
-        return run
-
-    def __enter__(self) -> TrainingRun:
-        return self
+    level = place = "training"
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
         numbers = {f"pooled/{name}": value for name, value in pooled.items()}
         numbers["seconds"] = sum(result.seconds for result in self.results)
-        self.end(status_after(error), numbers, tags=error_tags(error))
+        self.end(error, numbers)
 
 
 class TrialRun(FoldRuns):
     """Run of one trial."""
 
     @or_go_on
-    def log_parameters(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Log the parameters drawn so far; MLflow takes one twice where it is the same."""
-        self.store.write(self.run_id, parameters=trial.params)
-
-    @or_go_on
     def finish(self, trial: FrozenTrial) -> None:
         """End the run as the trial ended; a pruned trial ends FINISHED, with its state as a tag and in its name."""
         record = TrialRecord.read(trial)
         state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
-        numbers = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
-        numbers["seconds"] = record.seconds or math.nan
-        if state == "COMPLETE":
-            numbers["objective"] = trial.values[
-                0
-            ]  # that of a pruned trial is of fewer folds: it would sort among these
-        facts = {f"evbind.{name}": getattr(record, name) for name in FACTS if getattr(record, name) is not None}
-        self.log_parameters(trial)
-        status = state if state in {"FAILED", "KILLED"} else "FINISHED"
-        self.end(status, numbers, tags={"evbind.state": state, **facts, **error_tags(record.error)})
+        pooled = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
+        # The value of a pruned trial is of fewer folds: it would sort among the others.
+        objective = trial.value if state == "COMPLETE" else None
+        numbers = {**pooled, "seconds": record.seconds, "objective": objective}
+        self.write(parameters=trial.params)
+        tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
+        self.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags)
         if state == "PRUNED":
-            self.store.client.update_run(self.run_id, name=f"{self.label} (pruned)")
+            self.store.client.update_run(self.run_id, name=f"{self.name} (pruned)")
 
 
 class StudyRun(Run):
     """Run of a study; its trials and its summary are child runs."""
 
-    @classmethod
-    def open(cls, store: Store, name: str, uid: str, *, parameters: Values, tags: Values) -> StudyRun:
-        """Open the run that the study of this name and uid has already, or a new one."""
-        key = hashlib.sha256(f"{uid}#{name}".encode()).hexdigest()[:16]  # names may hold quotes
-        inherited = {"evbind.study": name, "evbind.study_key": key}
-        own = {**tags, **circumstances(), **inherited, "evbind.level": "study"}
-        run = cls(store, "", store.experiments["search"], inherited)
-        with store.must_work():
-            # Searches that join a study at the same moment must not make two runs of it: on one machine the lock keeps
-            # them apart, across machines the oldest run is the study's.
-            with lock_between_processes(f"{store.uri} {key}"):
-                if not run.find("study"):
-                    store.start(run.experiment, name, None, own)
-            run.run_id = str(run.find("study")[0].info.run_id)
-            store.client.update_run(run.run_id, status="RUNNING")
-        run.describe(parameters, own)
-        return run
+    level, place = "study", "search"
 
     def find(self, level: str, **tags: str) -> list[StoredRun]:
         """Find the study's runs of a level, ``study``, ``trial``, ``fold`` or ``summary``, with these tags."""
-        wanted = {"evbind.study_key": self.inherited["evbind.study_key"], "evbind.level": level}
-        return self.store.find(self.experiment, wanted | {f"evbind.{name}": value for name, value in tags.items()})
+        key = self.inherited["evbind.study_key"]
+        return self.store.find(self.experiment, evbind_tags(study_key=key, level=level, **tags))
 
     @or_go_on
-    def trial(self, number: int) -> TrialRun:
-        """Open the run of a trial."""
-        inherited, label = {**self.inherited, "evbind.trial": str(number)}, trial_label(number)
-        run_id = self.store.start(self.experiment, label, self.run_id, {**inherited, "evbind.level": "trial"})
-        return TrialRun(self.store, run_id, self.experiment, inherited, label)
-
-    @or_go_on
-    def mark_best(self, number: int) -> None:
-        """Mark one trial's run as the best, by tag and in its name, and take the mark from the one before."""
-        client = self.store.client
-        for run in self.find("trial", best="true"):
-            client.set_tag(run.info.run_id, "evbind.best", "false")
-            client.update_run(run.info.run_id, name=trial_label(run.data.tags["evbind.trial"]))
-        for run in self.find("trial", trial=str(number))[-1:]:
-            client.set_tag(run.info.run_id, "evbind.best", "true")
-            client.update_run(run.info.run_id, name=f"{trial_label(number)} (best)")
-            best = {"best_value": run.data.metrics.get("objective", math.nan)}
-            self.store.write(self.run_id, best, step=number, tags={"evbind.best_trial": number})
-
-    @or_go_on
-    def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        """Mark the best trial, and write the child run 'Study Summary' or, where the study went on, the one it has."""
-        best, counts = best_trial(study), count_trials(study)
-        if best is None:
-            return
-        self.mark_best(best.number)
-        tags = {**self.inherited, "evbind.level": "summary"}
-        there = [str(run.info.run_id) for run in self.find("summary")]
-        run_id = there[0] if there else self.store.start(self.experiment, "Study Summary", self.run_id, tags)
-        numbers = {"best_value": best.values[0], **{f"trials_{name}": count for name, count in counts.items()}}
-        weights = {f"importance/{name}": weight for name, weight in importances.items()}
-        note = {"mlflow.note.content": _note(counts, best, importances)}
-        # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
-        parameters = {f"best.{name}": value for name, value in best.params.items()}
-        step = counts["total"]  # shows how a resumed study went on
-        self.store.write(self.run_id, numbers, step=step, tags=note)
-        self.store.write(run_id, {**numbers, **weights}, step=step, tags={**parameters, **note})
-        for file in files.values():
-            self.store.client.log_artifact(run_id, str(file))
-        self.store.client.set_terminated(run_id, "FINISHED")
-
-
-OnOpen = Callable[[Run, str, str], None]
+    def mark_best(self, best: FrozenTrial) -> None:
+        """Mark the best trial's run, by tag and in its name, and take the mark from the one before."""
+        before, now = self.find("trial", best="true"), self.find("trial", trial=str(best.number))[-1:]
+        for run in [*before, *now]:
+            name = run.info.run_name.removesuffix(" (best)")
+            self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
+            self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
+        self.write({"best_value": best.value}, step=best.number, tags=evbind_tags(best_trial=best.number))
 
 
 class TrackedTrials(SearchCallback):
     """Writes the trials of one process below the study's run."""
 
-    def __init__(self, study_run: StudyRun | None) -> None:
-        self.study_run = study_run
+    def __init__(self, store: Store, study_run: StudyRun | None = None) -> None:
+        self.store, self.study_run = store, study_run
         self.trial_runs: dict[int, TrialRun] = {}  # those that are open
 
+    @or_go_on
     def on_trial_begin(self, trial: optuna.Trial) -> None:
         """Open the trial's run, and name it in the trial, so that a view of the study can lead to it."""
-        run = self.study_run.trial(trial.number) if self.study_run else None
-        if run:
+        if self.study_run:
+            name = f"trial {trial.number:03d}"  # so that names sort as numbers do
+            run = self.study_run.child(TrialRun, "trial", name, trial=str(trial.number))
             self.trial_runs[trial.number] = run
             TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
 
@@ -261,7 +266,7 @@ class TrackedTrials(SearchCallback):
         """Give the trial's run, which follows its folds; the parameters are known by now."""
         run = self.trial_runs.get(trial.number)
         if run:
-            run.log_parameters(trial)
+            run.write(parameters=trial.params)
         return (run,) if run else ()
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -271,7 +276,7 @@ class TrackedTrials(SearchCallback):
             run.finish(trial)
 
 
-class TrackedSearch(TrackedTrials):
+class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
     """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended.
 
     ``parameters`` are logged in place of all of ``params``; ``on_open`` is called with the study's run, "study" and its name.
@@ -280,75 +285,58 @@ class TrackedSearch(TrackedTrials):
     def __init__(
         self, store: Store, params: Params, tags: Values, *, parameters: Values = NONE, on_open: OnOpen | None = None
     ) -> None:
-        super().__init__(None)
-        self.store = store
-        self.parameters = parameters or params.flat()
-        self.tags = tags
-        self.on_open = on_open
-        self.best: int | None = None
+        super().__init__(store)
+        self.parameters, self.tags, self.on_open = parameters or params.flat(), tags, on_open
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Open the study's run, or the one that it has already."""
-        name, described = study.study_name, {"parameters": self.parameters, "tags": self.tags}
-        self.study_run = StudyRun.open(self.store, name, study_uid(study), **described)
-        self.store.end_abandoned()
+        name = study.study_name
+        key = hashlib.sha256(f"{study_uid(study)}#{name}".encode()).hexdigest()[:16]  # names may hold quotes
+        self.study_run = StudyRun.open(self.store, name, parameters=self.parameters, tags=self.tags, study_key=key)
         if self.on_open:
             self.on_open(self.study_run, "study", name)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """End the trial's run and mark the best."""
+        """End the trial's run, and mark it where it is the best."""
         super().on_trial_end(study, trial)
         if TrialRecord.read(trial).interrupted:
             self.store.end_abandoned()  # of a worker that died
-        best = best_trial(study) if trial.state == TrialState.COMPLETE else None
-        if self.study_run and best is not None and best.number != self.best:
-            self.best = best.number
-            self.study_run.mark_best(best.number)
+        best = best_trial(study)
+        if self.study_run and best is not None and best.number == trial.number:
+            self.study_run.mark_best(best)
 
-    def for_workers(self) -> TrackedTrials | None:
+    def for_workers(self) -> TrackedTrials:
         """Give what writes the trials in a worker, below the same run."""
-        return TrackedTrials(self.study_run) if self.study_run else None
+        return TrackedTrials(self.store, self.study_run)
 
+    @or_go_on
     def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        """Write the child run 'Study Summary', with the files as artifacts."""
-        if self.study_run:
-            self.study_run.summary(study, importances=importances, files=files)
-
-    def __enter__(self) -> TrackedSearch:
-        return self
+        """Write the child run 'Study Summary' or, where the study went on, the one it has, with the files as artifacts."""
+        run, best, counts = self.study_run, best_trial(study), count_trials(study)
+        if run is None or best is None:
+            return
+        run.mark_best(best)
+        there = [Run(run.store, found.info.run_id, run.experiment, "", {}) for found in run.find("summary")]
+        summary = there[0] if there else run.child(Run, "summary", "Study Summary")
+        numbers = {"best_value": best.value, **{f"trials_{name}": count for name, count in counts.items()}}
+        weights = {f"importance/{name}": weight for name, weight in importances.items()}
+        states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
+        note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
+        # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
+        tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
+        for owner in (run, summary):
+            owner.write({**numbers, **weights}, step=counts["total"], tags=tags)
+        for file in files.values():
+            self.store.client.log_artifact(summary.run_id, str(file))
+        summary.end()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for run in self.trial_runs.values():  # cut off
-            run.end("KILLED", tags={"evbind.state": "KILLED"})
+            run.end(status="KILLED")
         if self.study_run:
-            self.study_run.end(status_after(error))
+            self.study_run.end(error)
 
 
-def status_after(error: BaseException | None) -> str:
-    """Status of a run whose work ended with this error, or without one."""
-    if error is None:
-        return "FINISHED"
-    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def error_tags(error: BaseException | str | None) -> dict[str, str]:
-    """First line of an error as the tags that show it."""
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
-    line = text.strip().partition("\n")[0][:300]
-    return {"evbind.error": line, "mlflow.note.content": line} if line else {}
-
-
-def trial_label(number: int | str) -> str:
-    """Name of a trial's run, so that names sort as numbers do."""
-    return f"trial {int(number):03d}"
-
-
-def _note(counts: Mapping[str, int], best: FrozenTrial, importances: Mapping[str, float]) -> str:
-    """Write what MLflow's page says about a study, in Markdown."""
-    states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
-    lines = [f"{counts['total']} trials: {states}. Best value {best.values[0]:.4f}, trial {best.number}.", ""]
-    lines += ["| parameter | best | importance |", "| --- | --- | --- |"]
-    for name, value in best.params.items():
-        weight = f"{importances[name]:.2f}" if name in importances else ""
-        lines.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} | {weight} |")
-    return "\n".join(lines)
+def evbind_tags(**values: Any) -> dict[str, Any]:
+    """Tags of evbind's own; those that are None are left out."""
+    return {f"evbind.{name}": value for name, value in values.items() if value is not None}

@@ -79,23 +79,18 @@ def fold_key(
 
 def _content_of(model: str) -> str | None:
     """Digest of the files of a model's folder; None where the model is no folder."""
-    folder = resolve_path(model)
-    if not folder.is_dir():
-        return None
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return _digest_of_files(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    files = sorted(file for file in resolve_path(model).rglob("*") if file.is_file())
+    return _digest_of_files(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)) or None
 
 
 @functools.lru_cache(maxsize=8)
 def _digest_of_files(files: tuple[tuple[str, int, int], ...]) -> str:
     """Digest of contents, made once as long as sizes and times stay: weights of gigabytes are read for it."""
-    digest = hashlib.sha256()
+    digests = []
     for name, _, _ in files:
-        digest.update(Path(name).name.encode())
         with open(name, "rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
+            digests.append(f"{Path(name).name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if digests else ""
 
 
 def trial_name(number: int, fold: int) -> str:

@@ -26,41 +26,10 @@ def cross_validate(
     callbacks: Sequence[Callback | TrainerCallback] = (),
     cache: FoldCache | None = None,
 ) -> CrossValidation:
-    """Train and validate every fold in order.
+    """Train and validate every fold in order; `evbind_lib.cross_validate` documents the parameters, and records and shows it.
 
-    Parameters
-    ----------
-    corpus : Corpus
-    folds : sequence of Fold
-        As `make_folds` gives them.
-    params : Params
-    loss : str or callable, optional
-        As in `train_fold`.
-    model_init : callable, optional
-        As in `train_fold`.
-    callbacks : sequence of Callback or transformers.TrainerCallback
-        Called for folds from the cache as for the others.
-    cache : FoldCache, optional
-        Folds trained before with the same key (`fold_key`) are read from it, the others written to it. Where a loss or a model
-        has no digest, or a TrainerCallback takes part, a fold has no key and is trained.
-
-    Returns
-    -------
-    CrossValidation
-
-    Raises
-    ------
-    TrainingError, ParamsError, ModelError
-        As `train_fold`; and whatever a callback raises.
-
-    Examples
-    --------
-    >>> import evbind_lib as ev
-    >>> params = ev.compose(["training.args.max_steps=2", "training.n_folds=2"])
-    >>> corpus = ev.load_corpus(params)
-    >>> cv = ev.cross_validate(corpus, ev.make_folds(corpus, params), params)
-    >>> len(cv.folds), 0 <= cv.score("macro_f1") <= 1
-    (2, True)
+    With ``cache``, folds trained before with the same `fold_key` are read from it, the others written to it. Where a loss or a
+    model has no digest, or a TrainerCallback takes part, a fold has no key and is trained.
     """
     # Callbacks read from it how many folds there are.
     params = params.model_copy(update={"training": params.training.model_copy(update={"n_folds": len(folds)})})

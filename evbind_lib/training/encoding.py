@@ -37,6 +37,7 @@ class PairLayout:
     between: tuple[int, ...]
     after: tuple[int, ...]
     types: tuple[int, int, int, int, int] | None  # of before, first, between, second, after
+    pad: int
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> PairLayout:
@@ -52,7 +53,8 @@ class PairLayout:
             at = probe["token_type_ids"]
             # An absent special token takes the type of the text beside it; it is never used.
             types = (at[0], at[begin], at[other - 1] if other > end else 0, at[other], at[-1])
-        return cls(tuple(ids[:begin]), tuple(ids[end:other]), tuple(ids[other + len(second) :]), types)
+        pad = int(tokenizer.pad_token_id or 0)
+        return cls(tuple(ids[:begin]), tuple(ids[end:other]), tuple(ids[other + len(second) :]), types, pad)
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
@@ -62,16 +64,9 @@ class EncodedPairs(Dataset):
     """Pairs as tokens, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, ``token_type_ids``."""
 
     def __init__(
-        self,
-        tokens: Sequence[tuple[np.ndarray, np.ndarray]],
-        labels: np.ndarray,
-        layout: PairLayout,
-        max_length: int,
+        self, tokens: Sequence[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, layout: PairLayout, max_length: int
     ) -> None:
-        self.tokens = tokens
-        self.labels = labels
-        self.layout = layout
-        self.max_length = max_length
+        self.tokens, self.labels, self.layout, self.max_length = tokens, labels, layout, max_length
         budget = max_length - len(layout)
         self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in tokens]
 
@@ -99,6 +94,19 @@ class EncodedPairs(Dataset):
             item["token_type_ids"] = np.repeat(layout.types, parts)
         return item
 
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Int64 tensors, as long as the batch's longest pair: ids, mask and, where used, types; labels (batch,)."""
+        lengths = [len(item["input_ids"]) for item in items]
+        names = ["input_ids", "token_type_ids"] if self.layout.types is not None else ["input_ids"]
+        batch = {name: np.zeros((len(items), max(lengths)), dtype=np.int64) for name in [*names, "attention_mask"]}
+        batch["input_ids"][:] = self.layout.pad
+        for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
+            batch["attention_mask"][row, :length] = 1
+            for name in names:
+                batch[name][row, :length] = item[name]
+        batch["labels"] = np.array([item["labels"] for item in items])
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
 
 class PairEncoder:
     """Encode tables of pairs with one tokenizer, remembering every text it has seen.
@@ -124,41 +132,7 @@ class PairEncoder:
         if not new:
             return
         # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
-        encoded = self.tokenizer(
-            new,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
+        encoded = self.tokenizer(new, add_special_tokens=False, verbose=False, **only_ids)
         for text, ids in zip(new, encoded["input_ids"], strict=True):
             self._tokens[text] = np.asarray(ids, dtype=np.int32)
-
-
-@dataclass(frozen=True)
-class PadToLongest:
-    """Collate items of `EncodedPairs` into int64 tensors as long as the batch's longest pair."""
-
-    pad_token_id: int
-
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Ids, mask and, where the model takes them, types (batch, longest); labels (batch,)."""
-        longest = max(len(item["input_ids"]) for item in items)
-        shape = (len(items), longest)
-        ids = np.full(shape, self.pad_token_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64) if "token_type_ids" in items[0] else None
-        for row, item in enumerate(items):
-            length = len(item["input_ids"])
-            ids[row, :length] = item["input_ids"]
-            mask[row, :length] = 1
-            if types is not None:
-                types[row, :length] = item["token_type_ids"]
-        batch = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": np.array([item["labels"] for item in items]),
-        }
-        if types is not None:
-            batch["token_type_ids"] = types
-        return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -236,13 +236,7 @@ class _Validation(TrainerCallback):
             self._validate(kwargs["model"], args.per_device_eval_batch_size)
 
     def _validate(self, model: PreTrainedModel, batch_size: int) -> None:
-        logits = predict(
-            model,
-            self.data.validation,
-            pad_token_id=int(self.data.encoder.tokenizer.pad_token_id or 0),
-            batch_size=batch_size,
-            precision=self.precision,
-        )
+        logits = predict(model, self.data.validation, batch_size=batch_size, precision=self.precision)
         self.logits = logits.astype(np.float32)  # as it is cached, so that metrics of cached folds are the same
         epoch = EpochResult(
             fold=self.data.fold.index,

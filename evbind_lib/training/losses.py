@@ -47,46 +47,19 @@ def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
 
 
 def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each pair times the weight of its class.
+    """Cross-entropy of each pair times the weight of its class: logits (n, 2), labels (n,), weights (2,) -> (n,).
 
     ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, which makes a rare positive count
     less in a batch where it is alone; here each pair counts the same wherever it falls.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        Shape (n, 2).
-    labels : torch.Tensor
-        Shape (n,), int64.
-    weights : torch.Tensor
-        Shape (2,).
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (n,).
     """
     return functional.cross_entropy(logits.float(), labels, weight=weights.to(logits.device), reduction="none")
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:
-    """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of each pair (Lin et al., ICCV 2017, equation 5).
+    """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of each pair (Lin et al., ICCV 2017, equation 5): (n, 2), (n,) -> (n,).
 
-    Parameters
-    ----------
-    logits : torch.Tensor
-        Shape (n, 2); p_t is the softmax probability of the true class.
-    labels : torch.Tensor
-        Shape (n,), int64.
-    gamma : float
-        At 0 every pair counts alike; the larger, the less an easy pair counts.
-    alpha : float
-        Weight of the evidence class; the other has 1 - alpha.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (n,).
+    p_t is the softmax probability of the true class; the larger ``gamma``, the less an easy pair counts, at 0 all count alike;
+    ``alpha`` is the weight of the evidence class, the other has 1 - alpha.
     """
     log_p = functional.log_softmax(logits.float(), dim=-1).gather(1, labels[:, None]).squeeze(1)
     alpha_t = torch.where(labels == 1, alpha, 1.0 - alpha)

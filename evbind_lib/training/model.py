@@ -20,7 +20,7 @@ from transformers import (
 
 from evbind_lib.config.schema import ModelParams
 from evbind_lib.errors import ModelError
-from evbind_lib.training.encoding import EncodedPairs, PadToLongest
+from evbind_lib.training.encoding import EncodedPairs
 from evbind_lib.training.tiny import TINY, tiny_config, train_tiny_tokenizer
 
 # Only these attention implementations exist for DeBERTa; asking for another makes transformers warn or fail.
@@ -139,11 +139,8 @@ def _cpu_multiplies_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
-def predict(
-    model: PreTrainedModel, pairs: EncodedPairs, *, pad_token_id: int, batch_size: int, precision: str
-) -> np.ndarray:
+def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, precision: str) -> np.ndarray:
     """Logit of evidence minus that of no evidence of each pair, float64 (n,), in the pairs' order."""
-    collate = PadToLongest(pad_token_id)
     order = np.argsort(pairs.lengths(), kind="stable")  # batches of like length hold little padding
     logits = np.empty(len(pairs))
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -153,7 +150,7 @@ def predict(
         with torch.inference_mode(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                batch = collate([pairs[int(row)] for row in rows])
+                batch = pairs.collate([pairs[int(row)] for row in rows])
                 del batch["labels"]
                 both = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.double()
                 logits[rows] = (both[:, 1] - both[:, 0]).cpu().numpy()

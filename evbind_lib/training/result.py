@@ -20,20 +20,9 @@ PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label",
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch gave; ``metrics`` is None where it was not validated.
+    """What an epoch gave: fold counted from 0, epoch from 1, mean loss of its steps, seconds of training and validating.
 
-    Attributes
-    ----------
-    fold : int
-        Counted from 0.
-    epoch : int
-        Counted from 1.
-    training_loss : float
-        Mean over the epoch's steps.
-    metrics : dict of str to float, or None
-        Of the validation part, by the names of `METRICS`.
-    seconds : float
-        Of training and validating.
+    ``metrics`` are those of the validation part, by the names of `METRICS`; None where the epoch was not validated.
     """
 
     fold: int
@@ -70,6 +59,15 @@ class FoldResult:
         Whether the fold was read from disk, not trained.
     model : PreTrainedModel or None
         With ``keep_model=True`` the model as it was after the last step.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.args.max_steps=1"])
+    >>> corpus = ev.load_corpus(params)
+    >>> result = ev.train_fold(corpus, ev.make_folds(corpus, params)[0], params)
+    >>> result.fold, result.precision, len(result.epochs), result.cached
+    (0, 'fp32', 1, False)
     """
 
     fold: int
@@ -120,37 +118,23 @@ class Callback:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Result of all folds.
+    """Result of all folds; ``aggregation`` is how `score` aggregates by default, that of ``hpo.metric.fold_aggregation``.
 
-    Attributes
-    ----------
-    folds : tuple of FoldResult
-    aggregation : str
-        How `score` aggregates by default: ``hpo.metric.fold_aggregation``.
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.args.max_steps=1", "training.n_folds=2"])
+    >>> corpus = ev.load_corpus(params)
+    >>> cv = ev.cross_validate(corpus, ev.make_folds(corpus, params), params)
+    >>> cv.score("log_loss") == cv.table().loc["mean", "log_loss"]
+    True
     """
 
     folds: tuple[FoldResult, ...]
     aggregation: str = "mean"
 
     def score(self, metric: str, aggregation: str | None = None) -> float:
-        """Aggregate one metric over the folds.
-
-        Parameters
-        ----------
-        metric : str
-            A name of `METRICS`.
-        aggregation : {"mean", "median", "min", "max"}, optional
-            That of ``hpo.metric.fold_aggregation`` when not given.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ParamsError
-            For an unknown metric, with the nearest name.
-        """
+        """One metric aggregated over the folds by mean, median, min or max; an unknown name is a `ParamsError`."""
         METRICS[metric]  # an unknown name is refused with the nearest one
         return aggregate([result.metrics[metric] for result in self.folds], aggregation or self.aggregation)
 

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean
-from evbind_lib.training.encoding import EncodedPairs, PadToLongest, PairEncoder
+from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import LOSSES, Loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
 
@@ -188,7 +188,7 @@ def fit(
             model=model,
             args=training_arguments(params, output_dir=unused),
             train_dataset=pairs,
-            data_collator=PadToLongest(int(encoder.tokenizer.pad_token_id or 0)),
+            data_collator=pairs.collate,
             compute_loss_func=loss or TrainerLoss(choose_loss(params, pairs.labels), "all data"),
             callbacks=list(callbacks),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -12,28 +12,27 @@ from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.metrics import METRICS, Metric
 
-MOST_BYTES = 64_000_000  # of replicates held in memory
-
 
 class RacingPruner(optuna.pruners.BasePruner):
     """Stop a trial that is worse than the best, or that can hardly end better, by its predictions for the same posts.
 
     For cross-validation whose folds are the same in every trial. It works in any Optuna study whose objective hands
-    `report_folds` to `cross_validate`, which saves each fold's predictions in the workspace; trials are compared by the
-    metric given there, whatever the objective returns. After each fold but the last, two rules are asked.
+    `report_folds` to `cross_validate`, which saves each fold's predictions in the workspace; trials are compared by the metric
+    given there, whatever the objective returns. After each fold but the last, two rules are asked.
 
-    *Worse* (``p``): a trial whose true score is at least that of the best is stopped with a chance of at most ``p`` over
-    all its folds. The test allows for other posts (bootstrap), other trainings (variance from the better half of complete
-    trials, with the long tail of failed ones) and luck: the best was selected on these very folds. In simulated searches
-    ``p=0.05`` stopped 1.0 to 4.3 in 100 of the trials truly as good as the best (10 cases of 300 searches), and 5.3 in 100
-    over whole searches whose trainings vary most (``tests/benchmarks/racing/simulate.py``).
+    *Worse* (``p``): a trial whose true score is at least that of the best is stopped with a chance of at most ``p`` over all its
+    folds. The test allows for other posts (bootstrap), other trainings (variance from the better half of complete trials, with
+    the long tail of failed ones) and luck: the best was selected on these very folds. In simulated searches ``p=0.05`` stopped
+    1.0 to 4.3 in 100 of the trials truly as good as the best (10 cases of 300 searches), and 5.3 in 100 over whole searches
+    whose trainings vary most (``tests/benchmarks/racing/simulate.py``).
 
-    *Futile* (``futility``): the chance of ending better than the best by more than ``margin``, as predicted, is below it. Of
-    the trials stopped at 0.1, 0.5 to 1.9 in 100 would have ended better.
+    *Futile* (``futility``): the chance of ending better than the best by more than ``margin``, as predicted, is below it. Of the
+    trials stopped at 0.1, 0.5 to 1.9 in 100 would have ended better. This bounds the fraction of stopped trials that would have
+    won, not that of good trials stopped: most trials truly as good as the best are stopped by it, and so is a good one whose
+    first training fails. Where that matters, set ``futility=None``, at the price of more folds.
 
-    Caveat: futility bounds the fraction of stopped trials that would have won, not that of good trials stopped. Most
-    trials truly as good as the best are stopped by it, and so is a good one whose first training fails. Where that
-    matters, set ``futility=None``, at the price of more folds.
+    Sources: Maron and Moore, NIPS 1993 (races); Tsamardinos, Greasidou and Borboudakis, Machine Learning 107, 2018 (bootstrap of
+    out-of-sample predictions); Lan, Simon and Halperin, Sequential Analysis 1, 1982 (futility).
 
     Parameters
     ----------
@@ -43,10 +42,8 @@ class RacingPruner(optuna.pruners.BasePruner):
         Chance of ending better, from 0 to 1, below which a trial is stopped; None: never for that reason.
     margin : float
         How much better than the best, in units of the metric, a trial must end to be worth its folds; 0 or more.
-    n_startup_trials : int
-        Complete trials before any is stopped; two are needed in any case, to estimate the spread.
-    n_warmup_steps : int
-        Folds that no trial is stopped before; steps are folds, counted from 0.
+    n_startup_trials, n_warmup_steps : int
+        Complete trials before any is stopped (two in any case, to estimate the spread); folds that none is stopped before.
     n_resamples : int
         Bootstrap resamples of posts, at least 100.
 
@@ -55,22 +52,12 @@ class RacingPruner(optuna.pruners.BasePruner):
     ValueError
         For a value out of its range.
 
-    References
-    ----------
-    Maron and Moore, NIPS 1993 (races); Tsamardinos, Greasidou and Borboudakis, Machine Learning 107, 2018 (bootstrap of
-    out-of-sample predictions); Lan, Simon and Halperin, Sequential Analysis 1, 1982 (futility).
-
     Examples
     --------
-    >>> import optuna
-    >>> import evbind_lib as ev
+    >>> import evbind_lib as ev, optuna
     >>> params = ev.compose(["training.n_folds=2", "training.args.max_steps=1"])
     >>> corpus = ev.load_corpus(params)
-    >>> folds = ev.make_folds(corpus, params)
-    >>> def objective(trial):
-    ...     tried = params.with_values({"training.args.learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3)})
-    ...     report = ev.report_folds(trial, "pr_auc")
-    ...     return ev.cross_validate(corpus, folds, tried, callbacks=[report]).score("pr_auc")
+    >>> objective = ev.Objective(corpus, ev.make_folds(corpus, params), params)  # or your own, with ev.report_folds
     >>> study = optuna.create_study(direction="maximize", pruner=ev.RacingPruner(p=0.05))
     >>> study.optimize(objective, n_trials=1)
     >>> len(study.best_trial.intermediate_values)
@@ -99,7 +86,6 @@ class RacingPruner(optuna.pruners.BasePruner):
                 raise ValueError(f"{name}={value} must be {wish}")
         self.p, self.futility, self.margin, self.n_resamples = p, futility, margin, n_resamples
         self.n_startup_trials, self.n_warmup_steps = n_startup_trials, n_warmup_steps
-        self._scores: OrderedDict[tuple[str, int, int, Metric], FoldScore] = OrderedDict()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial after its last reported fold."""
@@ -107,53 +93,48 @@ class RacingPruner(optuna.pruners.BasePruner):
 
     def judge(self, study: optuna.Study, trial: FrozenTrial) -> Verdict:
         """Give the decision with its reasons."""
-        known, own = StudyRecord.read(study), TrialRecord.read(trial)
-        identity = known.identity or {}  # for trials of before they recorded the metric themselves
-        metric = own.metric or identity.get("metric")
-        if known.uid is None or trial.last_step is None or not isinstance(metric, str):
-            return Verdict(False, "no folds to compare")
+        uid, record = StudyRecord.read(study).uid, TrialRecord.read(trial)
+        if uid is None or record.metric is None or trial.last_step is None:
+            return Verdict("no folds to compare")
         if trial.last_step < self.n_warmup_steps:
-            return Verdict(False, "warm-up")
-        cache, n_done = FoldCache(known.uid), trial.last_step + 1
-        candidate = self._folds(cache, trial.number, n_done, metric)
+            return Verdict("warm-up")
+        candidate = self._folds(uid, trial.number, trial.last_step + 1, record.metric)
         if candidate is None:
-            return Verdict(False, "no predictions")
-        pairs = [fold.pairs for fold in candidate]
-        found = [self._folds(cache, number, n_folds, metric) for number, n_folds in _rivals(study, trial)]
-        complete = [folds for folds in found if folds and [fold.pairs for fold in folds[:n_done]] == pairs]
-        n_folds = max(map(len, complete), default=0)
-        complete = [folds for folds in complete if len(folds) == n_folds]
+            return Verdict("no predictions")
+        found = [self._folds(uid, number, n_folds, record.metric) for number, n_folds in _rivals(study, trial)]
+        n_folds = max((len(folds) for folds in found if folds), default=0)
+        complete = [folds for folds in found if folds and len(folds) == n_folds]
         if len(complete) < max(self.n_startup_trials, 2):
-            return Verdict(False, "start-up")
-        if n_done >= n_folds:
-            return Verdict(False, "last fold")
+            return Verdict("start-up")
+        if len(candidate) >= n_folds:
+            return Verdict("last fold")
         return judge(
             candidate,
             complete,
-            aggregation=own.fold_aggregation or identity.get("fold_aggregation", "mean"),
-            greater_is_better=METRICS[metric].greater_is_better,
+            aggregation=record.fold_aggregation or "mean",
+            greater_is_better=METRICS[record.metric].greater_is_better,
             p=self.p,
             futility=self.futility,
             margin=self.margin,
             n_looks=n_folds - 1 - self.n_warmup_steps,
         )
 
-    def _folds(self, cache: FoldCache, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
-        """Scores of the first folds of a trial; None where one of them is not cached."""
-        folds = []
-        for fold in range(n_folds):
-            key = (str(cache.folder), number, fold, METRICS[metric])
-            score = self._scores.pop(key, None)
-            if score is None:
-                result = cache.load(trial_name(number, fold))
-                if result is None:
-                    return None
-                score = score_fold(result.predictions, metric, fold=fold, n_resamples=self.n_resamples)
-            self._scores[key] = score  # last: what was used longest ago goes first
-            if len(self._scores) * self.n_resamples * 8 > MOST_BYTES:
-                self._scores.popitem(last=False)
-            folds.append(score)
-        return folds
+    def _folds(self, uid: str, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
+        """Scores of the first folds of a trial; None where the predictions of one of them are not in this workspace."""
+        function, n_resamples = METRICS[metric], self.n_resamples
+        try:
+            return [_fold_score(uid, number, fold, metric, function, n_resamples) for fold in range(n_folds)]
+        except FileNotFoundError:
+            return None
+
+
+@lru_cache(maxsize=8_000)  # of 8 kB each, at 1,000 resamples
+def _fold_score(uid: str, number: int, fold: int, metric: str, function: Metric, n_resamples: int) -> FoldScore:
+    """Score of a cached fold; `FileNotFoundError`, which is not remembered, where it is not cached."""
+    result = FoldCache(uid).load(trial_name(number, fold))
+    if result is None:
+        raise FileNotFoundError
+    return score_fold(result.predictions, metric, fold=fold, n_resamples=n_resamples)
 
 
 def _rivals(study: optuna.Study, trial: FrozenTrial) -> list[tuple[int, int]]:

@@ -1,30 +1,22 @@
 """The statistics of racing: whether a trial is worse than the best, or unlikely to end better, by the folds that it has done.
 
-Folds and validation posts are the same in every trial, so trials are compared pair by pair. Known before: dropping what is
-surely inferior while it is evaluated (Hoeffding races, Maron and Moore, NIPS 1993; F-race, Birattari et al., GECCO 2002;
-CVST, Krueger, Panel and Braun, JMLR 16, 2015), a bootstrap of out-of-sample predictions to do so (BBCD-CV, Tsamardinos,
-Greasidou and Borboudakis, Machine Learning 107, 2018), and giving up what can hardly win any more (stochastic
-curtailment: Lan, Simon and Halperin, Sequential Analysis 1, 1982). Added here: the noise of training a model again, and that
-the best trial was selected on these very folds.
+Folds and validation posts are the same in every trial, so trials are compared pair by pair. Beside the sources that
+`RacingPruner` names, F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel and Braun, JMLR 16, 2015) drop what is surely
+inferior while it is evaluated. Added here: the noise of training again, and that the best was selected on these very folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evbind_lib.evaluation.estimate import MOST_COPIES, post_weights, resampled
-from evbind_lib.training.metrics import AGGREGATIONS, METRICS
+from evbind_lib.evaluation.estimate import bootstrap
+from evbind_lib.training.metrics import AGGREGATIONS
 
-RANKED = (
-    "roc_auc",
-    "pr_auc",
-)  # what `ranked_scores` computes; a hundred times slower by scikit-learn, resample by resample
-MOST_CELLS = 4_000_000  # of an array of resamples by pairs
 FEWEST_PEERS = 5  # complete trials that the spread is estimated from, where there are as many
 CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
 MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
@@ -33,87 +25,41 @@ SMOOTHING = 0.25  # of the drawn noise of training, in its standard deviations (
 
 @dataclass(frozen=True)
 class FoldScore:
-    """Metric of one trial in one fold, and how it would have varied over other posts.
-
-    Attributes
-    ----------
-    value : float
-    noise : ndarray of float, shape (n_resamples,)
-        Bootstrap replicates of the metric over posts, minus their mean; the same posts for every trial of a fold.
-    pairs : tuple of int
-        Number of pairs, posts and evidence; folds that differ in it cannot be compared.
-    """
+    """Metric of a trial in a fold, and bootstrap replicates of it over posts, minus their mean, (n_resamples,)."""
 
     value: float
     noise: np.ndarray
-    pairs: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What was found about a trial after a fold.
 
-    Attributes
-    ----------
-    stop : bool
-    rule : str
-        ``worse`` or ``futile`` where the trial is stopped, else ``go on``, or why there was nothing to judge.
-    difference : float
-        Running aggregate minus that of the best trial over the same folds, in the metric's own sign.
-    p_value : float
-        Of the test against being worse than the best.
-    level : float
-        What the p-value is held against: ``p``, divided by one more than the number of looks.
-    chance : float
-        Predicted chance that the trial would end better than the best by more than the margin.
-    n_contenders : int
-        Complete trials that the best was selected from: those not clearly below it.
+    ``rule`` is ``worse`` or ``futile`` where it is stopped, else ``go on``, or why nothing was judged; ``p_value`` is that of
+    the test against being worse, held against ``level``, and ``chance`` the predicted one of ending better by the margin.
     """
 
-    stop: bool
     rule: str
-    difference: float = float("nan")
     p_value: float = float("nan")
     level: float = float("nan")
     chance: float = float("nan")
-    n_contenders: int = 0
+
+    @property
+    def stop(self) -> bool:
+        """Whether the trial is stopped."""
+        return self.rule in ("worse", "futile")
 
 
 def score_fold(predictions: pd.DataFrame, metric: str, *, fold: int, n_resamples: int) -> FoldScore:
     """Score a fold and bootstrap its posts; the fold's number is the seed, so that all trials meet the same draws."""
-    if not METRICS[metric].takes_weights:
-        n_resamples = min(n_resamples, MOST_COPIES)
-    drawn = post_weights(predictions, n_resamples, seed=fold)
-    n_posts = drawn.shape[1]
-    weights = np.vstack([np.ones_like(drawn[:1]), drawn])
-    built_in = metric in RANKED and metric not in METRICS.additions()
-    replicates = (ranked_scores if built_in else resampled)(predictions, metric, weights)
-    value, noise = float(replicates[0]), replicates[1:]
-    known = np.isfinite(noise)
-    center = noise[known].mean() if known.any() else np.nan
+    scores, n_posts = (
+        bootstrap(predictions, metric, n_resamples=n_resamples, seed=fold),
+        predictions["post_id"].nunique(),
+    )
+    known = np.isfinite(noise := scores[1:])
+    noise = np.where(known, noise - noise[known].sum() / max(known.sum(), 1), 0.0)
     # A resample of n posts varies by (n - 1) / n of what n new posts would.
-    noise = np.where(known, noise - center, 0.0) * np.sqrt(n_posts / max(n_posts - 1, 1))
-    return FoldScore(value, noise, (len(predictions), n_posts, int(predictions["label"].sum())))
-
-
-def ranked_scores(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
-    """ROC AUC or average precision of each resample, as `resampled` gives them, for all resamples at once."""
-    posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
-    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    order = np.argsort(-probability, kind="stable")
-    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))  # equal probabilities share a rank
-    parts = []
-    for rows in np.array_split(weights, -(-weights.shape[0] * len(label) // MOST_CELLS)):
-        times = rows[:, posts[order]].astype(float)
-        evidence, other = (np.add.reduceat(times * (label[order] == answer), starts, axis=1) for answer in (1, 0))
-        found, called = evidence.cumsum(axis=1), (evidence + other).cumsum(axis=1)
-        with np.errstate(invalid="ignore"):
-            if metric == "roc_auc":
-                area = ((found - evidence / 2) * other).sum(axis=1) / other.sum(axis=1)
-            else:
-                area = np.nansum(found / called * evidence, axis=1)  # NaN before the first pair that was drawn
-            parts.append(np.where(called[:, -1] > found[:, -1], area / found[:, -1], np.nan))
-    return np.concatenate(parts)
+    return FoldScore(float(scores[0]), noise * np.sqrt(n_posts / max(n_posts - 1, 1)))
 
 
 def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
@@ -123,9 +69,8 @@ def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
     The degrees are those of a chi-square that varies as much as the estimate does, by the residuals' excess kurtosis k: the
     variance of a mean square of n is (2 / degrees + k / n) times its square, and failed trainings make long tails.
     """
-    left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    nominal = (scores.shape[0] - 1) * (scores.shape[1] - 1)
-    squares = left**2
+    left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    nominal, squares = (scores.shape[0] - 1) * (scores.shape[1] - 1), left**2
     excess = (squares**2).mean() / (squares.mean() ** 2 or 1.0) - 3
     return float(squares.sum() / nominal), float(2 / (2 / nominal + max(0.0, excess) / squares.size))
 
@@ -141,8 +86,7 @@ def training_shape(scores: np.ndarray) -> np.ndarray:
     apart = scores - scores.mean(axis=0)
     # Distances to the median over folds: a trial's mean would hand part of a failure to its other folds.
     left = (apart - np.median(apart, axis=1, keepdims=True)).ravel()
-    left = left - left.mean()
-    return np.asarray(left / (left.std() or 1.0))
+    return np.asarray((left - left.mean()) / (left.std() or 1.0))
 
 
 def peers_of(scores: np.ndarray) -> np.ndarray:
@@ -171,14 +115,13 @@ def null_differences(
     random = np.random.default_rng(0)
     n_done, n_resamples = candidate.shape
 
-    def trained(size: tuple[int, ...]) -> np.ndarray:
-        smooth = random.choice(shape, size) + SMOOTHING * random.standard_normal(size)
-        return np.asarray(training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
+    def trained(noise: np.ndarray) -> np.ndarray:
+        smooth = random.choice(shape, noise.shape) + SMOOTHING * random.standard_normal(noise.shape)
+        return np.asarray(profile[: noise.shape[-2], None] + noise + training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
 
-    others = profile[:, None] + contenders + trained(contenders.shape)
+    others = trained(contenders)
     best = others[np.argmax(combine(others, axis=1), axis=0), :, np.arange(n_resamples)]
-    own = profile[:n_done, None] + candidate + trained(candidate.shape)
-    return np.asarray(combine(own, axis=0) - combine(best[:, :n_done], axis=1))
+    return np.asarray(combine(trained(candidate), axis=0) - combine(best[:, :n_done], axis=1))
 
 
 def predicted_finals(
@@ -221,40 +164,36 @@ def judge(
     if not greater_is_better:
         aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
     combine: Any = AGGREGATIONS[aggregation]
-    own, n_done = sign * np.array([fold.value for fold in candidate]), len(candidate)
-    scores = sign * np.array([[fold.value for fold in folds] for folds in complete])
+    own, own_noise = (sign * np.array([getattr(fold, part) for fold in candidate]) for part in ("value", "noise"))
+    scores, noise = (
+        sign * np.array([[getattr(fold, part) for fold in folds] for folds in complete]) for part in ("value", "noise")
+    )
     if not (np.isfinite(own).all() and np.isfinite(scores).all()):
-        return Verdict(False, "a score is not a number")
-    finals = combine(scores, axis=1)
-    best, peers, n_folds = int(np.argmax(finals)), peers_of(scores), scores.shape[1]
+        return Verdict("a score is not a number")
+    (n_done, n_resamples), n_folds = own_noise.shape, scores.shape[1]
+    finals, peers = combine(scores, axis=1), peers_of(scores)
+    best = int(np.argmax(finals))
     mean_square, freedom = residual_mean_square(scores[peers])
     difference = float(combine(own) - combine(scores[best, :n_done]))
 
-    own_noise = sign * np.array([fold.noise for fold in candidate])
-    n_resamples = own_noise.shape[1]
-
-    def noise_of(trials: Iterable[int]) -> np.ndarray:
-        return sign * np.array([[fold.noise for fold in complete[index]] for index in trials])
-
     near = np.flatnonzero(finals[best] - finals <= CLEARLY_BELOW * np.sqrt(2 * mean_square / n_folds))
-    n_near, near = len(near), near[np.argsort(-finals[near], kind="stable")][:MOST_CONTENDERS]
-    # An equal part for each look, and one in reserve for the noise of training being other than it was drawn.
-    level = p / (1 + (n_folds - 1 if n_looks is None else n_looks))
+    near = near[np.argsort(-finals[near], kind="stable")][:MOST_CONTENDERS]
     # The variance is drawn, not fixed: few trials say little about the spread.
     drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, n_resamples)
-    training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise_of(peers[:MOST_CONTENDERS])), 0))
+    training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise[peers]), 0))
     shape = training_shape(scores[peers])
-    null = null_differences(own_noise, noise_of(near), scores[near].mean(axis=0), training_sd, shape, aggregation)
+    null = null_differences(own_noise, noise[near], scores[near].mean(axis=0), training_sd, shape, aggregation)
     p_value = float((1 + (null <= difference).sum()) / (1 + len(null)))
+    # An equal part for each look, and one in reserve for the noise of training being other than it was drawn.
+    level = p / (1 + (n_folds - 1 if n_looks is None else n_looks))
 
     # Where all complete trials decide every pair alike, their scores do not vary; over posts this trial's still would.
-    posts_alone = ((own_noise - noise_of([best])[0, :n_done]) ** 2).mean() / 2
-    spread = max(mean_square, float(posts_alone))
-    final = predicted_finals(own, scores[peers], spread, freedom, aggregation, n_resamples)
+    posts_alone = ((own_noise - noise[best, :n_done]) ** 2).mean() / 2
+    final = predicted_finals(own, scores[peers], max(mean_square, posts_alone), freedom, aggregation, n_resamples)
     chance = float((final > finals[best] + margin).mean())
     rule = "go on"
     if p_value <= level:
         rule = "worse"
     elif futility is not None and chance < futility:
         rule = "futile"
-    return Verdict(rule != "go on", rule, sign * difference, p_value, level, chance, n_near)
+    return Verdict(rule, p_value, level, chance)

@@ -35,8 +35,8 @@ class PoolRacing(RacingPruner):
         super().__init__(**options)
         self.members: dict[int, int] = {}  # place in the pool by the trial's number
 
-    def _folds(self, cache: FoldCache, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
-        return super()._folds(cache, self.members[number], n_folds, metric) if number in self.members else None
+    def _folds(self, uid: str, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
+        return super()._folds(uid, self.members[number], n_folds, metric) if number in self.members else None
 
 
 class Pool:

@@ -17,8 +17,10 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from evbind_lib.config.compose import compose
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.study import finished_trials
+from evbind_lib.tracking.store import open_tracker
 from tests.conftest import BRIEF
 
 SEARCH = """
@@ -47,6 +49,7 @@ def workers_of(parent: int) -> list[psutil.Process]:
 
 def kill_at_random(workspace: Path, *, kills: int, n_trials: int, seed: int) -> Counter[str]:
     """Start a search again and again and kill something of it each time; then let it come to its end."""
+    open_tracker(compose().tracking)  # MLflow itself cannot use a database that was killed while it made its tables
     pick, killed = random.Random(seed), Counter[str]()
     running = start(workspace, n_trials)
     try:

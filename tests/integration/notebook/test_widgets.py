@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import optuna
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -30,7 +32,6 @@ from evbind_lib.notebook.monitor import SearchMonitor, trial_details
 from evbind_lib.notebook.show import show
 from evbind_lib.plots.search import history, importances
 from evbind_lib.training.result import Callback, EpochResult
-from tests.unit.evaluation.test_estimate import made_predictions
 
 
 @pytest.fixture
@@ -85,8 +86,9 @@ def test_the_button_ends_the_search_after_the_fold_and_loses_nothing(
 ) -> None:
     params = brief()
     monitor = SearchMonitor(params)
-    assert shown == [monitor.view]
+    assert shown == []  # what is refused before the study is open shows no monitor
     result = searched(params, monitor, _PressDuring(monitor, trial=1, fold=0))
+    assert shown == [monitor.view]
     monitor.close()
     assert count_trials(result.study)["total"] == 1
     cut_off, waiting = result.study.trials[1:]
@@ -177,6 +179,18 @@ def test_a_clicked_point_shows_its_trial(
     assert len(shown) == 1
 
 
+def made_predictions() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    label = random.integers(0, 2, 240)
+    ids = {
+        f"{name}_id": [f"{name}{n // (4 if name == 'post' else 1)}" for n in range(240)]
+        for name in ("post", "sentence")
+    }
+    return pd.DataFrame({"fold": 0, **ids, "criterion_id": "SLEEP_ISSUES", "label": label}).assign(
+        probability=1 / (1 + np.exp(-2 * (label - 0.5) - random.normal(size=240)))
+    )
+
+
 def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None:
     sensitive = replace(corpus, sensitive=True)
     widgets.browse_pairs(sensitive)
@@ -194,7 +208,7 @@ def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None
     slider.value = 0.8
     counts = at_threshold(predictions, 0.8)
     assert figure.layout.title.text.startswith("At threshold 0.80")
-    cells = [int(text.partition("<")[0]) for row in figure.data[-1].text for text in row]
+    cells = [int(str(text).partition("<")[0]) for row in figure.data[-1].text for text in row]
     assert cells == [counts[name] for name in ("tn", "fp", "fn", "tp")]
 
     widgets.browse_errors(predictions, sensitive)

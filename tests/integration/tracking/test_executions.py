@@ -187,8 +187,9 @@ def test_in_a_front_end_run_all_makes_a_run_and_running_cells_again_makes_none(w
         interrupting.start()
         assert run_cells(talk, file, 3, source="import time; time.sleep(60)") == ["error"]
         assert executions()[-1].info.status == "KILLED"
-        run_cells(talk, file, 3)  # on it goes
-        assert executions()[-1].info.status == "RUNNING"
+        run_cells(talk, file, 3, 4)  # put right
+        assert executions()[-1].info.status == "FINISHED"
+        run_cells(talk, file, 1, 2)
     wait_for(lambda: executions()[-1].info.status == "KILLED")
     assert executions()[-1].data.tags["evbind.error"] == "the kernel was shut down before its last cell"
 

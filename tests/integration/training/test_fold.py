@@ -1,4 +1,4 @@
-"""Training of a fold: what it reports is what scikit-learn says of its predictions; own losses and models; it leaves nothing behind."""
+"""Training of a fold: scores are those of scikit-learn, losses and models of one's own take part, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -240,10 +240,7 @@ def test_predictions_do_not_depend_on_the_batches(brief: Brief, corpus: Corpus, 
     params = brief()
     data = prepare_fold(corpus, folds[0], params)
     model = load_model(params.model, data.encoder.tokenizer)
-    pad = int(data.encoder.tokenizer.pad_token_id)
-    few, many = (
-        predict(model, data.validation, pad_token_id=pad, batch_size=size, precision="fp32") for size in (3, 200)
-    )
+    few, many = (predict(model, data.validation, batch_size=size, precision="fp32") for size in (3, 200))
     np.testing.assert_allclose(few, many, atol=1e-4)
     assert model.training  # as it was
 

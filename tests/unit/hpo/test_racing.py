@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import optuna
@@ -17,18 +18,15 @@ from scipy.stats import t as student
 
 from evbind_lib.config.compose import compose
 from evbind_lib.data.folds import Fold
-from evbind_lib.evaluation.estimate import resampled
 from evbind_lib.hpo.objective import report_folds
 from evbind_lib.hpo.racing.pruner import RacingPruner
 from evbind_lib.hpo.racing.statistics import (
-    RANKED,
     FoldScore,
     judge,
     null_differences,
     peers_of,
     post_mean_square,
     predicted_finals,
-    ranked_scores,
     residual_mean_square,
     score_fold,
     training_shape,
@@ -44,47 +42,21 @@ N_FOLDS = 5
 def made_fold(fold: int, skill: float, seed: int, n_posts: int = 30, n_pairs: int = 6) -> pd.DataFrame:
     """Predictions of a made-up model for the pairs of a fold, which are the same for every model."""
     shared, own = np.random.default_rng([7, fold]), np.random.default_rng([seed, fold])
-    n = n_posts * n_pairs
-    label, hard = (shared.random(n) < 0.3).astype(np.int8), shared.standard_normal(n)
-    posts = [f"p{fold}_{number // n_pairs}" for number in range(n)]
-    sentences = [f"s{fold}_{number}" for number in range(n)]
-    pairs = pd.DataFrame({"post_id": posts, "sentence_id": sentences, "criterion_id": "C1", "label": label})
-    return prediction_table(fold, pairs, skill * (2 * label - 1) + hard + 0.3 * own.standard_normal(n))
+    number = np.arange(n_posts * n_pairs)
+    label, hard = (shared.random(len(number)) < 0.3).astype(np.int8), shared.standard_normal(len(number))
+    pairs = pd.DataFrame({"post_id": number // n_pairs, "sentence_id": number, "criterion_id": "C1"}).astype(str)
+    logits = skill * (2 * label - 1) + hard + 0.3 * own.standard_normal(len(number))
+    return prediction_table(fold, pairs.assign(label=label), logits)
 
 
-def made_result(fold: int, skill: float, seed: int, **sizes: int) -> FoldResult:
-    table = made_fold(fold, skill, seed, **sizes)
+def made_result(fold: int, skill: float, seed: int) -> FoldResult:
+    table = made_fold(fold, skill, seed)
     metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
-    counts = {"n_training": 1, "n_validation": len(table), "precision": "fp32", "peak_memory_mb": 0.0}
-    return FoldResult(fold=fold, metrics=metrics, epochs=(), predictions=table, seconds=1.0, **counts)
+    return FoldResult(fold, metrics, (), table, 1.0, n_training=1, n_validation=180, precision="fp32", peak_memory_mb=0)
 
 
 def made_trial(skill: float, seed: int, metric: str = "macro_f1") -> list[FoldScore]:
     return [score_fold(made_fold(fold, skill, seed), metric, fold=fold, n_resamples=300) for fold in range(N_FOLDS)]
-
-
-def plain_score(value: float, noise: np.ndarray) -> FoldScore:
-    return FoldScore(value, noise, (1, 1, 1))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 1), st.sampled_from([0.1, 0.3, 0.5, 0.7])), min_size=4, max_size=30
-    ),
-    st.integers(0, 1000),
-)
-def test_ranked_metrics_of_all_resamples_at_once_equal_scikit_learns_of_each(
-    rows: list[tuple[int, int, float]], seed: int
-) -> None:
-    table = pd.DataFrame(rows, columns=["post_id", "label", "probability"])
-    weights = np.random.default_rng(seed).integers(0, 3, size=(5, table["post_id"].nunique()))
-    for metric in RANKED:
-        expected = pytest.approx(resampled(table, metric, weights), nan_ok=True)
-        assert ranked_scores(table, metric, weights) == expected
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("evbind_lib.hpo.racing.statistics.MOST_CELLS", 50)  # many pairs go in parts
-            assert ranked_scores(table, metric, weights) == expected
 
 
 def test_noise_of_posts_has_the_variance_of_a_mean() -> None:
@@ -92,22 +64,28 @@ def test_noise_of_posts_has_the_variance_of_a_mean() -> None:
     table = made_fold(0, 0.5, seed=2, n_posts=60, n_pairs=1)
     right = (table["probability"] >= 0.5) == (table["label"] == 1)
     score = score_fold(table, "accuracy", fold=0, n_resamples=20_000)
-    assert score.value == pytest.approx(right.mean()) and score.pairs == (60, 60, table["label"].sum())
+    assert score.value == pytest.approx(right.mean())
     assert score.noise.mean() == pytest.approx(0, abs=1e-12)
     assert score.noise.var() == pytest.approx(right.astype(float).var(ddof=1) / 60, rel=0.04)
 
 
-def test_a_metric_without_weights_is_resampled_less_often_and_raced_all_the_same() -> None:
+def test_a_metric_of_ones_own_is_raced_as_the_built_in_one_that_it_equals() -> None:
     METRICS["rightly"] = Metric(lambda labels, called: float((labels == called).mean()), on="decisions")
     try:
-        complete = [made_trial(1.0 + 0.1 * number, number, "rightly") for number in range(4)]
-        same = [made_trial(1.0 + 0.1 * number, number, "accuracy") for number in range(4)]
-        candidate, own = (made_trial(0.1, 99, metric)[:1] for metric in ("rightly", "accuracy"))
+        verdicts = [
+            judge(made_trial(0.1, 99, metric)[:1], [made_trial(1.0 + 0.1 * n, n, metric) for n in range(4)])
+            for metric in ("rightly", "accuracy")
+        ]
     finally:
         del METRICS["rightly"]
-    fewer = candidate[0].noise
-    assert len(fewer) == 200 and fewer.std() == pytest.approx(own[0].noise.std(), rel=0.2)
-    assert judge(candidate, complete).stop and judge(own, same).stop
+    assert verdicts[0] == verdicts[1] and verdicts[0].stop
+
+
+def test_where_a_resample_has_no_score_it_has_no_noise() -> None:
+    table = made_fold(0, 1.0, seed=1, n_posts=2).assign(label=[1] * 6 + [0] * 6)
+    score = score_fold(table, "roc_auc", fold=0, n_resamples=100)
+    assert np.isfinite(score.value) and score.noise == pytest.approx(0, abs=1e-12)  # both posts once, or one class
+    assert np.isnan(score_fold(table.assign(label=1), "roc_auc", fold=0, n_resamples=100).value)
 
 
 def test_spread_is_what_trial_and_fold_do_not_explain() -> None:
@@ -169,15 +147,14 @@ def test_a_final_score_is_predicted_as_students_t() -> None:
 
 def test_minimizing_the_negative_is_maximizing() -> None:
     def turned(folds: Sequence[FoldScore]) -> list[FoldScore]:
-        return [FoldScore(-fold.value, -fold.noise, fold.pairs) for fold in folds]
+        return [FoldScore(-fold.value, -fold.noise) for fold in folds]
 
     complete = [made_trial(1.0 + 0.1 * number, seed=number) for number in range(6)]
     candidate = made_trial(0.9, seed=99)[:2]
     for aggregation, opposite in (("mean", "mean"), ("median", "median"), ("min", "max"), ("max", "min")):
         up = judge(candidate, complete, aggregation=aggregation)
         others = [turned(folds) for folds in complete]
-        down = judge(turned(candidate), others, aggregation=opposite, greater_is_better=False)
-        assert replace(down, difference=-down.difference) == up
+        assert judge(turned(candidate), others, aggregation=opposite, greater_is_better=False) == up
 
 
 @settings(max_examples=25, deadline=None)
@@ -213,7 +190,7 @@ def test_equal_trials_are_stopped_no_more_often_than_stated() -> None:
         def trial() -> list[FoldScore]:
             noise = shared + 0.5 * random.standard_normal(shared.shape)  # noqa: B023
             values = noise[:, 0] + random.standard_normal(N_FOLDS)  # noqa: B023
-            return [plain_score(float(value), row[1:]) for value, row in zip(values, noise, strict=True)]
+            return [FoldScore(float(value), row[1:]) for value, row in zip(values, noise, strict=True)]
 
         complete, candidate = [trial() for _ in range(10)], trial()
         stopped += any(judge(candidate[:done], complete, p=p, futility=None).stop for done in range(1, N_FOLDS))
@@ -222,10 +199,10 @@ def test_equal_trials_are_stopped_no_more_often_than_stated() -> None:
 
 def test_trials_that_all_call_nothing_evidence_do_not_make_a_first_try_look_hopeless() -> None:
     # The complete trials never vary; this one does, as its posts show.
-    still = [[plain_score(0.43, np.zeros(300))] * N_FOLDS for _ in range(5)]
-    lively = plain_score(0.42, 0.05 * np.random.default_rng(0).standard_normal(300))
+    still = [[FoldScore(0.43, np.zeros(300))] * N_FOLDS for _ in range(5)]
+    lively = FoldScore(0.42, 0.05 * np.random.default_rng(0).standard_normal(300))
     assert judge([lively], still).rule == "go on"
-    assert judge([plain_score(0.42, np.zeros(300))], still).stop
+    assert judge([FoldScore(0.42, np.zeros(300))], still).stop
 
 
 # The pruner in a study: predictions are saved and trials told as `report_folds` and a search do it.
@@ -235,20 +212,19 @@ class MadeStudy:
     """An in-memory study whose trials have cached predictions."""
 
     def __init__(self, metric: str = "macro_f1") -> None:
-        direction = "maximize" if METRICS[metric].greater_is_better else "minimize"
-        self.study, self.metric = optuna.create_study(direction=direction), metric
-        StudyRecord(uid=f"made-{metric}").write(self.study)
-        self.cache = FoldCache(f"made-{metric}")
+        direction, uid = "maximize" if METRICS[metric].greater_is_better else "minimize", uuid4().hex
+        self.study, self.metric, self.cache = optuna.create_study(direction=direction), metric, FoldCache(uid)
+        StudyRecord(uid=uid).write(self.study)
 
     def add(
-        self, skill: float, seed: int, done: int = N_FOLDS, *, save: bool = True, key: str | None = None, **sizes: int
+        self, skill: float, seed: int, done: int = N_FOLDS, *, save: bool = True, key: str | None = None
     ) -> FrozenTrial:
         """Report folds of a made-up trial, complete it where all are done, and give it as a pruner would see it."""
         trial = self.study.ask()
         TrialRecord(metric=self.metric, fold_aggregation="mean", parameter_key=key).write(trial)
         for fold in range(done):
             if save:
-                self.cache.save(trial_name(trial.number, fold), made_result(fold, skill, seed, **sizes))
+                self.cache.save(trial_name(trial.number, fold), made_result(fold, skill, seed))
             trial.report(skill, fold)
         if done == N_FOLDS:
             self.study.tell(trial, skill)
@@ -294,51 +270,39 @@ def test_in_a_plain_study_trials_are_raced_by_the_metric_of_report_folds_whateve
     assert [len(trial.intermediate_values) for trial in study.trials] == [5, 5, 5, 1, 5, 1]
 
 
-def test_a_trial_of_yesterdays_study_is_raced_by_the_metric_of_its_identity(made: MadeStudy) -> None:
-    bad, pruner = made.add(0.1, seed=50, done=1), RacingPruner()
-    stated = pruner.judge(made.study, bad)
-    without = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=bad.intermediate_values)
-    without.number = bad.number
-    assert pruner.judge(made.study, without).rule == "no folds to compare"
-    made.study.set_user_attr("identity", {"metric": "macro_f1", "fold_aggregation": "mean"})
-    assert pruner.judge(made.study, without) == stated
-    made.study.set_user_attr("identity", {"metric": ["macro_f1", "seconds"]})
-    assert pruner.judge(made.study, without).rule == "no folds to compare"
-
-
-def test_after_the_last_fold_nothing_is_stopped(made: MadeStudy) -> None:
-    verdict = RacingPruner().judge(made.study, made.add(0.0, seed=50))
-    assert (verdict.stop, verdict.rule) == (False, "last fold")
-    assert RacingPruner().judge(made.study, made.add(0.0, seed=51, done=0)).rule == "no folds to compare"
-
-
-def test_start_up_and_warm_up_are_waited_for_and_two_complete_trials_are_the_least(made: MadeStudy) -> None:
+def test_start_up_and_warm_up_are_waited_for_and_after_the_last_fold_nothing_is_stopped(made: MadeStudy) -> None:
     bad = made.add(0.1, seed=50, done=1)
     assert RacingPruner(n_startup_trials=6).prune(made.study, bad)
     assert RacingPruner(n_startup_trials=7).judge(made.study, bad).rule == "start-up"
     assert RacingPruner(n_warmup_steps=1).judge(made.study, bad).rule == "warm-up"
     second = RacingPruner(n_warmup_steps=1).judge(made.study, made.add(0.1, seed=51, done=2))
     assert second.stop and second.level == pytest.approx(0.05 / 4)
-    young, pruner = MadeStudy("accuracy"), RacingPruner(n_startup_trials=0)
-    young.add(1.3, seed=0)
-    bad = young.add(0.0, seed=50, done=1)
-    assert pruner.judge(young.study, bad).rule == "start-up"
-    young.add(1.3, seed=1)
-    assert pruner.judge(young.study, bad).rule != "start-up"
+    assert RacingPruner().judge(made.study, made.add(0.0, seed=50)).rule == "last fold"
+    assert RacingPruner().judge(made.study, made.add(0.0, seed=51, done=0)).rule == "no folds to compare"
 
 
-def test_trials_without_predictions_or_of_other_pairs_are_passed_over(made: MadeStudy) -> None:
+def test_two_complete_trials_are_the_least(workspace: Path) -> None:
+    made, pruner = MadeStudy("accuracy"), RacingPruner(n_startup_trials=0)
+    made.add(1.3, seed=0)
+    bad = made.add(0.0, seed=50, done=1)
+    assert pruner.judge(made.study, bad).rule == "start-up"
+    made.add(1.3, seed=1)
+    assert pruner.judge(made.study, bad).rule != "start-up"
+
+
+def test_trials_without_predictions_or_with_fewer_folds_are_passed_over(made: MadeStudy) -> None:
     pruner = RacingPruner()
     bad = made.add(0.1, seed=50, done=1)
     before = pruner.judge(made.study, bad)
     made.add(9.0, seed=70, save=False)
-    made.add(9.0, seed=71, n_posts=31)
     made.study.add_trial(optuna.trial.create_trial(value=9.0, state=TrialState.COMPLETE))
+    made.study.tell(made.add(9.0, seed=71, done=2).number, 9.0)
     assert pruner.judge(made.study, bad) == before
-    assert pruner.judge(made.study, made.add(0.1, seed=72, done=1, n_posts=29)).rule == "start-up"
     unknown = made.add(0.1, seed=73, done=1, save=False)
     assert pruner.judge(made.study, unknown).rule == "no predictions"
-    assert RacingPruner().judge(optuna.create_study(), bad).rule == "no folds to compare"
+    made.cache.save(trial_name(unknown.number, 0), made_result(0, 0.1, 73))
+    assert pruner.prune(made.study, unknown)
+    assert pruner.judge(optuna.create_study(), bad).rule == "no folds to compare"
 
 
 def test_a_repeated_parameter_set_is_one_contender_and_no_rival_of_itself(made: MadeStudy) -> None:
@@ -357,7 +321,6 @@ def test_a_loss_is_raced_downwards(workspace: Path) -> None:
         made.add(1.3, seed=number)
     bad, good = made.add(0.1, seed=50, done=1), made.add(1.8, seed=51, done=1)
     assert pruner.prune(made.study, bad) and not pruner.prune(made.study, good)
-    assert pruner.judge(made.study, bad).difference > 0  # a loss above the best one's, in its own sign
 
 
 def test_a_stated_margin_stops_what_could_win_by_less(made: MadeStudy) -> None:
@@ -368,17 +331,12 @@ def test_a_stated_margin_stops_what_could_win_by_less(made: MadeStudy) -> None:
     assert not RacingPruner(futility=None, margin=0.2).prune(made.study, alike)
 
 
-def test_finished_folds_are_read_once_while_memory_lasts(made: MadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_folds_are_read_once(made: MadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     read, load = [], FoldCache.load
     monkeypatch.setattr(FoldCache, "load", lambda self, name: read.append(name) or load(self, name))
-    pruner, bad = RacingPruner(), made.add(0.1, seed=50, done=1)
-    first = pruner.judge(made.study, bad)
+    bad = made.add(0.1, seed=50, done=1)
+    assert RacingPruner().judge(made.study, bad) == RacingPruner().judge(made.study, bad)
     assert len(read) == 6 * N_FOLDS + 1
-    assert pruner.judge(made.study, bad) == first and len(read) == 6 * N_FOLDS + 1
-    monkeypatch.setattr("evbind_lib.hpo.racing.pruner.MOST_BYTES", 8 * 1000 * 10)
-    small = RacingPruner()
-    assert small.judge(made.study, bad) == small.judge(made.study, bad) == first
-    assert len(read) == 3 * (6 * N_FOLDS + 1)  # the ten held are not those asked for next
 
 
 def test_a_value_out_of_range_is_refused() -> None:

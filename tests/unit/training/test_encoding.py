@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from evbind_lib.training.encoding import PadToLongest, PairEncoder, longest_first_lengths
+from evbind_lib.training.encoding import PairEncoder, longest_first_lengths
 from evbind_lib.training.tiny import train_tiny_tokenizer
 from tests import checkpoints
 
@@ -96,7 +96,7 @@ def test_a_batch_is_padded_to_its_own_longest_pair(tokenizers: dict, name: str) 
     tokenizer = tokenizers[name]
     pairs = [("no joy", "sleep"), ("heavy", "I am tired all day"), ("I am", "no")]
     encoded = PairEncoder(tokenizer, 64).encode(table(pairs))
-    batch = PadToLongest(tokenizer.pad_token_id)([encoded[i] for i in range(3)])
+    batch = encoded.collate([encoded[i] for i in range(3)])
     expected = tokenizer([a for a, _ in pairs], [b for _, b in pairs], padding="longest", return_tensors="np")
     assert np.array_equal(batch["input_ids"], expected["input_ids"])
     assert np.array_equal(batch["attention_mask"], expected["attention_mask"])
