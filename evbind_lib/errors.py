@@ -12,11 +12,9 @@ class EvbindError(Exception):
     Examples
     --------
     >>> import evbind_lib as ev
-    >>> try:
-    ...     ev.compose(["training.n_folds=1"])
-    ... except ev.EvbindError as error:
-    ...     print(error)
-    training.n_folds=1: must be greater than or equal to 2.
+    >>> ev.compose(["training.n_folds=1"])
+    Traceback (most recent call last):
+    evbind_lib.errors.ParamsError: training.n_folds=1: must be greater than or equal to 2.
     """
 
     def _render_traceback_(self) -> list[str]:

@@ -27,11 +27,10 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def digest_of(function: Any) -> str | None:
     """Digest of what a callable computes: instructions, constants, defaults and, followed through names, all that it uses.
 
-    Followed are closures, globals, nested functions, the user's own modules and classes; every other object counts by the
-    content that pickle would write. Functions and classes of installed packages and of evbind count by name; file names, line
-    numbers and docstrings do not count. A corpus counts by its fingerprint, and parameters not at all: the studies and caches
-    that hold this digest hold them already. None where something used has no content that can be read (a lock, an open file):
-    better no reuse than the results of another function.
+    Followed are closures, globals, nested functions, the user's own modules and classes; every other object counts by what
+    pickle would write; functions and classes of installed packages and of evbind by name; a corpus by its fingerprint. File
+    names, line numbers, docstrings and parameters (which studies and caches hold beside this digest) do not count. None where
+    something used has no content that can be read (a lock, an open file): better no reuse than another function's results.
     """
     try:
         return hashlib.sha256(repr(_describe(function, {})).encode()).hexdigest()

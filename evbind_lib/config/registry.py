@@ -12,22 +12,7 @@ Entry = TypeVar("Entry")
 class Registry(dict[str, Entry]):
     """A dict whose look-up of an unknown name is refused with the nearest one.
 
-    Parameters
-    ----------
-    key : str
-        Parameter that holds such a name, for example ``training.loss_function``.
-    what : str
-        What an entry is, for example ``loss``.
-
-    Examples
-    --------
-    >>> from evbind_lib.config.registry import Registry
-    >>> shapes = Registry("drawing.shape", "shape")
-    >>> shapes["circle"] = 1
-    >>> shapes.seal()
-    >>> shapes["square"] = 4
-    >>> shapes.additions()
-    {'square': 4}
+    ``key`` is the parameter that holds such a name, for example ``training.loss_function``; ``what`` says what an entry is.
     """
 
     def __init__(self, key: str, what: str) -> None:

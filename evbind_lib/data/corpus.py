@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 
@@ -26,15 +27,16 @@ import pandas as pd
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
-from evbind_lib.data import rules
-from evbind_lib.data.rules import Place
-from evbind_lib.data.tables import as_text, check_criteria, read_criteria, read_table
-from evbind_lib.errors import DataError
+from evbind_lib.data import tables
+from evbind_lib.data.tables import as_text
+from evbind_lib.errors import DataError, did_you_mean
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("post_id", "sentence", "label")
+AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
+Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
 def _count(rule: str) -> int:
@@ -76,21 +78,16 @@ class Corpus:
 
     Attributes
     ----------
-    pairs, sentences
-        Labelled pairs: post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; no
-        (criterion, sentence) stands there twice. Sentences to draw from: post_id, sentence_id, sentence, group; no text twice.
-    criteria
-        Text by id; no text stands there twice.
-    grouped_by
-        The column that ``group`` was taken from: folds keep groups whole.
-    report
-        Counts of what was read, merged, kept and dropped.
+    pairs
+        Columns post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; no texts twice.
+    sentences
+        What negatives are drawn from: columns post_id, sentence_id, sentence, group; no text twice.
+    criteria, grouped_by
+        Text by id, no text twice; the column that ``group`` was taken from, which folds keep whole.
     fingerprint
-        SHA-256 in hexadecimal of pairs, sentences and criteria, the same whatever the order of rows and names of tables.
-    sensitive
-        Whether the texts are people's own words, of which nothing leaves the workspace.
-    source
-        Format that it was read in, or ``memory``.
+        SHA-256 in hexadecimal of pairs, sentences and criteria, the same whatever the order of rows.
+    report, sensitive, source
+        Counts of what was read, merged and dropped; whether texts stay in the workspace; the format read, or ``memory``.
 
     Examples
     --------
@@ -168,21 +165,10 @@ class Corpus:
         group_by, sensitive
             As in `from_pairs`, which also raises the same; without ``group_by`` the author, where there is such a column or
             every post_id carries one (s_AUTHOR_POST), else the post.
-
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> import evbind_lib as ev
-        >>> posts = pd.DataFrame({"post_id": ["p1"], "text": ["I lie awake. I had soup."]})
-        >>> rows = [("p1", "I lie awake.", "SLEEP", 1)]
-        >>> table = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
-        >>> corpus = ev.Corpus.from_posts(posts, table, {"SLEEP": "Sleeping badly."}, sensitive=False)
-        >>> corpus.sentences["sentence"].tolist(), corpus.grouped_by
-        (['I lie awake.', 'I had soup.'], 'post_id')
         """
-        tables = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
-        texts, data = check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
-        return dataclasses.replace(_of_posts(*tables, texts, data, str), sensitive=sensitive)
+        read = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
+        texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
+        return dataclasses.replace(_of_posts(*read, texts, data, str), sensitive=sensitive)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -196,8 +182,8 @@ class Corpus:
             raise DataError(
                 f"groups: {len(missing)} of {len(groups)} are not in the corpus; take them of corpus.groups."
             )
-        tables = (table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences))
-        pairs, sentences = tables
+        both = [table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences)]
+        pairs, sentences = both
         posts = {*pairs["post_id"], *sentences["post_id"]}
         report = _report(pairs, sentences, self.criteria, posts=len(posts), groups=len(set(groups)))
         fingerprint = _fingerprint(pairs, sentences, self.criteria)
@@ -227,10 +213,8 @@ def load_corpus(params: Params) -> Corpus:
 
     Raises
     ------
-    DataError
-        For files that cannot be used; one sentence with file, row or column, and remedy.
-    ParamsError
-        For a format that is not in `READERS`.
+    DataError, ParamsError
+        For files that cannot be used, with file, row or column, and remedy; for a format that is not in `READERS`.
 
     Examples
     --------
@@ -244,6 +228,7 @@ def load_corpus(params: Params) -> Corpus:
 
 
 READERS: Registry[Callable[[DataParams], Corpus]] = Registry("data.format", "format")
+READERS.__doc__ = __doc__
 
 
 def _in_files(data: DataParams) -> Place:
@@ -251,15 +236,15 @@ def _in_files(data: DataParams) -> Place:
 
 
 def _read_redsm5(data: DataParams) -> Corpus:
-    posts = read_table(data.posts, "data.posts", POSTS)
-    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS)
-    return _of_posts(posts, annotations, read_criteria(data.criteria or DEFAULT_CRITERIA), data, _in_files(data))
+    posts = tables.read_table(data.posts, "data.posts", POSTS)
+    annotations = tables.read_table(data.annotations, "data.annotations", ANNOTATIONS)
+    return _of_posts(posts, annotations, tables.read_criteria(data.criteria or DEFAULT_CRITERIA), data, _in_files(data))
 
 
 def _read_pairs(data: DataParams) -> Corpus:
-    rows = read_table(data.pairs, "data.pairs", PAIRS)
-    posts = read_table(data.posts, "data.posts", POSTS) if data.posts else None
-    texts = read_criteria(data.criteria) if data.criteria else None
+    rows = tables.read_table(data.pairs, "data.pairs", PAIRS)
+    posts = tables.read_table(data.posts, "data.posts", POSTS) if data.posts else None
+    texts = tables.read_criteria(data.criteria) if data.criteria else None
     return _of_pairs(rows, posts, texts, data.group_by, _in_files(data))
 
 
@@ -270,33 +255,33 @@ READERS.seal()
 def _of_posts(
     posts: pd.DataFrame, annotations: pd.DataFrame, criteria: dict[str, str], data: DataParams, place: Place
 ) -> Corpus:
-    posts, post_counts = rules.check_posts(posts, place("posts"))
+    posts, post_counts = tables.check_posts(posts, place("posts"))
     table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"})
-    table, counts = rules.clean_rows(table, posts, where := place("annotations"), "status")
+    table, counts = tables.clean_rows(table, posts, where := place("annotations"), "status")
     table["criterion_id"] = table["criterion_id"].str.strip()
-    is_special = table["criterion_id"] == rules.SPECIAL_CASE
-    rows, unknown = rules.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
+    is_special = table["criterion_id"] == tables.SPECIAL_CASE
+    rows, unknown = tables.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
     if data.special_case == "negative":
         every = pd.DataFrame(criteria.items(), columns=["criterion_id", "criterion"])
         for_each = table[is_special].drop(columns="criterion_id").merge(every, how="cross")
         rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
     counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
-    rules.check_labels(rows["label"], where, {1: "evidence (status 1)"})
+    tables.check_labels(rows["label"], where, {1: "evidence (status 1)"})
     return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"))
 
 
 def _of_pairs(
     table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, group_by: str, place: Place
 ) -> Corpus:
-    posts, post_counts = (None, {}) if posts is None else rules.check_posts(posts, place("posts"))
-    table, counts = rules.clean_rows(table, posts, where := place("pairs"), "label")
-    table = rules.clean_criteria(table, where)
+    posts, post_counts = (None, {}) if posts is None else tables.check_posts(posts, place("posts"))
+    table, counts = tables.clean_rows(table, posts, where := place("pairs"), "label")
+    table = tables.clean_criteria(table, where)
     if "criterion" in table:
         criteria = dict(sorted(zip(table["criterion_id"], table["criterion"], strict=True)))
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
-    rows, unknown = rules.with_texts(table, criteria, where, "criterion_id")
-    rules.check_labels(rows["label"], where, {1: "evidence (label 1)", 0: "a negative (label 0)"})
+    rows, unknown = tables.with_texts(table, criteria, where, "criterion_id")
+    tables.check_labels(rows["label"], where, {1: "evidence (label 1)", 0: "a negative (label 0)"})
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
     return _corpus(
         rows, posts, criteria, group_by, counts | post_counts | {"unknown_symptoms": unknown}, place("group_by")
@@ -308,18 +293,73 @@ def _corpus(
 ) -> Corpus:
     """Group, merge and count what both forms of data have come to."""
     # A post may stand there twice, with one author: group_posts refuses two.
-    grouped_by, groups = rules.group_posts(group_by, rows, posts, place)
+    grouped_by, groups = _group_posts(group_by, rows, posts, place)
     posts = posts.drop_duplicates("post_id")
     first_id: dict[str, str] = {}
     same_as = {name: first_id.setdefault(text, name) for name, text in criteria.items()}
     counts["repeated_criteria"] = len(criteria) - len(first_id)
     criteria = {name: text for text, name in first_id.items()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as), group=rows["post_id"].map(groups))
-    pairs, merge_counts = rules.merge(rows)
-    sentences, counts["repeated_sentences"] = rules.sentence_pool(rows, posts, groups)
+    pairs, merge_counts = _merge(rows)
+    sentences, counts["repeated_sentences"] = _sentence_pool(rows, posts, groups)
     counts |= merge_counts | {"posts": len(posts), "groups": len(set(groups.values()))}
     report = _report(pairs, sentences, criteria, **counts)
     return Corpus(pairs, sentences, criteria, grouped_by, report, _fingerprint(pairs, sentences, criteria))
+
+
+def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:
+    """Group of every post: the post itself, the value of a column, or the author that its id names."""
+    ids = sorted({*rows["post_id"], *posts["post_id"]})
+    authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
+    table = next((table for table in (posts, rows) if group_by in table), None)
+    if group_by == "auto":
+        has_authors = "author" in posts or "author" in rows or len(authors) == len(ids)
+        return _group_posts("author" if has_authors else "post_id", rows, posts, place)
+    if group_by == "post_id":
+        groups = {post: post for post in ids}
+    elif table is not None:
+        values = table[group_by].astype(str).str.strip()
+        tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
+        groups = dict(zip(table["post_id"], values, strict=True))
+    elif group_by == "author":
+        groups = authors
+    else:
+        columns = ["author", *posts.columns, *rows.columns]
+        raise DataError(f"{place}: there is no column of that name{did_you_mean(group_by, columns)}")
+    for post in ids:
+        if not groups.get(post):
+            remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
+            raise DataError(f"{place}: the post_id {tables.shown(post)} has no {group_by}; {remedy}.")
+    return group_by, groups
+
+
+def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """First row of each (criterion, sentence), by post and sentence id; evidence if any is."""
+    columns = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label", "group"]
+    ordered = rows[columns].sort_values(columns[:5], kind="stable", ignore_index=True)
+    keys = ["criterion", "sentence"]
+    labels = ordered.groupby(keys, sort=False)["label"]
+    highest, lowest = labels.transform("max"), labels.transform("min")
+    first = ~ordered.duplicated(keys)
+    counts = {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
+    return ordered.assign(label=highest)[first].reset_index(drop=True), counts
+
+
+def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
+    """Every distinct sentence once, from the first post that has it, and how many other posts repeat one.
+
+    Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
+    """
+    split = (
+        posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence").dropna(subset="sentence")
+    )
+    numbers = split.groupby("post_id").cumcount().astype(str)
+    split["sentence_id"] = split["post_id"] + "_s" + numbers
+    columns = ["post_id", "sentence_id", "sentence"]
+    every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
+    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
+    pool = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
+    return pool.assign(group=pool["post_id"].map(groups)), len(within) - len(pool)
 
 
 def _report(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: Mapping[str, str], **counts: int) -> DataReport:

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,9 @@ class Fold:
 
     Attributes
     ----------
-    index : int
+    index
         From 0.
-    training_groups, validation_groups : frozenset of str
+    training_groups, validation_groups
         Groups (posts, authors) trained on and validated on; together all groups of the corpus.
 
     Examples
@@ -51,8 +52,7 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
 
     Parameters
     ----------
-    corpus : Corpus
-    params : Params
+    corpus, params
         Number of folds and seed are ``training.n_folds`` and ``training.seed``.
 
     Returns
@@ -75,58 +75,52 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     [49, 50, 50]
     """
     n_folds, seed = params.training.n_folds, params.training.seed
-    with_evidence = corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].nunique()
-    most = min(len(corpus.groups), with_evidence)
-    what = f"groups ({corpus.grouped_by})"
-    if n_folds > len(corpus.groups):
-        problem = f"the data has only {len(corpus.groups)} {what}"
-    elif n_folds > with_evidence:
-        problem = f"only {with_evidence} of the {len(corpus.groups)} {what} have evidence"
-    else:
-        folds = _split(corpus, n_folds, seed)
-        problem = _missing_class(corpus, folds)
-        if not problem:
-            return folds
-        most = n_folds - 1
-    for works in range(min(most, MOST_TRIED), 1, -1):
-        if not _missing_class(corpus, _split(corpus, works, seed)):
-            remedy = f"set training.n_folds={works} or less"
+    folds, problem = _try_split(corpus, n_folds, seed)
+    if not problem:
+        return folds
+    remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
+    for fewer in range(min(n_folds - 1, MOST_TRIED), 1, -1):
+        if not _try_split(corpus, fewer, seed)[1]:
+            remedy = f"set training.n_folds={fewer} or less"
             break
-    else:
-        remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
     raise FoldError(f"training.n_folds={n_folds}: {problem}; {remedy}.")
+
+
+def _try_split(corpus: Corpus, n_folds: int, seed: int) -> tuple[list[Fold], str]:
+    """Folds, and why they cannot be used; nothing where they can."""
+    n_groups = len(corpus.groups)
+    with_evidence = corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].nunique()
+    if n_folds > n_groups:
+        return [], f"the data has only {n_groups} groups ({corpus.grouped_by})"
+    if n_folds > with_evidence:
+        return [], f"only {with_evidence} of the {n_groups} groups ({corpus.grouped_by}) have evidence"
+    folds = _split(corpus, n_folds, seed)
+    return folds, _missing_class(corpus, folds)
 
 
 def _split(corpus: Corpus, n_folds: int, seed: int) -> list[Fold]:
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which reading data need not wait for
 
-    groups = list(corpus.groups)
     pairs = corpus.pairs.sort_values(["group", "criterion", "sentence"], kind="stable")
-    positives = pairs[pairs["label"] == 1]
-    spread = positives.groupby("criterion_id")["group"].nunique()
-    common = set(spread[spread >= n_folds].index)
-    classes = np.where(
-        pairs["label"] == 1,
-        np.where(pairs["criterion_id"].isin(common), "criterion " + pairs["criterion_id"], "other evidence"),
-        "no evidence",
-    )
-    silent = sorted(set(groups) - set(pairs["group"]))
-    row_classes = np.concatenate([classes, np.full(len(silent), "no evidence")]).astype(str)
-    row_groups = np.concatenate([pairs["group"].to_numpy(dtype=str), np.array(silent, dtype=str)])
+    is_evidence, names = pairs["label"] == 1, pairs["criterion_id"]
+    spread = pairs[is_evidence].groupby("criterion_id")["group"].nunique()
+    is_common = names.isin(spread.index[spread >= n_folds])
+    classes = ("criterion " + names).where(is_common, "other evidence").where(is_evidence, "no evidence")
+    silent = sorted(set(corpus.groups) - set(pairs["group"]))
+    row_classes = np.array([*classes, *["no evidence"] * len(silent)])
+    row_groups = np.array([*pairs["group"], *silent])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes rarer than the folds; ours are pooled
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
-    every = frozenset(groups)
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
-    return [Fold(index, every - validation, validation) for index, validation in enumerate(validated)]
+    return [Fold(index, frozenset(corpus.groups) - part, part) for index, part in enumerate(validated)]
 
 
 def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
     """Which part of which fold has no evidence or no negatives, explicit or to be sampled; nothing where all have."""
     for fold in folds:
-        sides = {"training": fold.training_groups, "validation": fold.validation_groups}
-        for part, groups in sides.items():
+        for part, groups in (("training", fold.training_groups), ("validation", fold.validation_groups)):
             place = f"the {part} part of fold {fold.index + 1} would have no"
             pairs = _inside(corpus.pairs, groups)
             criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
@@ -153,18 +147,11 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     rows = []
     for fold in folds:
         inside = _inside(corpus.pairs, fold.validation_groups)
-        evidence = int(inside["label"].sum())
-        rows.append(
-            {
-                "fold": fold.index + 1,
-                "groups": len(fold.validation_groups),
-                "annotated pairs": len(inside),
-                "evidence": evidence,
-                "fraction of evidence": round(evidence / max(len(inside), 1), 3),
-                "criteria with evidence": int(inside.loc[inside["label"] == 1, "criterion_id"].nunique()),
-            }
-        )
-    return pd.DataFrame(rows).set_index("fold")
+        evidence = inside[inside["label"] == 1]
+        counts = [fold.index + 1, len(fold.validation_groups), len(inside), len(evidence)]
+        rows.append([*counts, round(len(evidence) / max(len(inside), 1), 3), evidence["criterion_id"].nunique()])
+    columns = ["fold", "groups", "annotated pairs", "evidence", "fraction of evidence", "criteria with evidence"]
+    return pd.DataFrame(rows, columns=columns).set_index("fold")
 
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
@@ -173,24 +160,21 @@ def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     Zero, always: groups, posts, identical (criterion, sentence) text pairs, and sentences that negatives are drawn from. Not
     always zero, and shown so that it is known: sentences annotated on both sides, for different criteria.
     """
-    rows = []
-    for fold in folds:
-        parts = (fold.training_groups, fold.validation_groups)
-        pairs = [_inside(corpus.pairs, part) for part in parts]
-        pools = [_inside(corpus.sentences, part) for part in parts]
-        posts = [set(one["post_id"]) | set(pool["post_id"]) for one, pool in zip(pairs, pools, strict=True)]
-        texts = [set(zip(one["criterion"], one["sentence"], strict=True)) for one in pairs]
-        rows.append(
-            {
-                "fold": fold.index + 1,
-                "groups": len(fold.training_groups & fold.validation_groups),
-                "posts": len(posts[0] & posts[1]),
-                "identical pairs": len(texts[0] & texts[1]),
-                "sentences drawn from": len(set(pools[0]["sentence"]) & set(pools[1]["sentence"])),
-                "sentences with other criteria": len(set(pairs[0]["sentence"]) & set(pairs[1]["sentence"])),
-            }
-        )
-    return pd.DataFrame(rows).set_index("fold")
+    sides = [[_held(corpus, part) for part in (fold.training_groups, fold.validation_groups)] for fold in folds]
+    rows = [{what: len(found & validated[what]) for what, found in trained.items()} for trained, validated in sides]
+    return pd.DataFrame(rows, index=pd.Index([fold.index + 1 for fold in folds], name="fold"))
+
+
+def _held(corpus: Corpus, groups: Collection[str]) -> dict[str, set[Any]]:
+    """What a part of a fold holds, by the columns of `leakage`."""
+    pairs, pool = _inside(corpus.pairs, groups), _inside(corpus.sentences, groups)
+    return {
+        "groups": set(groups),
+        "posts": {*pairs["post_id"], *pool["post_id"]},
+        "identical pairs": set(zip(pairs["criterion"], pairs["sentence"], strict=True)),
+        "sentences drawn from": set(pool["sentence"]),
+        "sentences with other criteria": set(pairs["sentence"]),
+    }
 
 
 def _inside(table: pd.DataFrame, groups: Collection[str]) -> pd.DataFrame:

@@ -33,14 +33,12 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
 
     Parameters
     ----------
-    corpus : Corpus
-    fold : Fold
-    params : Params
-        Its branch ``data``, and ``training.seed`` for the draws.
+    corpus, fold, params
+        Of the parameters the branch ``data``, and ``training.seed`` for the draws.
 
     Returns
     -------
-    training, validation : pandas.DataFrame
+    training, validation
         Columns criterion_id, post_id, sentence_id, criterion, sentence, label (int8), origin (``annotated`` or ``sampled``),
         weight (float; 1 for annotated pairs, for sampled ones how many eligible combinations of its stratum it stands for:
         eligible / drawn). The same for the same corpus, fold and seed.
@@ -59,9 +57,8 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     >>> int((training["weight"] > 1).sum()), float(validation["label"].mean())
     (497, 0.25)
     """
-    return training_pairs(corpus, fold.training_groups, params), validation_pairs(
-        corpus, fold.validation_groups, params
-    )
+    training = training_pairs(corpus, fold.training_groups, params)
+    return training, validation_pairs(corpus, fold.validation_groups, params)
 
 
 def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
@@ -109,16 +106,14 @@ class _Draw:
     def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
         """Explicit negatives and combinations at the ratio of each criterion's own evidence."""
         counts = self.evidence["criterion_id"].value_counts()
-        of_criterion = dict(iter(self.explicit.groupby("criterion_id")))
         is_evidence = self.pool["sentence"].isin(self.evidence["sentence"]).to_numpy()
         explicit, sampled = [self.explicit.iloc[:0]], [(np.empty(0, dtype=np.int64), 0)]
         for number, name in enumerate(self.criteria):
-            evidence = int(counts.get(name, 0))
-            quota = max(round(ratio * evidence), 1) if evidence else 0
-            explicit.append(self._some(of_criterion.get(name, self.explicit.iloc[:0]), quota))
-            quota -= len(explicit[-1])
-            if quota == 0:
+            if name not in counts:
                 continue
+            quota = max(round(ratio * counts[name]), 1)
+            explicit.append(self._some(self.explicit[self.explicit["criterion_id"] == name], quota))
+            quota -= len(explicit[-1])
             free = self._unannotated(number)
             for eligible in (free & is_evidence, free & ~is_evidence) if hard else (free,):
                 rows = np.flatnonzero(eligible)

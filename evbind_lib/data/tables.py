@@ -1,21 +1,23 @@
-"""Read tables of text and criteria, from files or from memory, with one clear sentence where one cannot be used."""
+"""Read, check and clean tables of text, from files or from memory: one sentence where one cannot be used, without its texts."""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
 
-NOT_UTF8 = "the file is not UTF-8; save it in UTF-8 encoding."
+SPECIAL_CASE = "SPECIAL_CASE"
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 
 
 def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -23,32 +25,34 @@ def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFra
 
     `key` is the parameter that names the file; `DataError` when it is missing, not readable, empty or lacks a column.
     """
-    file, place = _existing(path, key), f"{key}={path}"
-    suffix = file.suffix.lower()
+    suffix = Path(path or "posts.csv").suffix.lower()
     if suffix not in READ:
-        raise DataError(f"{place}: {suffix or 'no suffix'} is not a kind of table known here; use {', '.join(READ)}.")
-    try:
-        table = READ[suffix](file)
-    except UnicodeDecodeError:
-        raise DataError(f"{place}: {NOT_UTF8}") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).rpartition("C error: ")[2].strip()
-        remedy = "write one object per line" if suffix == ".jsonl" else "quote texts that hold commas or line ends"
-        raise DataError(f"{place}: not a readable table ({reason}); {remedy}.") from None
-    except Exception as error:  # pyarrow has many
-        raise DataError(f"{place}: not a readable {suffix} file ({type(error).__name__}); write it again.") from None
-    return as_text(table, place, columns, first_row=2 if suffix in (".csv", ".tsv") else 1)  # row 1 is the header
+        raise DataError(
+            f"{key}={path}: {suffix or 'no suffix'} is not a kind of table known here; use {', '.join(READ)}."
+        )
+    first_row = 2 if suffix in (".csv", ".tsv") else 1  # row 1 is the header
+    return as_text(_read(path, key, READ[suffix]), f"{key}={path}", columns, first_row)
 
 
-def _existing(path: str | None, key: str) -> Path:
+def _read(path: str | None, key: str, reader: Callable[[Path], Any]) -> Any:
+    """What a reader makes of a file, or one sentence why it cannot."""
     if path is None:
         raise DataError(f"{key} names no file; set {key}=FILE.")
-    file = resolve_path(path)
+    file, place = resolve_path(path), f"{key}={path}"
     if not file.is_file():
-        raise DataError(f"{key}={path}: there is no such file; set {key} to the file's path.")
+        raise DataError(f"{place}: there is no such file; set {key} to the file's path.")
     if file.stat().st_size == 0:
-        raise DataError(f"{key}={path}: the file is empty; give a file with data.")
-    return file
+        raise DataError(f"{place}: the file is empty; give a file with data.")
+    try:
+        return reader(file)
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
+    except (pd.errors.ParserError, json.JSONDecodeError) as error:
+        reason = str(error).rpartition("C error: ")[2].strip()
+        remedy = "correct it, and in CSV quote texts that hold commas or line ends"
+        raise DataError(f"{place}: not readable ({reason}); {remedy}.") from None
+    except Exception as error:  # pyarrow has many
+        raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
 
 
 def _read_text(file: Path, separator: str = ",") -> pd.DataFrame:
@@ -99,14 +103,9 @@ def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], first_row: 
 def read_criteria(path: str) -> dict[str, str]:
     """Read the criteria's texts by id, in the file's order: ``{"criteria": [{"id", "text"}]}`` or a mapping of ids to texts."""
     place = f"data.criteria={path}"
-    try:
-        # Objects as lists of pairs, so that an id that stands there twice is seen.
-        text = _existing(path, "data.criteria").read_text(encoding="utf-8-sig")
-        content = json.loads(text, object_pairs_hook=list)
-    except UnicodeDecodeError:
-        raise DataError(f"{place}: {NOT_UTF8}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON (line {error.lineno}); correct the file.") from None
+    # Objects as lists of pairs, so that an id that stands there twice is seen.
+    read = partial(json.loads, object_pairs_hook=list)
+    content = _read(path, "data.criteria", lambda file: read(file.read_text(encoding="utf-8-sig")))
     try:
         listed = dict(content).get("criteria")
         entries = [(dict(item)["id"], dict(item)["text"]) for item in listed] if isinstance(listed, list) else content
@@ -145,3 +144,106 @@ def split_sentences(text: str) -> list[str]:
     """
     parts = re.split(r"(?<=[.!?])\s+|[\r\n]+", text)
     return [sentence for sentence in map(clean, parts) if sentence]
+
+
+def clean_rows(
+    table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
+    labels = _labels(table["label"], place, label)
+    table = table.assign(post_id=_post_ids(table, place), label=labels, sentence=table["sentence"].map(clean))
+    empty = table["sentence"] == ""
+    if empty.all():
+        raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
+    without_post = 0 if posts is None else int((~table["post_id"].isin(posts["post_id"])).sum())
+    counts = {"annotations": len(table), "annotations_without_post": without_post, "empty_sentences": int(empty.sum())}
+    table = table[~empty]
+    # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
+    number = table.groupby("post_id")["sentence"].transform(lambda texts: pd.factorize(texts, sort=True)[0])
+    made = table["post_id"] + "_a" + number.astype(str)
+    given = table["sentence_id"].str.strip() if "sentence_id" in table else made
+    return table.assign(sentence_id=given.where(given != "", made)), counts
+
+
+def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
+    ids = table["post_id"].str.strip()
+    _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
+    return ids
+
+
+def _labels(values: pd.Series, place: str, column: str) -> pd.Series:
+    plain = values.str.strip()
+    labels = plain.map(LABELS)
+    wrong = plain[labels.isna()]
+    if len(wrong):
+        # Anything longer may be a sentence that slipped into this column.
+        value = (wrong.iloc[0] or "empty") if len(wrong.iloc[0]) <= 5 else "neither 0 nor 1"
+        raise DataError(f"{place}, row {wrong.index[0]}: {column} is {value}; write 1 for evidence and 0 for none.")
+    return labels.astype(np.int8)
+
+
+def check_labels(labels: pd.Series, place: str, needed: Mapping[int, str]) -> None:
+    """Refuse a table in which a label is missing that cannot be sampled either."""
+    for label, what in needed.items():
+        if not (labels == label).any():
+            raise DataError(f"{place}: no row is {what}, so nothing can be learned; add such rows.")
+
+
+def _refuse_rows(wrong: pd.Series, place: str, problem: str) -> None:
+    """Raise for the first row in which something is wrong."""
+    if wrong.any():
+        raise DataError(f"{place}, row {wrong.idxmax()}: {problem}.")
+
+
+def refuse_several(values: pd.Series, ids: pd.Series, place: str, problem: str) -> None:
+    """Raise for the first id that stands with several values."""
+    several = values.groupby(ids).nunique() > 1
+    if several.any():
+        raise DataError(f"{place}: the {ids.name} {shown(several.idxmax())} has several {problem}.")
+
+
+def shown(value: object) -> str:
+    """Make sure that a message repeats ids only: what has spaces may be a text in the wrong column."""
+    return str(value) if re.fullmatch(r"\S{1,60}", str(value)) else "(a text, not shown)"
+
+
+def check_posts(posts: pd.DataFrame, place: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Posts with clean ids; one id has one text."""
+    posts = posts.assign(post_id=_post_ids(posts, place))
+    refuse_several(posts["text"], posts["post_id"], place, "texts; give each post its own id")
+    once = posts.drop_duplicates("post_id")
+    empty = once["text"].str.strip() == ""
+    return posts, {"repeated_posts": len(posts) - len(once), "posts_without_text": int(empty.sum())}
+
+
+def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
+    """Pairs with clean ids and texts of their criteria, at least one of both, and ids made of the texts where there are none."""
+    columns = [column for column in ("criterion", "criterion_id") if column in table]
+    if not columns:
+        near = did_you_mean("criterion", table.columns)
+        raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
+    for column in columns:
+        table = table.assign(**{column: table[column].map(clean)})
+        _refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
+    if "criterion_id" not in table:
+        texts = sorted(set(table["criterion"]))
+        width = max(4, len(str(len(texts))))
+        ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
+        table = table.assign(criterion_id=table["criterion"].map(ids))
+    if "criterion" in table:
+        refuse_several(table["criterion"], table["criterion_id"], place, "texts; give each text its own id")
+    return table
+
+
+def with_texts(table: pd.DataFrame, criteria: Mapping[str, str], place: str, column: str) -> tuple[pd.DataFrame, int]:
+    """Give every row the text of its criterion; rows whose id has no text are dropped, and counted."""
+    if table.empty:
+        raise DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
+    known = table["criterion_id"].isin(criteria)
+    if not known.any():
+        first = shown(table["criterion_id"].iloc[0])
+        near = did_you_mean(first, criteria)
+        remedy = "; correct it, or give the criteria that have these ids." if near == "." else near
+        raise DataError(f"{place}: no {column} is the id of a criterion, for example {first}{remedy}")
+    kept = table[known]
+    return kept.assign(criterion=kept["criterion_id"].map(criteria)), int((~known).sum())

@@ -130,11 +130,13 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
     """How many folds the finished trials trained, those taken over left out, and how many there would be without a pruner."""
     records = [TrialRecord.read(trial) for trial in finished_trials(study)]
-    trained = sum(len(record.fold_scores or ()) for record in records)
+    trained = 0
     for record in records:
-        # A retry goes on with the folds of a trial that was cut off, which is not among these.
-        if record.retry_of is None or record.reused_from is not None:
-            trained -= record.folds_from_before or 0
+        # A retry goes on with the folds of a trial that was cut off, which is not among these. A study of before the rebuild
+        # counts the folds it found, also those it did not get to.
+        taken_over = record.retry_of is None or record.reused_from is not None
+        reused = record.folds_from_before or 0 if taken_over else 0
+        trained += max(0, len(record.fold_scores or ()) - reused)
     return trained, len(records) * n_folds
 
 

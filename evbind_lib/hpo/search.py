@@ -122,12 +122,8 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
     """
     trial, record, state, value = running.trial, TrialRecord(), TrialState.COMPLETE, None
     ending: BaseException | None = None
-    token = RUNNING.set(running)
     try:
-        with heartbeat(trial):
-            for callback in running.search_callbacks:
-                callback.on_trial_begin(trial)
-            value = _finite(objective(trial))
+        value = _run(objective, running)
     except optuna.TrialPruned:
         state = TrialState.PRUNED
     except (SearchStopped, KeyboardInterrupt) as stop:
@@ -140,8 +136,6 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
         if isinstance(error, ParamsError | SearchError):  # any other is let go, with the model that its frames hold
             record.surplus, ending = True, error
-    finally:
-        RUNNING.reset(token)
     record.seconds = round(time.monotonic() - running.began, 3)
     try:
         record.write(trial)
@@ -155,6 +149,18 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         callback.on_trial_end(study, ended)
     if ending is not None:
         raise ending
+
+
+def _run(objective: ObjectiveFunction, running: RunningTrial) -> float:
+    """Call the objective, findable as the trial that runs here."""
+    token = RUNNING.set(running)
+    try:
+        with heartbeat(running.trial):
+            for callback in running.search_callbacks:
+                callback.on_trial_begin(running.trial)
+            return _finite(objective(running.trial))
+    finally:
+        RUNNING.reset(token)
 
 
 def _finite(value: Any) -> float:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evbind_lib import errors
+import evbind_lib.errors as errors
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean

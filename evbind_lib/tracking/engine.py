@@ -20,7 +20,6 @@ from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
 if TYPE_CHECKING:
     from evbind_lib.tracking.runs import NotebookRun
 
-
 # The engine is this module: papermill looks it up while it is imported below, before a subclass of its own could be made.
 EvbindEngine = sys.modules[__name__]
 
@@ -40,13 +39,12 @@ def execute_notebook(
 ) -> nbformat.NotebookNode:
     """Execute as papermill's own engine does; ``save_to`` is the file to keep the notebook in instead of papermill's output."""
     run = open_run(nb, input_path)
-    shown = {name: options.pop(name) for name in ("progress_bar", "autosave_cell_every") if name in options}
-    course = _Course(nb, save_to or output_path, options.get("log_output", False), **shown)
+    shown = options.pop("progress_bar", True), options.pop("autosave_cell_every", 30)
+    course = _Course(nb, save_to or output_path, options.get("log_output", False), *shown)
     course.run = run
     options["startup_timeout"] = options.pop("start_timeout", 60)
     options["timeout"] = options.pop("execution_timeout", None)
-    # The kernel would warn on the terminal that its sockets on this machine are not encrypted, and report how a cell was
-    # interrupted that the engine ended.
+    # Otherwise the kernel warns on the terminal, of sockets without encryption and of cells that the engine interrupted.
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]
     try:
         course.notebook_start()

@@ -66,12 +66,11 @@ class Execution:
         name = file.stem if file else name or "notebook"
         way = "jupyter" if os.environ.get("JPY_SESSION_NAME") else "kernel"
         run = NotebookRun.open(store, name, parameters=parameters, tags={"evbind.way": way})
+        document, running = Document(file, shell.user_ns["In"][1:-1]), shell.get_parent()
+        self._current = document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"])
         if self.document is None:
             self._watch(shell)
-        if self.document is None or file:
-            self.document = Document(file, shell.user_ns["In"][1:-1])
-        running = shell.get_parent()
-        self._current = self.document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"])
+        self.document = document
         return run
 
     def _watch(self, shell: Any) -> None:
@@ -111,10 +110,11 @@ class Execution:
             self.run.finish(self.document.notebook)
 
     def _end(self, why: str) -> None:
-        """End a run that goes on; where the file is not known, nobody knows how many cells there are."""
+        """Leave the run, and end it where it goes on; where the file is not known, nobody knows how many cells there are."""
         if self.run and self.document and self.run.status == "RUNNING":
             cut_off = f"{why} before its last cell" if self.document.whole else ""
             self.run.finish(self.document.notebook, cut_off, status="KILLED" if cut_off else "FINISHED")
+        self.run = None
 
     def link(self, run: Run, kind: str, name: str) -> None:
         """Name the ``study`` or ``training`` run that this execution made, and this execution there."""

@@ -29,7 +29,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
 from evbind_lib.tracking.page import export_html
-from evbind_lib.tracking.store import NONE, Store, Values, circumstances, legal, or_go_on, plain
+from evbind_lib.tracking.store import NONE, Store, Values, circumstances, legal, plain
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before")  # of a trial's record, worth a tag
@@ -55,10 +55,7 @@ class Run:
 
     @classmethod
     def open(cls, store: Store, name: str, *, parameters: Values, tags: Values = NONE, **known_by: str) -> Self:
-        """Open a run at the top, or the one that is ``known_by`` these tags; `TrackingError` where the store cannot be used.
-
-        What killed processes left running is ended.
-        """
+        """Open a run at the top, or that ``known_by`` these tags, and end what killed processes left; raises `TrackingError`."""
         experiment, known = store.experiments[cls.place], evbind_tags(level=cls.level, **known_by)
         inherited = evbind_tags(**{cls.level: name}, **known_by)
         # Two searches that begin at once must not make two runs of a study.
@@ -78,12 +75,9 @@ class Run:
         return kind(self.store, self.store.start(self.experiment, name, own), self.experiment, name, inherited)
 
     def describe(self, parameters: Values, tags: Values = NONE) -> None:
-        """Log parameters and tags, or raise `TrackingError`.
-
-        MLflow lets no parameter be changed: where a run goes on with others, its tag ``evbind.changed`` has those that are not as
-        logged, and the artifact ``params.json`` all as they are now.
-        """
+        """Log tags and parameters, which the artifact ``params.json`` always has as they are now; raises `TrackingError`."""
         with self.store.must_work():
+            # MLflow lets no parameter be changed: where a run goes on with other ones, a tag has those that are not as logged.
             logged = self.store.client.get_run(self.run_id).data.params
             now = {legal(name): str(plain(name, value)) for name, value in parameters.items() if value is not None}
             new = {name: value for name, value in now.items() if name not in logged}
@@ -104,19 +98,22 @@ class Run:
             [RunTag(legal(name), str(value)) for name, value in tags.items()],
         )
 
-    write = or_go_on(log)
+    def write(self, metrics: Values = NONE, **given: Any) -> None:
+        """Log as `log` does; where it fails, work goes on."""
+        with self.store.going_on():
+            self.log(metrics, **given)
 
-    @or_go_on
     def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
         """End the run as work does that stopped at this error, or with another status; an error before that is taken back."""
-        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
-        line = text.strip().partition("\n")[0][:300]
-        # A kernel that died was killed, if only for lack of memory.
-        killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
-        self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
-        noted = evbind_tags(error=line if line or failed_before else None)
-        self.log(metrics, tags={**tags, **noted})
-        self.store.client.set_terminated(self.run_id, self.status)
+        with self.store.going_on():
+            text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
+            line = text.strip().partition("\n")[0][:300]
+            # A kernel that died was killed, if only for lack of memory.
+            killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
+            self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
+            noted = evbind_tags(error=line if line or failed_before else None)
+            self.log(metrics, tags={**tags, **noted})
+            self.store.client.set_terminated(self.run_id, self.status)
 
 
 @dataclass(eq=False)
@@ -144,15 +141,15 @@ class NotebookRun(Run):
         self.n_cells += 1
         self.write({"cells": self.n_cells}, step=self.n_cells)
 
-    @or_go_on
     def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
         """End the run as the execution did, with the notebook and its page."""
-        self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"{self.name}.ipynb"
-            nbformat.write(notebook, file)
-            export_html(notebook, file.with_suffix(".html"))
-            self.store.client.log_artifacts(self.run_id, folder)
+        with self.store.going_on():
+            self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / f"{self.name}.ipynb"
+                nbformat.write(notebook, file)
+                export_html(notebook, file.with_suffix(".html"))
+                self.store.client.log_artifacts(self.run_id, folder)
 
 
 @dataclass(eq=False)
@@ -162,12 +159,12 @@ class FoldRuns(Run, Callback):
     results: list[FoldResult] = field(default_factory=list)
     fold_run: Run | None = None
 
-    @or_go_on
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         """Open the fold's run."""
-        number = str(fold.index + 1)
-        # The number comes first: MLflow's page cuts long names at this depth of the tree.
-        self.fold_run = self.child(Run, "fold", f"fold {number} of {self.name}", fold=number)
+        with self.store.going_on():
+            number = str(fold.index + 1)
+            # The number comes first: MLflow's page cuts long names at this depth of the tree.
+            self.fold_run = self.child(Run, "fold", f"fold {number} of {self.name}", fold=number)
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
         """Log the epoch's loss and, where it was validated, its metrics, by epoch."""
@@ -206,25 +203,6 @@ class TrainingRun(FoldRuns, AbstractContextManager["TrainingRun"]):
         self.end(error, numbers)
 
 
-class TrialRun(FoldRuns):
-    """Run of one trial."""
-
-    @or_go_on
-    def finish(self, trial: FrozenTrial) -> None:
-        """End the run as the trial ended; a pruned trial ends FINISHED, with its state as a tag and in its name."""
-        record = TrialRecord.read(trial)
-        state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
-        pooled = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
-        # The value of a pruned trial is of fewer folds: it would sort among the others.
-        objective = trial.value if state == "COMPLETE" else None
-        numbers = {**pooled, "seconds": record.seconds, "objective": objective}
-        self.write(parameters=trial.params)
-        tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
-        self.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags)
-        if state == "PRUNED":
-            self.store.client.update_run(self.run_id, name=f"{self.name} (pruned)")
-
-
 class StudyRun(Run):
     """Run of a study; its trials and its summary are child runs."""
 
@@ -235,15 +213,15 @@ class StudyRun(Run):
         key = self.inherited["evbind.study_key"]
         return self.store.find(self.experiment, evbind_tags(study_key=key, level=level, **tags))
 
-    @or_go_on
     def mark_best(self, best: FrozenTrial) -> None:
         """Mark the best trial's run, by tag and in its name, and take the mark from the one before."""
-        before, now = self.find("trial", best="true"), self.find("trial", trial=str(best.number))[-1:]
-        for run in [*before, *now]:
-            name = run.info.run_name.removesuffix(" (best)")
-            self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
-            self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
-        self.write({"best_value": best.value}, step=best.number, tags=evbind_tags(best_trial=best.number))
+        with self.store.going_on():
+            before, now = self.find("trial", best="true"), self.find("trial", trial=str(best.number))[-1:]
+            for run in [*before, *now]:
+                name = run.info.run_name.removesuffix(" (best)")
+                self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
+                self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
+            self.write({"best_value": best.value}, step=best.number, tags=evbind_tags(best_trial=best.number))
 
 
 class TrackedTrials(SearchCallback):
@@ -251,16 +229,16 @@ class TrackedTrials(SearchCallback):
 
     def __init__(self, store: Store, study_run: StudyRun | None = None) -> None:
         self.store, self.study_run = store, study_run
-        self.trial_runs: dict[int, TrialRun] = {}  # those that are open
+        self.trial_runs: dict[int, FoldRuns] = {}  # those that are open
 
-    @or_go_on
     def on_trial_begin(self, trial: optuna.Trial) -> None:
         """Open the trial's run, and name it in the trial, so that a view of the study can lead to it."""
-        if self.study_run:
-            name = f"trial {trial.number:03d}"  # so that names sort as numbers do
-            run = self.study_run.child(TrialRun, "trial", name, trial=str(trial.number))
-            self.trial_runs[trial.number] = run
-            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
+        with self.store.going_on():
+            if self.study_run:
+                name = f"trial {trial.number:03d}"  # so that names sort as numbers do
+                run = self.study_run.child(FoldRuns, "trial", name, trial=str(trial.number))
+                self.trial_runs[trial.number] = run
+                TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         """Give the trial's run, which follows its folds; the parameters are known by now."""
@@ -270,22 +248,32 @@ class TrackedTrials(SearchCallback):
         return (run,) if run else ()
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """End the trial's run, where this process opened it."""
-        run = self.trial_runs.pop(trial.number, None)
-        if run:
-            run.finish(trial)
+        """End the trial's run, where this process opened it; that of a pruned trial as FINISHED, with a tag and a name for it."""
+        with self.store.going_on():
+            run = self.trial_runs.pop(trial.number, None)
+            if run is None:
+                return
+            record = TrialRecord.read(trial)
+            state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
+            pooled = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
+            # The value of a pruned trial is of fewer folds: it would sort among the others.
+            objective = trial.value if state == "COMPLETE" else None
+            run.write(parameters=trial.params)
+            tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
+            numbers = {**pooled, "seconds": record.seconds, "objective": objective}
+            run.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags)
+            if state == "PRUNED":
+                self.store.client.update_run(run.run_id, name=f"{run.name} (pruned)")
 
 
 class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
-    """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended.
-
-    ``parameters`` are logged in place of all of ``params``; ``on_open`` is called with the study's run, "study" and its name.
-    """
+    """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
 
     def __init__(
         self, store: Store, params: Params, tags: Values, *, parameters: Values = NONE, on_open: OnOpen | None = None
     ) -> None:
         super().__init__(store)
+        # All parameters unless others are given; what is called with the study's run, "study" and its name.
         self.parameters, self.tags, self.on_open = parameters or params.flat(), tags, on_open
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
@@ -309,26 +297,26 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         """Give what writes the trials in a worker, below the same run."""
         return TrackedTrials(self.store, self.study_run)
 
-    @or_go_on
     def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
         """Write the child run 'Study Summary' or, where the study went on, the one it has, with the files as artifacts."""
-        run, best, counts = self.study_run, best_trial(study), count_trials(study)
-        if run is None or best is None:
-            return
-        run.mark_best(best)
-        there = [Run(run.store, found.info.run_id, run.experiment, "", {}) for found in run.find("summary")]
-        summary = there[0] if there else run.child(Run, "summary", "Study Summary")
-        numbers = {"best_value": best.value, **{f"trials_{name}": count for name, count in counts.items()}}
-        weights = {f"importance/{name}": weight for name, weight in importances.items()}
-        states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
-        note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
-        # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
-        tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
-        for owner in (run, summary):
-            owner.write({**numbers, **weights}, step=counts["total"], tags=tags)
-        for file in files.values():
-            self.store.client.log_artifact(summary.run_id, str(file))
-        summary.end()
+        with self.store.going_on():
+            run, best, counts = self.study_run, best_trial(study), count_trials(study)
+            if run is None or best is None:
+                return
+            run.mark_best(best)
+            there = [Run(run.store, found.info.run_id, run.experiment, "", {}) for found in run.find("summary")]
+            summary = there[0] if there else run.child(Run, "summary", "Study Summary")
+            numbers = {"best_value": best.value, **{f"trials_{name}": count for name, count in counts.items()}}
+            weights = {f"importance/{name}": weight for name, weight in importances.items()}
+            states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
+            note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
+            # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
+            tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
+            for owner in (run, summary):
+                owner.write({**numbers, **weights}, step=counts["total"], tags=tags)
+            for file in files.values():
+                self.store.client.log_artifact(summary.run_id, str(file))
+            summary.end()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for run in self.trial_runs.values():  # cut off

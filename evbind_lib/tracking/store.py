@@ -7,14 +7,13 @@ soon as two things run at once. Numbers, names and ids of runs are written, neve
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import platform
 import re
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-EXPERIMENTS = ("notebooks", "search", "training")
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -48,24 +46,6 @@ NONE: Values = {}
 def open_tracker(tracking: TrackingParams) -> Store | None:
     """Open the MLflow store that the parameters name, None with ``tracking=none``; `TrackingError` where it cannot be used."""
     return Store(tracking) if tracking.enabled else None
-
-
-def or_go_on(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a write that fails be warned of once; the method, of a store or of what has one, then returns None."""
-
-    @functools.wraps(method)
-    def careful(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except (MlflowException, OSError) as error:
-            store: Store = getattr(self, "store", self)
-            if not store.has_gaps:
-                message = "MLflow: %s could not be written (%s), so its runs have gaps"
-                logging.getLogger("evbind_lib").warning(message, store.shown_uri, _reason(error))
-            store.has_gaps = True
-            return None
-
-    return careful
 
 
 class Store:
@@ -92,7 +72,7 @@ class Store:
             # Of processes that make one database at the same time, MLflow lets all but one fail.
             with lock_between_processes(self.uri):
                 self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-                self.experiments = {name: self._experiment(name) for name in EXPERIMENTS}
+                self.experiments = {name: self._experiment(name) for name in ("notebooks", "search", "training")}
 
     def __reduce__(self) -> tuple[type[Store], tuple[TrackingParams]]:
         return Store, (self.tracking,)
@@ -107,6 +87,17 @@ class Store:
                 f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)}); set another "
                 "tracking.uri, or tracking=none to go without."
             ) from None
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Warn once where a write inside fails, and go on."""
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if not self.has_gaps:
+                message = "MLflow: %s could not be written (%s), so its runs have gaps"
+                logging.getLogger("evbind_lib").warning(message, self.shown_uri, _reason(error))
+            self.has_gaps = True
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -125,15 +116,17 @@ class Store:
         every = {"mlflow.user": psutil.Process().username(), **source, **tags}
         return str(self.client.create_run(experiment, tags=every, run_name=name).info.run_id)
 
-    @or_go_on
     def end_abandoned(self) -> None:
         """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat."""
-        running = [run for experiment in self.experiments.values() for run in self.find(experiment, {}, "RUNNING")]
-        for run in running:
-            if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                run_id = run.info.run_id
-                beats = [beat.timestamp for name in HEARTBEATS for beat in self.client.get_metric_history(run_id, name)]
-                self.client.set_terminated(run_id, "KILLED", end_time=max([run.info.start_time, *beats]))
+        with self.going_on():
+            running = [run for experiment in self.experiments.values() for run in self.find(experiment, {}, "RUNNING")]
+            for run in running:
+                if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
+                    run_id = run.info.run_id
+                    beats = [
+                        beat.timestamp for name in HEARTBEATS for beat in self.client.get_metric_history(run_id, name)
+                    ]
+                    self.client.set_terminated(run_id, "KILLED", end_time=max([run.info.start_time, *beats]))
 
     def find(self, experiment: str, tags: Values, status: str | None = None) -> list[Run]:
         """Find the runs with all of these tags, oldest first."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -50,11 +49,6 @@ class Metric:
     on: Literal["probabilities", "decisions"] = "probabilities"
     greater_is_better: bool = True
     description: str = ""
-
-    @cached_property
-    def takes_weights(self) -> bool:
-        """Whether the function has a parameter ``sample_weight``."""
-        return "sample_weight" in inspect.signature(self.function).parameters
 
     def __call__(self, labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
         """Score of probabilities of evidence (n,), each pair counted ``sample_weight`` times."""

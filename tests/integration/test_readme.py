@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
 
+import optuna
 import pytest
+import sklearn.metrics
+import torch
 
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space
 from evbind_lib.notebook.run import default_choices, find_notebook
+from evbind_lib.training.metrics import METRICS
+from tests.conftest import BRIEF
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"^```\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`(evbind [^`]+)`", README)
     found = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("evbind ")]
@@ -34,9 +40,9 @@ def test_a_command_composes(command: str, workspace: Path) -> None:
     notebook = find_notebook(name)
     options = [index for index, word in enumerate(words) if word.startswith("--")]
     choices, overrides = split_arguments(words[: options[0]] if options else words)
-    params = compose({**default_choices(notebook), **choices}, overrides)
+    params = compose(overrides, **{**default_choices(notebook), **choices})
     check_space(params)
-    build_sampler(params.hpo.sampler, n_earlier_trials=0, params=params)
+    build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
 
 
@@ -50,3 +56,25 @@ def test_every_picture_and_file_it_links_is_there() -> None:
     named = [word for word in re.findall(r"`((?:params|tests|notebooks|evbind_lib)/[\w./-]+)`", README)]
     missing = [word for word in named if not (PROJECT / word).exists() and "hpo_best" not in word]
     assert missing == []
+
+
+def test_the_lines_of_extend_run(workspace: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    code = "\n".join(blocks)
+    for shown, brief in (
+        (
+            'overrides=["hpo.trials.n_trials=20"]',
+            f'overrides={[*BRIEF, "hpo.trials.n_trials=2"]}, hpo="quick", tracking="none"',
+        ),
+        ("n_trials=20)", "n_trials=1)"),
+    ):
+        assert shown in code
+        code = code.replace(shown, brief)
+    names = {"torch": torch, "sklearn": sklearn, "optuna": optuna, "itertools": itertools}
+    try:
+        exec(compile(code, "README.md", "exec"), names)
+        assert "kappa" in names["cv"].folds[0].metrics
+        assert names["result"].n_earlier_trials == 0 and len(names["result"].study.trials) == 2
+        assert [trial.params["learning_rate"] for trial in names["grid"].trials[:2]] == [1e-3, 1e-3]
+    finally:
+        METRICS.pop("kappa", None)

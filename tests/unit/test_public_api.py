@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,9 @@ DESIGN = [
 
 
 def documentation(name: str) -> str:
-    """Docstring of a public name; of a registry, which has none of its own, that of the module it stands in."""
+    """Docstring of a public name; a registry has one of its own."""
     named = getattr(ev, name)
-    if isinstance(named, Registry):
-        module = next(node.module for node in _type_checking_imports() if name in {alias.name for alias in node.names})
-        named = sys.modules[module]
-    return inspect.getdoc(named) or ""
+    return inspect.cleandoc(vars(named)["__doc__"]) if isinstance(named, Registry) else inspect.getdoc(named) or ""
 
 
 def _type_checking_imports() -> list[ast.ImportFrom]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +26,14 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from evbind_lib.config.compose import compose
+from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import TrackingError
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking import store
 from evbind_lib.tracking.runs import TrackedSearch, TrackedTrials, TrainingRun
-from evbind_lib.tracking.store import Store, git_commit, open_tracker
+from evbind_lib.tracking.store import PROCESS, Store, git_commit, open_tracker
 from evbind_lib.training.result import EpochResult, FoldResult
 
 SENTENCE = "I have not slept for weeks and nothing tastes of anything"
@@ -54,9 +53,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> TrackingParams:
 
 @pytest.fixture(scope="module")
 def tracker(place: TrackingParams) -> Store:
-    opened = open_tracker(place)
-    assert opened is not None
-    return opened
+    return Store(place)
+
+
+@pytest.fixture(autouse=True)
+def variables_of_the_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No run may go where these would lead MLflow's own functions."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'nowhere' / 'other.db'}")
 
 
 @pytest.fixture
@@ -77,16 +82,16 @@ def tracked(tracker: Store, study: optuna.Study, parameters: dict[str, Any] = PA
         yield search
 
 
-def run_fold(run: Any, fold: int, score: float, *, n_epochs: int = 2, ends: bool = True) -> None:
-    """Call a run for a fold of a training; the epochs but the last are not validated."""
+def run_fold(run: Any, fold: int, score: float, *, ends: bool = True) -> None:
+    """Call a run for a fold of a training; the first of its two epochs is not validated."""
     run.on_fold_begin(Fold(fold, ("a",), ("b",)), PARAMS)
     last = {"macro_f1": score, "roc_auc": math.nan}
-    epochs = [EpochResult(fold, n, 1 / n, last if n == n_epochs else None, 0.5) for n in range(1, n_epochs + 1)]
+    epochs = EpochResult(fold, 1, 1.0, None, 0.5), EpochResult(fold, 2, 0.5, last, 0.5)
     for epoch in epochs:
         run.on_epoch_end(epoch)
     predictions = pd.DataFrame({"fold": fold, "post_id": "post-of-ada", "label": [0, 1], "probability": [0.2, 0.7]})
     if ends:
-        run.on_fold_end(FoldResult(fold, last, tuple(epochs), predictions, 1.5, 300, 80, "fp32", 512.0))
+        run.on_fold_end(FoldResult(fold, last, epochs, predictions, 1.5, 300, 80, "fp32", 512.0))
 
 
 def run_trial(
@@ -127,6 +132,11 @@ def the_run(tracker: Store, name: str, **tags: str) -> Run:
 def history(tracker: Store, run: Run, metric: str) -> list[tuple[int, float]]:
     points = tracker.client.get_metric_history(run.info.run_id, metric)
     return [(point.step, round(point.value, 6)) for point in points]
+
+
+def statuses(tracker: Store, name: str) -> dict[str, str]:
+    """By level, of a study with one trial."""
+    return {run.data.tags["evbind.level"]: run.info.status for run in runs_of(tracker, name)}
 
 
 def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Study, tmp_path: Path) -> None:
@@ -175,36 +185,29 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
     assert Path(tracker.client.download_artifacts(summary.info.run_id, file.name)).read_text() == "number\n"
 
 
-def test_more_than_one_request_holds_and_slow_epochs_while_the_fold_goes_on(
-    tracker: Store, study: optuna.Study
-) -> None:
-    many = {f"parameter_{number}": number for number in range(120)}
-    with tracked(tracker, study, many) as search:
-        run_trial(search, study, 0.6)
-        assert len(the_run(tracker, study.study_name, level="study").data.params) == 120
-        trial = study.ask()
-        search.on_trial_begin(trial)
-        run_fold(*search.fold_callbacks(trial), 1, 0.6, ends=False)
-        fold = runs_of(tracker, study.study_name, level="fold")[-1]
-        assert fold.data.metrics["macro_f1"] == 0.6 and fold.info.status == "RUNNING"
-
-
 def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingParams, study: optuna.Study) -> None:
-    name = study.study_name
-    for session, n_trials in enumerate((10, 20, 30)):
+    name, many = (
+        study.study_name,
+        {f"parameter_{number}": number for number in range(120)},
+    )  # more than MLflow takes at once
+    for session, score in enumerate((0.5, 0.7, 0.6)):
         tracker = Store(place)
-        now = {**PARAMETERS, "hpo.trials.n_trials": n_trials, f"new.in.session.{session}": session}
+        now = {**PARAMETERS, **many, "hpo.trials.n_trials": 10 * (session + 1), f"new.in.session.{session}": session}
         with tracked(tracker, study, now) as search:
             assert the_run(tracker, name, level="study").info.status == "RUNNING"
-            run_trial(search, study, 0.5 + session / 10)
+            run_trial(search, study, score)
             search.summary(study, importances={}, files={})
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
-    assert parent.info.status == "FINISHED" and len(runs_of(tracker, name, level="trial")) == 3
+    assert parent.info.status == "FINISHED" and len(parent.data.params) == 126
     assert parent.data.params["hpo.trials.n_trials"] == "10" and parent.data.params["new.in.session.2"] == "2"
     assert parent.data.tags["evbind.changed"] == "hpo.trials.n_trials=30"
-    assert history(tracker, summary, "trials_total") == [(1, 1), (2, 2), (3, 3)]
     stored = Path(tracker.client.download_artifacts(parent.info.run_id, "params.json"))
     assert json.loads(stored.read_text())["hpo.trials.n_trials"] == 30
+    assert history(tracker, summary, "trials_total") == [(1, 1), (2, 2), (3, 3)]
+    trials = runs_of(tracker, name, level="trial")
+    assert [run.data.tags.get("evbind.best") for run in trials] == ["false", "true", None], "the mark of the best moves"
+    assert [run.info.run_name for run in trials] == ["trial 000", "trial 001 (best)", "trial 002"]
+    assert parent.data.tags["evbind.best_trial"] == "1" and parent.data.metrics["best_value"] == 0.7
 
 
 def test_a_study_is_known_by_its_uid_whatever_its_name(tracker: Store) -> None:
@@ -217,17 +220,6 @@ def test_a_study_is_known_by_its_uid_whatever_its_name(tracker: Store) -> None:
     assert [run.info.run_name for run in found].count(name) == 2
 
 
-def test_the_mark_of_the_best_trial_moves(tracker: Store, study: optuna.Study) -> None:
-    with tracked(tracker, study) as search:
-        for score in (0.5, 0.7, 0.6):
-            run_trial(search, study, score)
-    trials = runs_of(tracker, study.study_name, level="trial")
-    assert [run.data.tags.get("evbind.best") for run in trials] == ["false", "true", None]
-    assert [run.info.run_name for run in trials] == ["trial 000", "trial 001 (best)", "trial 002"]
-    parent = the_run(tracker, study.study_name, level="study")
-    assert parent.data.tags["evbind.best_trial"] == "1" and parent.data.metrics["best_value"] == 0.7
-
-
 def test_trials_end_as_they_ended_and_take_their_open_fold_along(tracker: Store, study: optuna.Study) -> None:
     name, failed = study.study_name, TrialState.FAIL
     with tracked(tracker, study) as search:
@@ -235,8 +227,8 @@ def test_trials_end_as_they_ended_and_take_their_open_fold_along(tracker: Store,
         run_trial(search, study, cut_off_in=0, state=TrialState.PRUNED)
         run_trial(search, study, cut_off_in=0, state=failed, interrupted=True)
         run_trial(search, study)  # an objective that reports no folds
-    statuses = [[run.info.status for run in runs_of(tracker, name, trial=str(number))] for number in range(4)]
-    assert statuses == [["FAILED", "FINISHED", "FAILED"], ["FINISHED"] * 2, ["KILLED"] * 2, ["FINISHED"]]
+    ended = [[run.info.status for run in runs_of(tracker, name, trial=str(number))] for number in range(4)]
+    assert ended == [["FAILED", "FINISHED", "FAILED"], ["FINISHED"] * 2, ["KILLED"] * 2, ["FINISHED"]]
     trials = runs_of(tracker, name, level="trial")
     assert trials[0].data.tags["evbind.error"] == "ValueError: the loss is nan"
     assert trials[3].data.metrics["objective"] == 0.25 and trials[3].data.params.keys() == DRAWN
@@ -249,13 +241,10 @@ def test_a_search_that_ends_early_leaves_nothing_running(tracker: Store, error: 
         trial = study.ask()
         search.on_trial_begin(trial)
         run_fold(*search.fold_callbacks(trial), 0, 0.5, ends=False)
+        fold = the_run(tracker, study.study_name, level="fold")
+        assert fold.data.metrics["macro_f1"] == 0.5 and fold.info.status == "RUNNING", "epochs are seen while they come"
         raise error
-    found = runs_of(tracker, study.study_name)
-    assert {run.data.tags["evbind.level"]: run.info.status for run in found} == {
-        "study": status,
-        "trial": "KILLED",
-        "fold": "KILLED",
-    }
+    assert statuses(tracker, study.study_name) == {"study": status, "trial": "KILLED", "fold": "KILLED"}
 
 
 def test_trials_of_workers_go_below_the_run_of_the_search(tracker: Store, study: optuna.Study) -> None:
@@ -269,36 +258,27 @@ def test_trials_of_workers_go_below_the_run_of_the_search(tracker: Store, study:
     assert trial.info.run_name == "trial 000 (best)" and trial.info.status == "FINISHED"
 
 
-def test_runs_of_a_killed_process_are_ended_and_its_study_goes_on(place: TrackingParams, tracker: Store) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "from evbind_lib.config.schema import TrackingParams\n"
-        "from evbind_lib.data.folds import Fold\n"
-        "from evbind_lib.tracking.runs import FoldRuns, StudyRun\n"
-        "from evbind_lib.tracking.store import Store\n"
-        "store = Store(TrackingParams(uri=sys.argv[1], artifacts=sys.argv[2]))\n"
-        "study = StudyRun.open(store, 'killed', parameters={}, study_key=sys.argv[3])\n"
-        "study.child(FoldRuns, 'trial', 'trial 000', trial='0').on_fold_begin(Fold(0, (), ()), None)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    study = new_study("killed")
-    study.set_user_attr("uid", "u1")
-    key = hashlib.sha256(b"u1#killed").hexdigest()[:16]
-    done = subprocess.run([sys.executable, "-c", code, place.uri, place.artifacts, key], cwd=PROJECT, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert [run.info.status for run in runs_of(tracker, "killed")] == ["RUNNING"] * 3
+def test_runs_of_a_dead_process_are_ended_and_its_study_goes_on(
+    tracker: Store, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = study.study_name
+    with monkeypatch.context() as patch, tracked(tracker, study) as search:
+        patch.setattr(tracker.client, "set_terminated", lambda *words: None)  # a kill lets nobody end a run
+        trial = study.ask()
+        search.on_trial_begin(trial)
+        run_fold(*search.fold_callbacks(trial), 0, 0.5, ends=False)
+    host, _, started = this_process().rsplit(" ", 2)
+    for run in runs_of(tracker, name):
+        assert run.info.status == "RUNNING"
+        tracker.client.set_tag(run.info.run_id, PROCESS, f"{host} 1 {started}")
     with tracked(tracker, study) as search:
-        levels = {run.data.tags["evbind.level"]: run for run in runs_of(tracker, "killed")}
-        assert {level: run.info.status for level, run in levels.items()} == {
-            "study": "RUNNING",
-            "trial": "KILLED",
-            "fold": "KILLED",
-        }
-        assert levels["trial"].info.end_time == levels["trial"].info.start_time, "no heartbeat after its start"
+        assert statuses(tracker, name) == {"study": "RUNNING", "trial": "KILLED", "fold": "KILLED"}
+        dead = the_run(tracker, name, level="trial").info
+        assert dead.end_time == dead.start_time, "no heartbeat after its start"
         search.on_trial_begin(study.ask())
         tracker.end_abandoned()
-        running = {run.data.tags["evbind.level"] for run in runs_of(tracker, "killed") if run.info.status == "RUNNING"}
-        assert running == {"study", "trial"}, "what a living search is at is not abandoned"
+        running = [run.data.tags["evbind.level"] for run in runs_of(tracker, name) if run.info.status == "RUNNING"]
+        assert running == ["study", "trial"], "what a living search is at is not abandoned"
 
 
 def test_a_training_holds_its_folds_and_ends_as_the_work_did(tracker: Store) -> None:
@@ -332,30 +312,6 @@ def test_neither_post_text_nor_folders_nor_passwords_are_stored(place: TrackingP
     assert "posts.csv" in everything and "ada:***@db" in everything
     for secret in (SENTENCE, "secret-clinic", "pass-word-1", "post-of-ada"):
         assert secret not in everything
-
-
-def test_mlflow_variables_of_the_shell_do_not_leak_in(
-    tracker: Store, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with tracked(tracker, study) as search:
-        parent = the_run(tracker, study.study_name, level="study")
-        monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiments["training"])
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
-        run_trial(search, study, 0.5)
-    trial = the_run(tracker, study.study_name, level="trial")
-    assert trial.info.run_id != parent.info.run_id
-    assert trial.info.experiment_id == tracker.experiments["search"]
-    assert not list(tmp_path.iterdir())
-
-
-def test_experiments_open_on_their_runs_and_keep_files_in_the_artifacts_folder(
-    tracker: Store, place: TrackingParams
-) -> None:
-    for name in ("search", "training", "notebooks"):
-        experiment = tracker.client.get_experiment_by_name(name)
-        assert experiment.artifact_location == (Path(place.artifacts) / name).as_uri()
-        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -> None:
@@ -396,14 +352,19 @@ def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) ->
         assert time.monotonic() - started < 20, uri
 
 
-def test_a_deleted_experiment_is_named_with_its_remedy(tracker: Store, place: TrackingParams) -> None:
-    experiment = tracker.experiments["training"]
-    tracker.client.delete_experiment(experiment)
-    try:
-        with pytest.raises(TrackingError, match=f"mlflow experiments restore -x {experiment}`"):
-            open_tracker(place)
-    finally:
-        tracker.client.restore_experiment(experiment)
+def test_experiments_keep_files_in_their_folder_and_a_deleted_one_is_named(
+    tracker: Store, place: TrackingParams
+) -> None:
+    for name, number in tracker.experiments.items():
+        experiment = tracker.client.get_experiment(number)
+        assert experiment.artifact_location == (Path(place.artifacts) / name).as_uri()
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development", "its page opens on the runs"
+        tracker.client.delete_experiment(number)
+        try:
+            with pytest.raises(TrackingError, match=f"mlflow experiments restore -x {number}"):
+                open_tracker(place)
+        finally:
+            tracker.client.restore_experiment(number)
 
 
 def test_a_store_that_is_lost_costs_a_warning_and_no_training(
@@ -425,26 +386,23 @@ def test_a_store_that_is_lost_costs_a_warning_and_no_training(
     assert [run.data.tags["evbind.trial"] for run in trials] == ["1"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
     """Address of an MLflow server in a process of its own."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "files")]
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "files"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes less
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        deadline = time.monotonic() + 90
         while True:
             assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()[-2000:]
-            try:
+            with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{address}/health", timeout=2).close()
                 break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.3)
+            time.sleep(0.3)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -452,24 +410,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_records_the_same_tree(
-    server: str, study: optuna.Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    tracker = Store(TrackingParams(uri=server, artifacts=str(tmp_path / "unused")))
+def test_a_server_records_the_same_tree(study: optuna.Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, name = tmp_path / "optuna_study_summary.txt", study.study_name
     file.write_text("the best is trial 1\n")
-    for session in range(2):
-        with tracked(tracker, study, {**PARAMETERS, "session": session}) as search:
-            run_trial(search, study, 0.5 + session / 10, 0.7)
-            search.summary(study, importances={}, files={"summary": file})
-    levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, name)]
-    assert sorted(levels) == ["fold"] * 4 + ["study", "summary"] + ["trial"] * 2
-    assert the_run(tracker, name, best="true").data.tags["evbind.trial"] == "1"
-    summary = the_run(tracker, name, level="summary")
-    assert summary.info.artifact_uri.startswith("mlflow-artifacts:")
-    (tmp_path / "back").mkdir()
-    stored = tracker.client.download_artifacts(summary.info.run_id, file.name, str(tmp_path / "back"))
-    assert Path(stored).read_text() == "the best is trial 1\n"
+    with server(tmp_path) as address:
+        tracker = Store(TrackingParams(uri=address, artifacts=str(tmp_path / "unused")))
+        for session in range(2):
+            with tracked(tracker, study, {**PARAMETERS, "session": session}) as search:
+                run_trial(search, study, 0.5 + session / 10, 0.7)
+                search.summary(study, importances={}, files={"summary": file})
+        levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, name)]
+        assert sorted(levels) == ["fold"] * 4 + ["study", "summary"] + ["trial"] * 2
+        assert the_run(tracker, name, best="true").data.tags["evbind.trial"] == "1"
+        summary = the_run(tracker, name, level="summary").info
+        assert summary.artifact_uri.startswith("mlflow-artifacts:")
+        assert Path(tracker.client.download_artifacts(summary.run_id, file.name)).read_text() == file.read_text()
     assert not tracker.has_gaps
     assert capfd.readouterr().out == "", "no address of a run may spoil a notebook"
 

@@ -33,7 +33,7 @@ from evbind_lib.hpo.racing.statistics import (
 )
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, trial_name
-from evbind_lib.training.metrics import METRICS, Metric, compute_metrics
+from evbind_lib.training.metrics import METRICS, compute_metrics
 from evbind_lib.training.result import FoldResult, prediction_table
 
 N_FOLDS = 5
@@ -67,18 +67,6 @@ def test_noise_of_posts_has_the_variance_of_a_mean() -> None:
     assert score.value == pytest.approx(right.mean())
     assert score.noise.mean() == pytest.approx(0, abs=1e-12)
     assert score.noise.var() == pytest.approx(right.astype(float).var(ddof=1) / 60, rel=0.04)
-
-
-def test_a_metric_of_ones_own_is_raced_as_the_built_in_one_that_it_equals() -> None:
-    METRICS["rightly"] = Metric(lambda labels, called: float((labels == called).mean()), on="decisions")
-    try:
-        verdicts = [
-            judge(made_trial(0.1, 99, metric)[:1], [made_trial(1.0 + 0.1 * n, n, metric) for n in range(4)])
-            for metric in ("rightly", "accuracy")
-        ]
-    finally:
-        del METRICS["rightly"]
-    assert verdicts[0] == verdicts[1] and verdicts[0].stop
 
 
 def test_where_a_resample_has_no_score_it_has_no_noise() -> None:
