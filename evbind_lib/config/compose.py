@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.config.schema import FIELDS, GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
 from evbind_lib.errors import ParamsError, did_you_mean
+
+CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
 
 
 def compose(
@@ -28,11 +31,10 @@ def compose(
     Parameters
     ----------
     overrides
-        Hydra overrides, applied last, for example ``["hpo.trials.n_trials=30", "model=deberta_v3_base"]``; of two for
-        the same key the later one counts.
+        Hydra overrides, applied last, for example ``["hpo.trials.n_trials=30"]``; of two for the same key the later counts.
     data, model, trainer, hpo, tracking, cluster, experiment
-        A file by name for that group, for example ``hpo="quick"`` for ``params/hpo/quick.yaml``; files in ``params/`` of
-        the workspace go before those that ship with evbind.
+        A file by name, for example ``hpo="quick"`` for ``params/hpo/quick.yaml``; files in ``params/`` of the workspace go
+        before those that ship with evbind.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def compose(
     Raises
     ------
     ParamsError
-        For an unknown group, file, key or value, or YAML that cannot be read; the sentence names the nearest name.
+        For an unknown group, file, key or value, or YAML that cannot be read; it names the nearest name.
 
     Examples
     --------
@@ -76,8 +78,8 @@ def with_trainer(params: Params, name: str) -> Params:
 
 def split_arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Divide command-line words into choices of files, by group, and overrides."""
-    choices = [word for word in words if _is_choice(word)]
-    return dict(word.split("=", 1) for word in choices), [word for word in words if not _is_choice(word)]
+    choices = dict(word.split("=", 1) for word in words if CHOICE.match(word))
+    return choices, [word for word in words if not CHOICE.match(word)]
 
 
 def describe(params: Params) -> dict[str, Any]:
@@ -87,28 +89,19 @@ def describe(params: Params) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not key.startswith(hidden) and value not in (None, {}, [])}
 
 
-def _is_choice(word: str) -> bool:
-    group, equals, _ = word.partition("=")
-    return bool(equals) and group in GROUPS
-
-
 def _prepare(words: Iterable[str]) -> list[str]:
     """Keep the last override of each key; all may name new keys, since the schema refuses what is no parameter."""
     last: dict[str, str] = {}
-    for word in words:
-        bare = word.lstrip("+")
-        key, equals, _ = bare.partition("=")
-        if not bare.startswith("~") and not (key.strip() and equals):
-            raise ParamsError(f"Override {bare!r} is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30.")
-        last.pop(key.lstrip("~"), None)
-        last[key.lstrip("~")] = bare if bare.startswith("~") or _is_choice(bare) else f"++{bare}"
+    for word in (word.lstrip("+") for word in words):
+        key = word.lstrip("~").partition("=")[0]
+        last.pop(key, None)
+        last[key] = word if word.startswith("~") or CHOICE.match(word) else f"++{word}"
     return list(last.values())
 
 
 def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] | None = None) -> dict[str, Any]:
     """Compose with Hydra into plain nested values; ``beside`` are values below those that are composed."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    import hydra
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
@@ -116,8 +109,8 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
     _look_into_the_workspace_first()
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
-            config = hydra_compose(config_name, overrides)
+        with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
+            config = hydra.compose(config_name, overrides)
         return OmegaConf.to_container(OmegaConf.merge(beside or {}, config), resolve=True)  # type: ignore[return-value]
     except Exception as error:
         raise ParamsError(_explain(error)) from None

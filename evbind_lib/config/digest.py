@@ -47,8 +47,11 @@ def _describe(value: Any, seen: dict[int, Any]) -> Any:
         return [kind.__name__, *(_describe(item, seen) for item in (value.items() if kind is dict else value))]
     if kind in (set, frozenset):
         return [kind.__name__, *sorted(repr(_describe(item, {})) for item in value)]
-    if kind is types.CodeType:
-        return _code(value)
+    if (
+        kind is types.CodeType
+    ):  # form of the arguments, instructions with the names and constants they use (no docstring)
+        form = [value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags, value.co_varnames]
+        return [form, *((step.opname, _describe(step.argval, {})) for step in dis.get_instructions(value))]
     if kind is types.ModuleType:
         return ["module", value.__name__]
     if id(value) in seen:
@@ -63,7 +66,11 @@ def _parts(value: Any) -> list[Any]:
     if kind is types.FunctionType:
         return _parts_of_function(value)
     if isinstance(value, type):
-        return _parts_of_class(value)
+        own = {
+            name: part for name, part in vars(value).items() if callable(part) or not name.startswith(("__", "_abc_"))
+        }
+        by_name = _is_installed(sys.modules.get(value.__module__))
+        return [value.__module__, value.__qualname__] if by_name else [value.__bases__, own]
     if isinstance(value, property | staticmethod | classmethod):
         return [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
     if kind.__module__.startswith("evbind_lib.") and (kind.__name__ == "Params" or hasattr(value, "fingerprint")):
@@ -90,13 +97,6 @@ def _parts_of_function(function: types.FunctionType) -> list[Any]:
     return [code, cells, function.__defaults__, function.__kwdefaults__, found]
 
 
-def _parts_of_class(value: type) -> list[Any]:
-    if _is_installed(sys.modules.get(value.__module__)):
-        return [value.__module__, value.__qualname__]
-    own = {name: part for name, part in vars(value).items() if callable(part) or not name.startswith(("__", "_abc_"))}
-    return [value.__bases__, own]
-
-
 def _is_installed(module: types.ModuleType | None) -> bool:
     """Whether a module is no user's; one that is not there was sent from another process."""
     file = getattr(module, "__file__", None) or "<frozen"
@@ -109,13 +109,6 @@ def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _instructions(constant)
-
-
-def _code(code: types.CodeType) -> list[Any]:
-    """Form of the arguments, and instructions with the names and constants they use (no docstring among them)."""
-    steps = list(dis.get_instructions(code))
-    form = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_varnames]
-    return [form, [step.opname for step in steps], *(_describe(step.argval, {}) for step in steps)]
 
 
 @functools.cache

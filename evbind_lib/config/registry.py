@@ -10,10 +10,7 @@ Entry = TypeVar("Entry")
 
 
 class Registry(dict[str, Entry]):
-    """A dict whose look-up of an unknown name is refused with the nearest one.
-
-    ``key`` is the parameter that holds such a name, for example ``training.loss_function``; ``what`` says what an entry is.
-    """
+    """A dict in which an unknown name is refused: ``key`` is the parameter that holds a name, ``what`` says what an entry is."""
 
     def __init__(self, key: str, what: str) -> None:
         super().__init__()

@@ -95,9 +95,8 @@ class Distribution(Section):
         log = self.type.startswith("log_")
         if self.choices is not None:
             return CategoricalDistribution(self.choices)
-        if self.type in ("int", "log_int"):
-            return IntDistribution(self.low, self.last, log=log, step=self.step or 1)
-        return FloatDistribution(self.low, self.last, log=log, step=self.step)
+        kind, step = (IntDistribution, 1) if self.type in ("int", "log_int") else (FloatDistribution, None)
+        return kind(self.low, self.last, log=log, step=self.step or step)
 
 
 class DataParams(Section):
@@ -223,14 +222,12 @@ class ClusterParams(Section):
 
     executor: Literal["local", "dask"] = "local"
     gpu_share: int = Field(default=1, ge=1)
-    scheduler: str | None = None
+    scheduler: str | None = Field(default=None, pattern=r"^[a-z]+://[^\s/]+:\d+$")
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:
-        if self.executor == "local" and self.scheduler is not None:
-            raise ValueError(f"scheduler={self.scheduler} is of no use to executor=local; choose cluster=dask")
-        if self.executor == "dask" and not re.fullmatch(r"[a-z]+://[^\s/]+:\d+", self.scheduler or ""):
-            raise ValueError("executor=dask needs the address of a scheduler; set cluster.scheduler=tcp://HOST:8786")
+        if (self.executor == "dask") != (self.scheduler is not None):
+            raise ValueError("choose cluster=dask and set cluster.scheduler=tcp://HOST:8786, or neither")
         return self
 
 
@@ -315,10 +312,7 @@ SETTABLE = [key for key in KEYS if key.startswith(("data.", "model.", "training.
 
 
 def dotted_name(name: str, place: str = "hpo.search_space") -> str:
-    """Full name of a searched parameter: a name without a dot is a field of training, else of ``training.args``.
-
-    ``ValueError`` with the nearest name where a dotted one is no parameter that can take a value of its own.
-    """
+    """Full name of a searched parameter, where one without a dot is a field of training, else of ``training.args``."""
     if "." not in name:
         name = f"training.{name}" if f"training.{name}" in SETTABLE else f"training.args.{name}"
     if name in SETTABLE or re.fullmatch(r"training\.(args|loss_args)\.\w+", name):

@@ -20,7 +20,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+from typing import Annotated, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -39,36 +40,33 @@ AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
-def _count(rule: str) -> int:
-    return field(default=0, metadata={"rule": rule})
-
-
 @dataclass(frozen=True)
 class DataReport:
     """How many of what were read, merged, kept and dropped, each with the rule that it follows."""
 
-    posts: int = _count("posts read")
-    groups: int = _count("units that folds keep whole")
-    criteria: int = _count("criteria with a text")
-    annotations: int = _count("annotated rows read")
-    pairs: int = _count("labelled pairs after all rules")
-    evidence: int = _count("pairs labelled 1")
-    explicit_negatives: int = _count("pairs labelled 0")
-    sentences: int = _count("distinct sentences that further negatives are drawn from")
-    special_case_rows: int = _count("SPECIAL_CASE rows: a 0 for every criterion, or dropped (data.special_case)")
-    unknown_symptoms: int = _count("rows whose symptom has no criterion: dropped")
-    empty_sentences: int = _count("rows without a sentence: dropped")
-    repeated_criteria: int = _count("criteria with the text of another: taken as one")
-    repeated_pairs: int = _count("same criterion and sentence again: merged into the first post that has it")
-    conflicting_labels: int = _count("merged pairs labelled both 0 and 1: counted as evidence")
-    repeated_sentences: int = _count("same sentence in several posts: drawn from the first post only")
-    repeated_posts: int = _count("post_id and text stand there again: merged")
-    posts_without_text: int = _count("posts whose text is empty: kept for their annotations")
-    annotations_without_post: int = _count("rows whose post_id is not in the posts: kept")
+    posts: Annotated[int, "posts read"] = 0
+    groups: Annotated[int, "units that folds keep whole"] = 0
+    criteria: Annotated[int, "criteria with a text"] = 0
+    annotations: Annotated[int, "annotated rows read"] = 0
+    pairs: Annotated[int, "labelled pairs after all rules"] = 0
+    evidence: Annotated[int, "pairs labelled 1"] = 0
+    explicit_negatives: Annotated[int, "pairs labelled 0"] = 0
+    sentences: Annotated[int, "distinct sentences that further negatives are drawn from"] = 0
+    special_case_rows: Annotated[int, "SPECIAL_CASE rows: a 0 for every criterion, or dropped (data.special_case)"] = 0
+    unknown_symptoms: Annotated[int, "rows whose symptom has no criterion: dropped"] = 0
+    empty_sentences: Annotated[int, "rows without a sentence: dropped"] = 0
+    repeated_criteria: Annotated[int, "criteria with the text of another: taken as one"] = 0
+    repeated_pairs: Annotated[int, "same criterion and sentence again: merged into the first post that has it"] = 0
+    conflicting_labels: Annotated[int, "merged pairs labelled both 0 and 1: counted as evidence"] = 0
+    repeated_sentences: Annotated[int, "same sentence in several posts: drawn from the first post only"] = 0
+    repeated_posts: Annotated[int, "post_id and text stand there again: merged"] = 0
+    posts_without_text: Annotated[int, "posts whose text is empty: kept for their annotations"] = 0
+    annotations_without_post: Annotated[int, "rows whose post_id is not in the posts: kept"] = 0
 
     def table(self) -> pd.DataFrame:
         """Counts with their rules, one row each."""
-        rows = [(one.name.replace("_", " "), getattr(self, one.name), one.metadata["rule"]) for one in fields(self)]
+        rules = get_type_hints(DataReport, include_extras=True).items()
+        rows = [(name.replace("_", " "), getattr(self, name), rule.__metadata__[0]) for name, rule in rules]
         return pd.DataFrame(rows, columns=["what", "count", "rule"]).set_index("what")
 
 
@@ -91,12 +89,13 @@ class Corpus:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> import evbind_lib as ev
-    >>> corpus = ev.load_corpus(ev.compose())
-    >>> len(corpus.groups), corpus.sensitive, corpus.source
-    (149, False, 'redsm5')
-    >>> len(corpus.subset(corpus.groups[:20]).groups)
-    20
+    >>> rows = [("p1", "Sleeping badly.", "I lie awake.", 1), ("p2", "Sleeping badly.", "I had soup.", 0)]
+    >>> table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
+    >>> corpus = ev.Corpus.from_pairs(table, sensitive=False)
+    >>> corpus.groups, corpus.criteria, corpus.subset(["p1"]).report.evidence
+    (('p1', 'p2'), {'C0001': 'Sleeping badly.'}, 1)
     """
 
     pairs: pd.DataFrame
@@ -115,28 +114,12 @@ class Corpus:
         Parameters
         ----------
         pairs
-            Columns post_id, criterion (its text) and perhaps criterion_id, sentence, label (1 for evidence, 0 for none; both
-            are needed); sentence_id is optional.
+            Columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none; both are needed); criterion_id
+            and sentence_id are optional. A `DataError` names the row, counted from 0.
         group_by
             What folds keep whole: ``post_id``, ``author`` or any column with one value per post.
         sensitive
             True for people's own words: no text then reaches MLflow, notebooks, logs or messages.
-
-        Raises
-        ------
-        DataError
-            For a table that cannot be used; rows are counted from 0.
-
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> import evbind_lib as ev
-        >>> rows = [("p1", "Sleeping badly.", "I lie awake.", 1), ("p2", "Sleeping badly.", "I had soup.", 0)]
-        >>> table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
-        >>> ev.Corpus.from_pairs(table, sensitive=False).pairs[["post_id", "criterion_id", "label"]]
-          post_id criterion_id  label
-        0      p1        C0001      1
-        1      p2        C0001      0
         """
         rows = as_text(pairs, "pairs", PAIRS)
         return dataclasses.replace(_of_pairs(rows, None, None, group_by, str), sensitive=sensitive)
@@ -163,8 +146,8 @@ class Corpus:
         criteria
             Text by id.
         group_by, sensitive
-            As in `from_pairs`, which also raises the same; without ``group_by`` the author, where there is such a column or
-            every post_id carries one (s_AUTHOR_POST), else the post.
+            As in `from_pairs`; by default the author, where there is such a column or every post_id carries one
+            (s_AUTHOR_POST), else the post.
         """
         read = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
         texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
@@ -231,21 +214,18 @@ READERS: Registry[Callable[[DataParams], Corpus]] = Registry("data.format", "for
 READERS.__doc__ = __doc__
 
 
-def _in_files(data: DataParams) -> Place:
-    return lambda key: f"data.{key}={getattr(data, key)}"
-
-
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = tables.read_table(data.posts, "data.posts", POSTS)
     annotations = tables.read_table(data.annotations, "data.annotations", ANNOTATIONS)
-    return _of_posts(posts, annotations, tables.read_criteria(data.criteria or DEFAULT_CRITERIA), data, _in_files(data))
+    criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
+    return _of_posts(posts, annotations, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
 
 
 def _read_pairs(data: DataParams) -> Corpus:
     rows = tables.read_table(data.pairs, "data.pairs", PAIRS)
     posts = tables.read_table(data.posts, "data.posts", POSTS) if data.posts else None
-    texts = tables.read_criteria(data.criteria) if data.criteria else None
-    return _of_pairs(rows, posts, texts, data.group_by, _in_files(data))
+    criteria = tables.read_criteria(data.criteria) if data.criteria else None
+    return _of_pairs(rows, posts, criteria, data.group_by, lambda key: f"data.{key}={getattr(data, key)}")
 
 
 READERS.update(redsm5=_read_redsm5, pairs=_read_pairs)
@@ -310,27 +290,24 @@ def _corpus(
 def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:
     """Group of every post: the post itself, the value of a column, or the author that its id names."""
     ids = sorted({*rows["post_id"], *posts["post_id"]})
-    authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
-    table = next((table for table in (posts, rows) if group_by in table), None)
-    if group_by == "auto":
-        has_authors = "author" in posts or "author" in rows or len(authors) == len(ids)
-        return _group_posts("author" if has_authors else "post_id", rows, posts, place)
-    if group_by == "post_id":
-        groups = {post: post for post in ids}
-    elif table is not None:
-        values = table[group_by].astype(str).str.strip()
+    column = "author" if group_by == "auto" else group_by
+    table = next((table for table in (posts, rows) if column in table), None)
+    groups = {post: post for post in ids}
+    if column != "post_id" and table is not None:
+        values = table[column].astype(str).str.strip()
         tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
         groups = dict(zip(table["post_id"], values, strict=True))
-    elif group_by == "author":
-        groups = authors
-    else:
-        columns = ["author", *posts.columns, *rows.columns]
-        raise DataError(f"{place}: there is no column of that name{did_you_mean(group_by, columns)}")
+    elif column == "author":
+        authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
+        column, groups = ("post_id", groups) if group_by == "auto" and len(authors) < len(ids) else ("author", authors)
+    elif column != "post_id":
+        near = did_you_mean(column, ["author", *posts.columns, *rows.columns])
+        raise DataError(f"{place}: there is no column of that name{near}")
     for post in ids:
         if not groups.get(post):
             remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
-            raise DataError(f"{place}: the post_id {tables.shown(post)} has no {group_by}; {remedy}.")
-    return group_by, groups
+            raise DataError(f"{place}: the post_id {tables.shown(post)} has no {column}; {remedy}.")
+    return column, groups
 
 
 def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -346,17 +323,14 @@ def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
-    """Every distinct sentence once, from the first post that has it, and how many other posts repeat one.
-
-    Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
-    """
+    """Every distinct sentence once, from the first post that has it, and how many other posts repeat one."""
+    columns = ["post_id", "sentence_id", "sentence"]
     split = (
         posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence").dropna(subset="sentence")
     )
-    numbers = split.groupby("post_id").cumcount().astype(str)
-    split["sentence_id"] = split["post_id"] + "_s" + numbers
-    columns = ["post_id", "sentence_id", "sentence"]
+    split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
+    # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
     within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
     pool = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
     return pool.assign(group=pool["post_id"].map(groups)), len(within) - len(pool)

@@ -20,14 +20,7 @@ MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as 
 
 @dataclass(frozen=True)
 class Fold:
-    """One split of the groups of a corpus.
-
-    Attributes
-    ----------
-    index
-        From 0.
-    training_groups, validation_groups
-        Groups (posts, authors) trained on and validated on; together all groups of the corpus.
+    """One split of the groups (posts, authors) of a corpus; ``index`` counts from 0.
 
     Examples
     --------
@@ -45,10 +38,9 @@ class Fold:
 def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     """Split the groups of a corpus with scikit-learn's `StratifiedGroupKFold`.
 
-    Rows are the labelled pairs, and one negative row for each group that has sentences but no labelled pair. A positive's
-    class is its criterion where that criterion has evidence in at least ``n_folds`` groups, and "other evidence" where it is
-    rarer; all negatives are one class. So each criterion is spread over the folds where that is possible, and the fraction
-    of evidence is balanced where it is not.
+    Rows are the labelled pairs, and one negative row for each group without any. A positive's class is its criterion where
+    that has evidence in at least ``n_folds`` groups, else "other evidence"; all negatives are one class. So each criterion is
+    spread over the folds where that is possible, and the fraction of evidence is balanced where it is not.
 
     Parameters
     ----------
@@ -157,8 +149,7 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     """Count what stands on both sides of each fold.
 
-    Zero, always: groups, posts, identical (criterion, sentence) text pairs, and sentences that negatives are drawn from. Not
-    always zero, and shown so that it is known: sentences annotated on both sides, for different criteria.
+    Always zero, but for sentences annotated on both sides for different criteria, which are shown so that it is known.
     """
     sides = [[_held(corpus, part) for part in (fold.training_groups, fold.validation_groups)] for fold in folds]
     rows = [{what: len(found & validated[what]) for what, found in trained.items()} for trained, validated in sides]

@@ -24,12 +24,11 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     """Pairs that a fold is trained on and validated on: annotated ones, and negatives sampled within each part.
 
     Explicit negatives come first and are thinned out only where there are more than the ratio allows; the rest is drawn from
-    (criterion, sentence) combinations of the same part that are annotated nowhere in the corpus. Where there are too few of
-    both, there are fewer negatives; none comes twice. The training part follows ``data.negative_strategy`` at
-    ``data.pos_neg_ratio``: ``stratified`` gives each criterion the ratio of its own evidence (none where it has none, else at
-    least one); ``hard`` does the same and prefers sentences that are evidence for another criterion; ``random`` draws over
-    all criteria alike; ``all`` takes every explicit negative and every unannotated combination. The validation part is drawn
-    as ``stratified`` at ``data.eval_neg_ratio`` (``natural`` takes everything), so it is the same in every trial.
+    (criterion, sentence) combinations of the same part that are annotated nowhere in the corpus; where both are too few, there
+    are fewer. The training part follows ``data.negative_strategy`` at ``data.pos_neg_ratio``: ``stratified`` gives each
+    criterion the ratio of its own evidence (none where it has none, else at least one); ``hard`` prefers sentences that are
+    evidence for another criterion; ``random`` draws over all criteria alike; ``all`` takes every combination. The validation
+    part is drawn as ``stratified`` at ``data.eval_neg_ratio`` (``natural``: every combination), the same in every trial.
 
     Parameters
     ----------
@@ -40,8 +39,7 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     -------
     training, validation
         Columns criterion_id, post_id, sentence_id, criterion, sentence, label (int8), origin (``annotated`` or ``sampled``),
-        weight (float; 1 for annotated pairs, for sampled ones how many eligible combinations of its stratum it stands for:
-        eligible / drawn). The same for the same corpus, fold and seed.
+        weight (how many combinations a sampled pair stands for: eligible / drawn; 1 for annotated pairs).
 
     Raises
     ------
@@ -83,8 +81,7 @@ def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) ->
 class _Draw:
     """Pairs and sentences of some groups, with a random stream of their own.
 
-    A combination is a number, ``criterion * len(pool) + row``, so that 349 criteria times 40,000 sentences need not be held
-    as pairs in order to draw a few of them.
+    A combination is a number, ``criterion * len(pool) + row``: millions need not be held as pairs to draw a few of them.
     """
 
     def __init__(self, corpus: Corpus, groups: Collection[str], role: str, seed: int) -> None:
@@ -114,11 +111,14 @@ class _Draw:
             quota = max(round(ratio * counts[name]), 1)
             explicit.append(self._some(self.explicit[self.explicit["criterion_id"] == name], quota))
             quota -= len(explicit[-1])
-            free = self._unannotated(number)
+            start = number * len(self.pool)
+            first, last = np.searchsorted(self.annotated, [start, start + len(self.pool)])
+            free = np.ones(len(self.pool), dtype=bool)
+            free[self.annotated[first:last] - start] = False
             for eligible in (free & is_evidence, free & ~is_evidence) if hard else (free,):
                 rows = np.flatnonzero(eligible)
                 drawn = self.random.choice(rows, min(quota, len(rows)), replace=False)
-                sampled.append((number * len(self.pool) + drawn, len(rows)))
+                sampled.append((start + drawn, len(rows)))
                 quota -= len(drawn)
         return self._table(pd.concat(explicit), sampled)
 
@@ -164,11 +164,3 @@ class _Draw:
     def _some(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
         """All rows where there are no more than ``most``, else a sample of them."""
         return rows if len(rows) <= most else rows.iloc[self.random.choice(len(rows), most, replace=False)]
-
-    def _unannotated(self, number: int) -> np.ndarray:
-        """Which rows of the pool nobody annotated for a criterion."""
-        start = number * len(self.pool)
-        first, last = np.searchsorted(self.annotated, [start, start + len(self.pool)])
-        free = np.ones(len(self.pool), dtype=bool)
-        free[self.annotated[first:last] - start] = False
-        return free

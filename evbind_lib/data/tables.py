@@ -21,10 +21,7 @@ LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 
 
 def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV, TSV, Parquet or JSONL table with these columns, every value as text; the index counts the file's rows.
-
-    `key` is the parameter that names the file; `DataError` when it is missing, not readable, empty or lacks a column.
-    """
+    """Read a CSV, TSV, Parquet or JSONL table that has these columns, every value as text; the index counts the file's rows."""
     suffix = Path(path or "posts.csv").suffix.lower()
     if suffix not in READ:
         raise DataError(
@@ -55,10 +52,6 @@ def _read(path: str | None, key: str, reader: Callable[[Path], Any]) -> Any:
         raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
 
 
-def _read_text(file: Path, separator: str = ",") -> pd.DataFrame:
-    return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-
-
 def _read_jsonl(file: Path) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -72,9 +65,10 @@ def _read_jsonl(file: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-READ: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": _read_text,
-    ".tsv": partial(_read_text, separator="\t"),
+TEXT = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+READ: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.read_csv, **TEXT),
+    ".tsv": partial(pd.read_csv, sep="\t", **TEXT),
     ".parquet": pd.read_parquet,
     ".jsonl": _read_jsonl,
 }
@@ -91,12 +85,7 @@ def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], first_row: 
         raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
     if table.empty:
         raise DataError(f"{place}: it has no rows; give a table with data.")
-
-    def text(value: Any) -> str:  # a label is 1 also where its column holds True or, beside a missing one, 1.0
-        is_whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
-        return str(int(value) if is_whole else value)
-
-    table = table.map(text, na_action="ignore").astype(object).fillna("").astype(str)
+    table = table.astype(object).where(table.notna(), "").astype(str)
     return table.set_axis(pd.RangeIndex(first_row, first_row + len(table)), axis="index")
 
 
@@ -138,10 +127,7 @@ def clean(text: str) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cleaned sentences of a post, cut at line ends and at whitespace after ``.``, ``!`` or ``?``.
-
-    Plain on purpose: they only serve as further negatives, where a wrong cut at "e.g." does little harm.
-    """
+    """Cleaned sentences of a post, cut at line ends and after ``.``, ``!`` or ``?``: plain, as they only serve as negatives."""
     parts = re.split(r"(?<=[.!?])\s+|[\r\n]+", text)
     return [sentence for sentence in map(clean, parts) if sentence]
 

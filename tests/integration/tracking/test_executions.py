@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from evbind_lib.cli import main
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.notebook.run import find_notebook
+from evbind_lib.tracking.page import PROGRESS
 from tests.conftest import BRIEF
 
 PARAMETERS = 'trainer: str = "default"  # file of params/trainer/\noverrides: list = []  # Hydra overrides'
@@ -95,26 +95,27 @@ def test_without_the_engine_the_kernel_tracks_the_cells_that_it_runs(workspace: 
     assert failed.info.status == "FAILED" and failed.data.tags["evbind.error"].startswith("ParamsError: traner")
 
 
-def test_a_killed_execution_is_marked_at_the_next_start(workspace: Path) -> None:
-    write_notebook(workspace / "slow.ipynb", "x = 1", "import time; time.sleep(100)")
+def test_the_shell_sees_progress_ctrl_c_reaches_the_cell_and_a_kill_is_marked_at_the_next_start(
+    workspace: Path,
+) -> None:
+    progress = f"display({{'text/plain': 'half', {PROGRESS!r}: {{'done': 1, 'total': 2}}}}, raw=True)"
+    patient = f"{progress}\ntry:\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('put', 'away')"
+    write_notebook(workspace / "slow.ipynb", "x = 1", f"import time\n{patient}", "time.sleep(100)")
     write_notebook(workspace / "own.ipynb", "x = 1")
-    process = papermill("slow.ipynb", "out.ipynb")
+    process, output = papermill("slow.ipynb", "out.ipynb"), workspace / "out.ipynb"
+    assert process.stderr is not None
     try:
-        wait_for(lambda: statuses_in(workspace / "mlflow.db"))
+        while process.stderr.readline() != "half\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: "put away" in output.read_text())
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert PROGRESS not in str(nbformat.read(output, as_version=4).cells[2].outputs)
     assert [run.info.status for run in executions()] == ["RUNNING"]
     assert papermill("own.ipynb", "out2.ipynb").wait(180) == 0
     assert [(run.info.run_name, run.info.status) for run in executions()] == [("slow", "KILLED"), ("own", "FINISHED")]
-
-
-def statuses_in(database: Path) -> list[str]:
-    """Looked at from outside: MLflow would make the database a second time while it is being made."""
-    address = f"file:{database}?mode=ro"
-    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(address, uri=True)) as base:
-        return [status for (status,) in base.execute("SELECT status FROM runs")]
-    return []
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
