@@ -1,8 +1,7 @@
 """evbind: is this sentence evidence for this criterion? Hyperparameter search for that question, driven from notebooks.
 
-Notebooks type ``import evbind_lib as ev``; every name of ``__all__`` is loaded when it is first used, so that importing this
-package loads neither torch, transformers nor mlflow, which take seconds. Behind it stand errors, config, data, training,
-evaluation, hpo, plots, tracking, notebook and cli; each imports only those named before it.
+Every name of ``__all__`` is loaded when it is first used: torch, transformers and mlflow take seconds. Behind it stand errors,
+config, data, training, evaluation, hpo, plots, tracking, notebook and cli; each imports only those named before it.
 """
 
 from __future__ import annotations

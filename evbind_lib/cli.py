@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.errors import EvbindError, ParamsError
+from evbind_lib.notebook import run
 
 EXAMPLES = """\
 examples:
@@ -31,46 +33,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         return _score(options) if options.sentence or options.input else _run(options)
-    except EvbindError as error:
+    except (EvbindError, run.NotebookError) as error:
         print(f"evbind: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, EvbindError) else 1
     except KeyboardInterrupt:
         print("\nevbind: stopped; the same command goes on with the study.", file=sys.stderr)
         return 130
 
 
 def _run(options: argparse.Namespace) -> int:
-    from evbind_lib.config.compose import split_arguments
-    from evbind_lib.notebook.run import NotebookError, find_notebook, near, run_notebook
-
-    notebook = find_notebook(options.notebook)
-    choices, overrides = split_arguments(options.parameters)
-    try:
-        executed = run_notebook(notebook, choices, overrides, output=options.output)
-    except NotebookError as error:
-        print(f"evbind: {error}", file=sys.stderr)
-        return 1
-    for line in executed.result.get("lines", []):
-        print(line)
-    print(f"Notebook: {near(executed.notebook)}")
-    print(f"Page:     {near(executed.html)}")
+    notebook = run.find_notebook(options.notebook)
+    executed = run.run_notebook(notebook, *split_arguments(options.parameters), output=options.output)
+    files = [f"Notebook: {run.near(executed.notebook)}", f"Page:     {run.near(executed.html)}"]
+    print(*executed.result.get("lines", []), *files, sep="\n")
     return 130 if executed.result.get("stopped") else 0
 
 
 def _score(options: argparse.Namespace) -> int:
     """Score sentences with the model that notebook 05 trains and keeps."""
-    from evbind_lib.config.compose import compose, split_arguments
-    from evbind_lib.data.corpus import load_corpus
-    from evbind_lib.notebook.run import default_choices, find_notebook
-
     if options.notebook != "score":
-        raise ParamsError(
-            f"--sentence and --input go with `evbind score`, not with {options.notebook}; leave them out."
-        )
+        problem = f"--sentence and --input go with `evbind score`, not with {options.notebook}"
+        raise ParamsError(f"{problem}; leave them out.")
     choices, overrides = split_arguments(options.parameters)
-    params = compose(overrides, **{**default_choices(find_notebook("score")), **choices})
+    params = compose(overrides, **{**run.default_choices(run.find_notebook("score")), **choices})
+    from evbind_lib.data.corpus import load_corpus
+
     corpus = load_corpus(params)
-    from evbind_lib.evaluation import final
+    from evbind_lib.evaluation import final  # loads torch
 
     # What cannot be scored is refused before a model is trained for it.
     final.criterion_texts(options.criterion, corpus.criteria)
@@ -84,9 +73,8 @@ def _score(options: argparse.Namespace) -> int:
         scored = final.score_table(model, table, options.criterion)
         scored.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
         return 0
-    scores = final.score_sentences(model, sentences, options.criterion)
-    for number, row in scores.iterrows():
-        if len(scores) > 1:
+    for number, row in final.score_sentences(model, sentences, options.criterion).iterrows():
+        if len(sentences) > 1:
             print(f"sentence {number}")
         for name, probability in row.sort_values(ascending=False).items():
             print(f"  {probability:.3f}  {name}")
@@ -94,37 +82,32 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    titles = "\n".join(f"  {name:<14} {_title(file)}" for name, file in run.notebooks().items())
     parser = argparse.ArgumentParser(
         prog="evbind",
         usage="evbind NOTEBOOK [GROUP=FILE ...] [KEY=VALUE ...]",
-        description="Run a notebook of the kit with other parameters.\n\nnotebooks:\n" + _notebook_list(),
+        description=f"Run a notebook of the kit with other parameters.\n\nnotebooks:\n{titles}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("notebook", metavar="NOTEBOOK", nargs="?", help="a name from the list above, or the path of a notebook")
-    help_of_words = "a file of params/ for a group (hpo=quick), or any parameter"
-    add("parameters", metavar="KEY=VALUE", nargs="*", help=help_of_words)
-    help_of_output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
-    add("--output", type=Path, metavar="FILE", help=help_of_output)
+    add("notebook", nargs="?", metavar="NOTEBOOK", help="a name from the list above, or the path of a notebook")
+    words = "a file of params/ for a group (hpo=quick), or any parameter"
+    add("parameters", nargs="*", metavar="KEY=VALUE", help=words)
+    output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
+    add("--output", type=Path, metavar="FILE", help=output)
     add("--version", action="version", version=f"evbind {version('evbind')}")
     add = parser.add_argument_group("evbind score, from the shell").add_argument
     add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")
     add("--input", metavar="FILE", help="a table with a column sentence; scores go to --output, or here")
-    help_of_criteria = "a criterion's id, or a text of your own; default: all"
-    add("--criterion", action="append", default=[], metavar="ID", help=help_of_criteria)
+    criteria = "a criterion's id, or a text of your own; default: all"
+    add("--criterion", action="append", default=[], metavar="ID", help=criteria)
     return parser
 
 
-def _notebook_list() -> str:
-    from evbind_lib.notebook.run import notebooks
-
-    return "\n".join(f"  {name:<14} {_title(file)}" for name, file in notebooks().items())
-
-
 def _title(notebook: Path) -> str:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "".join(cells[0]["source"]).partition("\n")[0].lstrip("# ")
+    source = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
+    return "".join(source).partition("\n")[0].lstrip("# ")
 
 
 if __name__ == "__main__":

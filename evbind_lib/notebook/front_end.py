@@ -20,17 +20,14 @@ from evbind_lib.tracking.page import PLOTLY
 
 def has_front_end() -> bool:
     """Whether a front end that shows widgets started this kernel."""
-    chosen = os.environ.get("EVBIND_WIDGETS")
+    chosen, shell = os.environ.get("EVBIND_WIDGETS"), get_ipython()
     if chosen in {"0", "1"}:
         return chosen == "1"
-    shell = get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return False
-    return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns
+    return hasattr(shell, "kernel") and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
 
 
 def show(figure: go.Figure) -> None:
-    """Display a figure; with ``EVBIND_STATIC_FIGURES=1`` with a static picture, for pages without JavaScript.
+    """Display a figure; with ``EVBIND_STATIC_FIGURES=1`` with a picture too, for pages without JavaScript.
 
     The picture needs kaleido and Chrome or Chromium, and a second of time: stored notebooks have it, searches do not.
     """

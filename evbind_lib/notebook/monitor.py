@@ -1,11 +1,14 @@
-"""Views of a search in a front end: a monitor while it runs, and the trial behind a point of its figures."""
+"""What shows how far work is: a line or, in a front end, a monitor of the search; and the trial behind a point of its figures."""
 
+# ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets
@@ -21,36 +24,110 @@ from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished
 from evbind_lib.notebook.front_end import has_front_end, show
 from evbind_lib.plots.search import history
 from evbind_lib.plots.style import sentence
-from evbind_lib.training.result import Callback, FoldResult
+from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
+from evbind_lib.training.result import Callback, EpochResult, FoldResult
 
 LAST_TRIALS = 8
-CLICK = "<i>Click a point to see its trial.</i>"
 
 
-class SearchMonitor(SearchCallback):
-    """Live view of a search: progress, best value, time left, trials, and a button that ends it.
+class Progress(Callback):
+    """One line about the folds, updated in place, in a front end or a terminal behind papermill's engine ``evbind``.
 
-    The button ends the search after the current fold and loses nothing: its trial is done again, with the same parameters,
-    when the search goes on.
+    Where nobody watches nothing is shown, and when it is closed nothing stays in the notebook.
+    """
+
+    title = "Folds"
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.n_folds = total, 0, 0
+        self.before = self.best = self.shown = ""
+        self.handle: Any = None  # of the line that is displayed
+
+    def update(self, text: str = "") -> None:
+        """Show what is going on, between the steps that are done and the best value so far."""
+        text = "; ".join(part for part in (text, self.best) if part)
+        count, filled = f"{self.done}/{self.total}", round(20 * min(self.done / max(self.total, 1), 1.0))
+        line = f"{self.title} [{'#' * filled:.<20}] {count}  {text}"
+        if line == self.shown or not (has_front_end() or RUN_VARIABLE in os.environ):
+            return
+        self.shown = line
+        bar = f'<progress value="{self.done}" max="{self.total}" style="width:14em"></progress>'
+        bundle: dict[str, Any] = {"text/plain": line, "text/html": f"{bar} {self.title} {count} · {text}"}
+        bundle[PROGRESS] = {"done": self.done, "total": self.total}
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        self.n_folds = params.training.n_folds
+
+    def on_epoch_end(self, epoch: EpochResult) -> None:
+        self.update(f"{self.before}fold {epoch.fold + 1} of {self.n_folds}, epoch {epoch.epoch}")
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        self.done += 1
+        self.update(f"macro_f1 {result.metrics['macro_f1']:.4f} in fold {result.fold + 1}")
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.handle is not None:
+            self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
+
+
+class _SearchProgress(Progress, SearchCallback):
+    """The line of a search, about its trials, with the best value so far."""
+
+    title = "Trials"
+
+    def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
+        earlier = f"study {study.study_name} resumed, done before: {n_earlier_trials}"
+        self._count(study, earlier if n_earlier_trials else "")
+
+    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+        self.before = f"trial {trial.number}, "
+        return [self]
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        pass  # trials are counted
+
+    def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+        self.update(_places(running))
+
+    def on_stop_request(self) -> None:
+        self.update("stopping after the current fold, once more to stop at once")
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._count(study)
+
+    def _count(self, study: optuna.Study, text: str = "") -> None:
+        self.done, self.best = count_trials(study)["total"], _best_so_far(study)
+        self.update(text)
+
+
+def follow_search(params: Params) -> SearchMonitor | _SearchProgress:
+    """What shows how far a search is: a monitor in a front end, a line elsewhere."""
+    return SearchMonitor(params) if has_front_end() else _SearchProgress(params.hpo.trials.n_trials)
+
+
+class SearchMonitor(SearchCallback, Callback):
+    """Live view of a search: progress, best value, time left, trials, and a button that ends it after the current fold.
+
+    The button loses nothing: the trial is done again, with the same parameters, when the search goes on.
     """
 
     def __init__(self, params: Params) -> None:
-        self.tracking = params.tracking
-        self.wants_stop = False
+        self.tracking, self.wants_stop = params.tracking, False
         self.study: optuna.Study | None = None
-        self.n_earlier = 0
-        self.started = time.monotonic()
-        layout = {"width": "98%"}
-        self.head = ipywidgets.HTML()
-        self.trials = ipywidgets.IntProgress(max=params.hpo.trials.n_trials, description="trials", layout=layout)
-        self.folds = ipywidgets.IntProgress(max=params.training.n_folds, description="folds", layout=layout)
-        self.now = ipywidgets.HTML()
-        self.button = ipywidgets.Button(
-            description="Stop after this fold", button_style="warning", icon="stop", layout={"width": "14em"}
-        )
+        self.n_earlier, self.started = 0, time.monotonic()
+        bar = functools.partial(ipywidgets.IntProgress, layout={"width": "98%"})
+        self.trials = bar(max=params.hpo.trials.n_trials, description="trials")
+        self.folds = bar(max=params.training.n_folds, description="folds")
+        self.head, self.now, self.table = (ipywidgets.HTML() for _ in range(3))
+        looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
+        self.button = ipywidgets.Button(description="Stop after this fold", **looks)
         self.button.on_click(self._press)
         self.figure = go.FigureWidget(sentence("Score of each trial", "No trial is complete yet."))
-        self.table = ipywidgets.HTML()
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
         self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
         hear_while_busy(self.button)
@@ -60,100 +137,76 @@ class SearchMonitor(SearchCallback):
         self.on_stop_request()
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
-        """Show where the study stands."""
-        self.study, self.n_earlier = study, n_earlier_trials
-        self.started = time.monotonic()
+        self.study, self.n_earlier, self.started = study, n_earlier_trials, time.monotonic()
         self._refresh(study)
         display(self.view)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
-        """Follow the trial's folds."""
-        return [_WatchedFolds(self, trial)]
+        """Show what the trial drew, and follow its folds."""
+        drawn = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
+        self.now.value = f"<b>trial {trial.number}</b>: {html.escape(drawn)}"
+        return [self]
+
+    def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        self.folds.max, self.folds.value = params.training.n_folds, fold.index
+        self.folds.description = f"fold {fold.index + 1}"
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        self.folds.value = result.fold + 1
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Show the trial among the others."""
         self._refresh(study)
 
     def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
-        """Show how far the trials of the workers are."""
-        done = [len(trial.intermediate_values) for trial in running]
-        self.folds.value = sum(done)
-        at = ", ".join(
-            f"<b>trial {trial.number}</b> after fold {number}" for trial, number in zip(running, done, strict=True)
-        )
-        if at != self.now.value:
-            self.now.value = at
+        self.folds.value = sum(len(trial.intermediate_values) for trial in running)
+        self.now.value = _places(running)
 
     def on_stop_request(self) -> None:
-        """Show that the search ends after the current folds."""
-        self.button.description = "Stopping"
-        self.button.disabled = True
+        self.button.description, self.button.disabled = "Stopping", True
 
     def close(self) -> None:
         """Show that nothing runs any more, and let a click on a point show its trial."""
-        self.button.disabled = True
-        self.button.description = "Stopped" if self.wants_stop else "Done"
-        self.button.button_style = ""
-        self.now.value = ""
+        self.button.description, self.button.disabled = "Stopped" if self.wants_stop else "Done", True
+        self.button.button_style = self.now.value = ""
         if self.study is None:
             return
         self._refresh(self.study)
         if count_trials(self.study)["complete"]:
-            details = ipywidgets.HTML(CLICK)
-            _on_click(self.figure, self.study, details, self.tracking)
-            self.view.children = (*self.view.children[:-1], details, self.figure)
+            self.view.children = (*self.view.children[:-1], *_clickable(self.figure, self.study, self.tracking))
 
     def _refresh(self, study: optuna.Study) -> None:
-        counts = count_trials(study)
-        self.trials.value = counts["total"]
-        trial, best = best_trial(study), ""
-        if trial is not None:
-            best = f" · best {metric_name(study)} <b>{trial.value:.4f}</b> (trial {trial.number})"
+        counts, name = count_trials(study), html.escape(study.study_name)
+        self.trials.value = total = counts["total"]
+        where = f"Study <b>{name}</b>: {total} of {self.trials.max} trials ({states(counts)})"
+        best = html.escape(_best_so_far(study))
+        self.head.value = " · ".join(
+            part for part in (where, best and f"<b>{best}</b>", self._time_left(total)) if part
+        )
+        last = reversed(finished_trials(study)[-LAST_TRIALS:])
+        rows = [(trial.number, trial.state.name.lower(), _score(trial)) for trial in last]
+        self.table.value = _table(rows, ("trial", "state", "score")) if rows else ""
+        if best:
             drawn = history(study)
             with self.figure.batch_update():
                 self.figure.data = []
                 self.figure.update_layout(drawn.layout, overwrite=True)
                 self.figure.layout.annotations = drawn.layout.annotations  # the sentence that no trial is there yet
                 self.figure.add_traces(drawn.data)
-        states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
-        left = ""
-        if counts["total"] < self.trials.max and not self.wants_stop:
-            left = f" · {self._time_left(counts['total'])}"
-        name = html.escape(study.study_name)
-        self.head.value = f"Study <b>{name}</b>: {counts['total']} of {self.trials.max} trials ({states}){best}{left}"
-        self.table.value = _last_trials(study)
 
     def _time_left(self, total: int) -> str:
-        done = total - self.n_earlier
-        if not done:
+        if total >= self.trials.max or self.wants_stop:
+            return ""
+        if total == self.n_earlier:
             return "time left: known after the first trial"
-        seconds = (time.monotonic() - self.started) / done * (self.trials.max - total)
+        seconds = (time.monotonic() - self.started) / (total - self.n_earlier) * (self.trials.max - total)
         return f"about {_duration(seconds)} left"
-
-
-class _WatchedFolds(Callback):
-    """Shows the folds of one trial in the monitor."""
-
-    def __init__(self, monitor: SearchMonitor, trial: optuna.Trial) -> None:
-        self.monitor, self.trial = monitor, trial
-
-    def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        values = ", ".join(f"{name} {_short(value)}" for name, value in self.trial.params.items())
-        self.monitor.now.value = f"<b>trial {self.trial.number}</b>: {html.escape(values)}"
-        self.monitor.folds.max = params.training.n_folds
-        self.monitor.folds.value = fold.index
-        self.monitor.folds.description = f"fold {fold.index + 1}"
-
-    def on_fold_end(self, result: FoldResult) -> None:
-        self.monitor.folds.value = result.fold + 1
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:
     """Let a click reach the kernel while a cell runs.
 
-    JupyterLab, from 4.4, hands widgets' messages to a subshell, a thread of their own. ipykernel 7.4 sends them instead to the
-    thread that wrote to the widget last, here the one that is busy with the search, and offers no way to say otherwise; without
-    its note of that thread it does as the front end asks.
+    JupyterLab, from 4.4, hands widgets' messages to a subshell, a thread of their own, but ipykernel 7.4 to the thread that
+    wrote to the widget last, here the busy one, unless its note of that thread is gone; there is no public way.
     """
     with contextlib.suppress(AttributeError):
         del button.comm._reply_subshell_id
@@ -161,66 +214,77 @@ def hear_while_busy(button: ipywidgets.Button) -> None:
 
 def show_trials(figure: go.Figure, study: optuna.Study, tracking: TrackingParams | None = None) -> None:
     """Show a figure of a search whose points show their trial when clicked; without a front end just the figure."""
-    if not has_front_end() or not any(trace.meta for trace in figure.data):
+    if has_front_end() and any(trace.meta for trace in figure.data):
+        display(ipywidgets.VBox(_clickable(go.FigureWidget(figure), study, tracking)))
+    else:
         show(figure)
-        return
-    details = ipywidgets.HTML(CLICK)
-    shown = go.FigureWidget(figure)
-    _on_click(shown, study, details, tracking)
-    display(ipywidgets.VBox([details, shown]))
 
 
-def _on_click(
-    figure: go.FigureWidget, study: optuna.Study, details: ipywidgets.HTML, tracking: TrackingParams | None
-) -> None:
+def _clickable(figure: go.FigureWidget, study: optuna.Study, tracking: TrackingParams | None) -> list[Any]:
+    """The trial whose point was clicked last, above its figure."""
+    details = ipywidgets.HTML("<i>Click a point to see its trial.</i>")
+
     def show_details(trace: Any, points: Any, _: Any) -> None:
         if trace.meta and points.point_inds:
             details.value = trial_details(study, int(trace.meta[points.point_inds[0]]), tracking)
 
     for trace in figure.data:
         trace.on_click(show_details)
+    return [details, figure]
 
 
 def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | None = None) -> str:
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
-    attributes = TrialRecord.read(trial)
-    value = f", {metric_name(study)} {trial.value:.4f}" if trial.value is not None else ""
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{_short(value)}</td></tr>" for name, value in trial.params.items()
-    )
-    folds = ", ".join(f"{score:.4f}" for score in attributes.fold_scores or []) or "none finished"
-    failed = f"<p>{html.escape(attributes.error)}</p>" if attributes.error else ""
+    record = TrialRecord.read(trial)
+    value = f", {metric_name(study)} {_score(trial)}" if trial.value is not None else ""
+    folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
+    failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     return (
-        f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(attributes.seconds or 0)}"
-        f"<p>folds: {folds}</p>{failed}<table>{rows}</table>{_mlflow_link(attributes.mlflow_run, tracking)}"
+        f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(record.seconds or 0)}"
+        f"<p>folds: {folds}</p>{failed}{_table(trial.params.items())}{_mlflow_link(record.mlflow_run, tracking)}"
     )
 
 
 def _mlflow_link(run: dict[str, str] | None, tracking: TrackingParams | None) -> str:
     if not run or tracking is None:
         return ""
-    served = tracking.uri.startswith(("http://", "https://"))
-    address = html.escape(tracking.uri if served else "http://127.0.0.1:5000")
-    link = f'<a href="{address}/#/experiments/{run["experiment"]}/runs/{run["run"]}">its run in MLflow</a>'
-    command = f"mlflow ui --backend-store-uri {html.escape(tracking.uri)}"
-    return f"<p>{link}{'' if served else f' (while <code>{command}</code> runs)'}</p>"
+    uri, served = html.escape(tracking.uri), tracking.uri.startswith(("http://", "https://"))
+    address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
+    server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
+    return f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
 
 
-def _last_trials(study: optuna.Study) -> str:
-    rows = ""
-    for trial in reversed(finished_trials(study)[-LAST_TRIALS:]):
-        value = f"{trial.value:.4f}" if trial.value is not None else "-"
-        rows += f"<tr><td>{trial.number}</td><td>{trial.state.name.lower()}</td><td>{value}</td></tr>"
-    head = "<tr><th>trial&nbsp;</th><th>state&nbsp;</th><th>score</th></tr>"
-    return f"<table>{head}{rows}</table>" if rows else ""
+def _table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
+    lines = ["".join(f"<th>{name}&nbsp;</th>" for name in head)] if head else []
+    lines += ["".join(f"<td>{html.escape(short(value))}</td>" for value in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def states(counts: dict[str, int]) -> str:
+    """How the trials of a study ended, from `count_trials`."""
+    return f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
+
+
+def short(value: Any) -> str:
+    """A value as it is shown: numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _best_so_far(study: optuna.Study) -> str:
+    best = best_trial(study)
+    return "" if best is None else f"best {metric_name(study)} {_score(best)} (trial {best.number})"
+
+
+def _places(running: Sequence[FrozenTrial]) -> str:
+    return ", ".join(f"trial {trial.number} after fold {len(trial.intermediate_values)}" for trial in running)
+
+
+def _score(trial: FrozenTrial) -> str:
+    return "-" if trial.value is None else f"{trial.value:.4f}"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))

@@ -17,11 +17,10 @@ def pair_lengths(corpus: Corpus, params: Params) -> pd.DataFrame:
     from evbind_lib.training.model import load_tokenizer
 
     texts = [*corpus.criteria.values(), *corpus.sentences["sentence"]]
-    encoder = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length)
-    encoded = encoder.encode(corpus.pairs)
-    whole = [len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens]
-    words = _words(corpus.pairs["sentence"]).to_numpy(np.int64)
-    return pd.DataFrame({"words": words, "tokens": np.array(whole, dtype=np.int64), "truncated": encoded.truncated()})
+    encoded = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length).encode(corpus.pairs)
+    whole = np.array([len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens], np.int64)
+    words = _words(corpus.pairs).to_numpy(np.int64)
+    return pd.DataFrame({"words": words, "tokens": whole, "truncated": encoded.truncated()})
 
 
 def length_table(lengths: pd.DataFrame, max_length: int) -> pd.DataFrame:
@@ -33,39 +32,24 @@ def length_table(lengths: pd.DataFrame, max_length: int) -> pd.DataFrame:
 
 def overlap(corpus: Corpus) -> pd.DataFrame:
     """How often sentences and posts occur again, as counts with what each means."""
-    pairs, report = corpus.pairs, corpus.report
-    criteria = pairs.groupby("sentence")["criterion_id"].nunique()
-    labels = pairs.groupby("sentence")["label"].nunique()
+    report, several = corpus.report, corpus.pairs.groupby("sentence")[["criterion_id", "label"]].nunique().gt(1).sum()
     posts = corpus.sentences.groupby("group")["post_id"].nunique()
     rows = [
-        ("sentences judged for several criteria", int((criteria > 1).sum()), "a sentence can be evidence for two"),
-        ("of these, evidence for one and not for another", int((labels > 1).sum()), "the hardest negatives"),
+        ("sentences judged for several criteria", several["criterion_id"], "a sentence can be evidence for two"),
+        ("of these, evidence for one and not for another", several["label"], "the hardest negatives"),
         ("repeated pairs", report.repeated_pairs, "merged before splitting"),
         ("conflicting labels", report.conflicting_labels, "counted as evidence"),
         ("sentences repeated in other posts", report.repeated_sentences, "drawn as negatives from one post only"),
-        (f"most posts of one {corpus.grouped_by}", int(posts.max()), "kept on one side of every fold"),
+        (f"most posts of one {corpus.grouped_by}", posts.max(), "kept on one side of every fold"),
     ]
     return pd.DataFrame(rows, columns=["what", "count", "what it means"]).set_index("what")
 
 
-def browse(
-    corpus: Corpus,
-    *,
-    criterion: str | None = None,
-    label: int | None = None,
-    words: tuple[int, int] = (0, 10_000),
-    text: str = "",
-) -> pd.DataFrame:
-    """Labelled pairs that meet all conditions: ids, label, words and, unless the corpus is sensitive, the sentence."""
-    table = corpus.pairs.assign(words=_words(corpus.pairs["sentence"]))
-    wanted = table["words"].between(*words) & table["sentence"].str.contains(text, case=False, regex=False)
-    if criterion is not None:
-        wanted &= table["criterion_id"] == criterion
-    if label is not None:
-        wanted &= table["label"] == label
-    columns = ["post_id", "sentence_id", "criterion_id", "label", "words"]
-    return table.loc[wanted, columns if corpus.sensitive else [*columns, "sentence"]].reset_index(drop=True)
+def browse(corpus: Corpus) -> pd.DataFrame:
+    """Labelled pairs: ids, label, words and, unless the corpus is sensitive, the sentence."""
+    columns = ["post_id", "sentence_id", "criterion_id", "label", "words", *([] if corpus.sensitive else ["sentence"])]
+    return corpus.pairs.assign(words=_words(corpus.pairs))[columns].reset_index(drop=True)
 
 
-def _words(sentences: pd.Series) -> pd.Series:
-    return sentences.map(lambda sentence: len(sentence.split()))
+def _words(pairs: pd.DataFrame) -> pd.Series:
+    return pairs["sentence"].map(lambda sentence: len(sentence.split()))

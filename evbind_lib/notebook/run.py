@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import evbind_lib.errors as errors
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
@@ -58,43 +57,37 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
         tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
         body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
     except (ValueError, KeyError, SyntaxError):
-        raise ParamsError(
-            f"{notebook.name}: it cannot be read as a notebook; give the path of an .ipynb file."
-        ) from None
+        problem = "it cannot be read as a notebook; give the path of an .ipynb file."
+        raise ParamsError(f"{notebook.name}: {problem}") from None
     values: dict[str, Any] = {}
     for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(targets[0], ast.Name):
-            values[targets[0].id] = None
-            with contextlib.suppress(ValueError, TypeError):
-                values[targets[0].id] = ast.literal_eval(node.value or "None")
+        match node:
+            case ast.Assign([ast.Name(name), *_], value) | ast.AnnAssign(ast.Name(name), _, value):
+                values[name] = None
+                with contextlib.suppress(ValueError, TypeError):
+                    values[name] = ast.literal_eval(value or "None")
     return values
 
 
 def default_choices(notebook: Path) -> dict[str, str]:
     """Files of ``params/`` that the parameters cell chooses as stored."""
-    return {
-        group: file for group, file in default_parameters(notebook).items() if group in GROUPS and isinstance(file, str)
-    }
+    stored = default_parameters(notebook)
+    return {group: stored[group] for group in GROUPS if isinstance(stored.get(group), str)}
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
     """Values for the parameters cell: groups that it has by name, everything else as overrides."""
     names = default_parameters(notebook)
     if "overrides" not in names:
-        raise ParamsError(
-            f"{notebook.name}: its parameters cell has no `overrides: list = []`; add a cell tagged `parameters` with it."
-        )
+        remedy = "add a cell tagged `parameters` with it."
+        raise ParamsError(f"{notebook.name}: its parameters cell has no `overrides: list = []`; {remedy}")
     own = {group: name for group, name in choices.items() if group in names}
     further = [f"{group}={name}" for group, name in choices.items() if group not in names]
     return {**own, "overrides": [*further, *overrides]}
 
 
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
-    """Refuse parameters, data and a storage that cannot be used before a kernel starts; the notebook's verbs check the rest.
-
-    What needs torch is among the rest, so that the shell does not load it.
-    """
+    """Refuse parameters, data and a storage before a kernel starts; the notebook's verbs check the rest, which needs torch."""
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
 
@@ -107,34 +100,27 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
 
 
 def run_notebook(
-    notebook: Path,
-    choices: Mapping[str, str] | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    output: Path | None = None,
+    notebook: Path, choices: Mapping[str, str], overrides: Sequence[str] = (), *, output: Path | None = None
 ) -> ExecutedNotebook:
     """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook.
 
-    For a mistake in parameters or data (`EvbindError`) nothing is left behind; where a cell failed otherwise (`NotebookError`)
-    the notebook up to that cell is kept.
+    After an `EvbindError` nothing is left behind, after a `NotebookError` the notebook up to the cell that failed.
     """
-    choices = dict(choices or {})
     parameters = papermill_parameters(notebook, choices, overrides)
     check(notebook, choices, overrides)
-    if output is None:
-        output = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
+    output = output or workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
     made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=output.parent):
+        with tempfile.NamedTemporaryFile(dir=output.parent):  # refused before hours of work
             pass
-    except OSError as error:
-        raise ExecutionError(
-            f"{output.parent}: the folder cannot be written ({error.strerror}); choose another --output."
-        ) from None
-    try:
         return _execute(notebook, output, parameters)
+    except OSError as error:
+        problem = f"the notebook cannot be written ({error.strerror or error})"
+        remedy = "free some space there or choose another --output. What was last saved of it is kept."
+        raise ExecutionError(f"{near(output)}: {problem}; {remedy}") from None
     except EvbindError:
+        output.unlink(missing_ok=True)
         for folder in made:
             with contextlib.suppress(OSError):  # another execution may have put something there
                 folder.rmdir()
@@ -147,43 +133,28 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execut
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    kept = f"the notebook up to there is {near(output)}."
+    options = {"engine_name": "evbind", "progress_bar": False, "save_to": str(output)}
     try:
-        executed = papermill.execute_notebook(
-            notebook, None, parameters=parameters, engine_name="evbind", progress_bar=False, save_to=str(output)
-        )
-        return ExecutedNotebook(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
+        executed = papermill.execute_notebook(notebook, None, parameters=parameters, **options)
+    except NoSuchKernel as error:
+        remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
+        raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
+    except DeadKernelError:
+        remedy = "try a smaller training.args.per_device_train_batch_size"
+        problem = f"the kernel died, most often for lack of memory; {remedy}"
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
-        kind = getattr(errors, error.ename, None)
-        if isinstance(kind, type) and issubclass(kind, EvbindError):
-            output.unlink(missing_ok=True)
-            raise kind(error.evalue) from None
-        reason = f"{error.ename}: {error.evalue}"
-        raise NotebookError(f"{notebook.stem}: cell {error.exec_count} failed with {reason}; {kept}") from None
-    except EvbindError:  # of the tracking, before the first cell
-        output.unlink(missing_ok=True)
-        raise
-    except DeadKernelError:
-        raise NotebookError(
-            f"{notebook.stem}: the kernel died, most often for lack of memory; try a smaller "
-            f"training.args.per_device_train_batch_size; {kept}"
-        ) from None
-    except NoSuchKernel as error:
-        output.unlink(missing_ok=True)
-        raise ExecutionError(
-            f"{notebook.name}: its kernel '{error.name}' is not installed here; choose one of `jupyter kernelspec list` "
-            "in JupyterLab, or install it."
-        ) from None
-    except OSError as error:
-        raise ExecutionError(
-            f"{near(output)}: the notebook cannot be written ({error.strerror or error}); free some space there or choose "
-            "another --output. What was last saved of it is kept."
-        ) from None
+        mistakes = {kind.__name__: kind for kind in [*EvbindError.__subclasses__(), EvbindError]}
+        if error.ename in mistakes:
+            raise mistakes[error.ename](error.evalue) from None
+        problem = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+    else:
+        return ExecutedNotebook(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
     finally:
         if sys.stderr.isatty():
-            sys.stderr.write("\n")
+            sys.stderr.write("\n")  # below the line of progress
+    raise NotebookError(f"{notebook.stem}: {problem}; the notebook up to there is {near(output)}.")
 
 
 def near(file: Path) -> str:

@@ -1,8 +1,7 @@
-"""What a notebook shows: tables of parameters and scores, figures, progress, and the result that it records."""
+"""What a notebook shows: tables of parameters and scores, figures, and the result that it records."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +12,16 @@ from IPython.display import display
 from evbind_lib.config.compose import describe
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold
 from evbind_lib.evaluation.estimate import at_threshold, compare
 from evbind_lib.hpo.results import SearchResult, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook import front_end
-from evbind_lib.notebook.monitor import show_trials
-from evbind_lib.tracking.page import PROGRESS, RESULT, RUN_VARIABLE
+from evbind_lib.notebook.monitor import short, show_trials, states
+from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import aggregate
-from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
+from evbind_lib.training.result import CrossValidation
 
+Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them
 # What a search with `Objective` leaves behind, in the workspace.
 FILES = ("params/trainer/hpo_best.yaml", "optuna_study_summary.txt", "optuna_trials.csv")
 
@@ -38,23 +37,18 @@ def search_space_table(params: Params) -> pd.DataFrame:
     rows = []
     for name, entry in params.hpo.search_space.items():
         values = entry.choices if entry.choices is not None else [entry.low, entry.high]
+        drawn = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
         step = f", in steps of {entry.step:g}" if entry.step else ""
-        row = {
-            "name": name,
-            "type": entry.type,
-            "range": ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) + step,
-            "only when": ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items()),
-        }
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("name")
+        conditions = ", ".join(f"{other} is {wanted}" for other, wanted in entry.when.items())
+        rows.append((name, entry.type, drawn + step, conditions))
+    return pd.DataFrame(rows, columns=["name", "type", "range", "only when"]).set_index("name")
 
 
 def parameter_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
     """Parameters of data, model and training in which several sets differ, one column each."""
     flat = pd.DataFrame({name: pd.Series(params.flat(), dtype=object) for name, params in sets.items()})
     shown = ~flat.index.str.startswith(("training.provenance", "hpo.", "tracking.", "cluster."))
-    table = flat[shown & (flat.astype(str).nunique(axis=1) > 1)].rename_axis("parameter")
-    return table.map(_short)
+    return flat[shown & (flat.astype(str).nunique(axis=1) > 1)].rename_axis("parameter").map(short)
 
 
 def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> None:
@@ -73,90 +67,30 @@ def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
     display({"text/plain": "\n".join(lines), RESULT: {**result, "lines": list(lines)}}, raw=True)
 
 
-class Progress(Callback):
-    """One line that is updated in place, for whoever waits: in a front end, or a terminal behind papermill's engine ``evbind``.
-
-    As a callback it shows folds and epochs, and counts the folds where these are what it counts. Where nobody watches nothing
-    is shown, and when it is closed nothing stays in the notebook.
-    """
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, total
-        self.done = self.n_folds = 0
-        self.before = self.best = self.shown = ""
-        self.handle: Any = None
-
-    def update(self, text: str = "") -> None:
-        """Show what is going on, between the steps that are done and the best value so far."""
-        bundle = self._bundle("; ".join(part for part in (text, self.best) if part))
-        watched = front_end.has_front_end() or RUN_VARIABLE in os.environ
-        if not watched or bundle["text/plain"] == self.shown:
-            return
-        self.shown = bundle["text/plain"]
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
-        else:
-            self.handle.update(bundle, raw=True)
-
-    def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        """Learn how many folds there are."""
-        self.n_folds = params.training.n_folds
-
-    def on_epoch_end(self, epoch: EpochResult) -> None:
-        """Show the epoch."""
-        self.update(f"{self.before}fold {epoch.fold + 1} of {self.n_folds}, epoch {epoch.epoch}")
-
-    def on_fold_end(self, result: FoldResult) -> None:
-        """Count the fold."""
-        if self.title == "Folds":
-            self.done += 1
-            self.update(f"macro_f1 {result.metrics['macro_f1']:.4f} in fold {result.fold + 1}")
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self.handle is not None:
-            self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
-
-    def _bundle(self, text: str) -> dict[str, Any]:
-        done, total = self.done, self.total
-        filled = round(20 * min(done / total, 1.0)) if total else 20
-        line = f"{self.title} [{'#' * filled}{'.' * (20 - filled)}] {done}/{total}  {text}"
-        bar = f'<progress value="{done}" max="{total}" style="width:14em"></progress>'
-        html = f"{bar} {self.title} {done}/{total} · {text}"
-        return {"text/plain": line, "text/html": html, PROGRESS: {"done": done, "total": total}}
-
-
-def search_summary(result: SearchResult) -> tuple[dict[str, Any], list[str]]:
+def search_summary(result: SearchResult) -> Summary:
     """Result and lines of a search."""
-    study, best, counts = result.study, result.best_trial, count_trials(result.study)
-    attributes = TrialRecord.read(best)
+    study, best, counts, n_earlier = (
+        result.study,
+        result.best_trial,
+        count_trials(result.study),
+        result.n_earlier_trials,
+    )
+    attributes, metric, value = TrialRecord.read(best), metric_name(study), result.best_value
     trained, whole = folds_spent(study, result.configured.training.n_folds)
-    found = {
-        "study": study.study_name,
-        "best_trial": best.number,
-        "best_value": result.best_value,
-        "best_params": best.params,
-        "counts": counts,
-        "folds": {"trained": trained, "whole": whole},
-        "went_on_from": result.n_earlier_trials,
-        "stopped": result.stopped,
-    }
-    states = f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
-    resumed = f", resumed: {result.n_earlier_trials} of them are from earlier runs" if result.n_earlier_trials else ""
-    spent, scored = [], ""
+    found = {"study": study.study_name, "best_trial": best.number, "best_value": value, "best_params": best.params}
+    found |= {"counts": counts, "folds": {"trained": trained, "whole": whole}}
+    resumed = f", resumed: {n_earlier} of them are from earlier runs" if n_earlier else ""
+    lines = [f"Study {study.study_name}: {counts['total']} trials ({states(counts)}){resumed}", *result.notes]
+    scored = ""
     if scores := attributes.fold_scores:
-        spent = [f"{trained} of {whole} folds trained ({trained / whole:.0%})"]
-        aggregation, metric = attributes.fold_aggregation or "mean", attributes.metric or metric_name(study)
-        own = "" if metric == metric_name(study) else f"{metric} {aggregate(scores, aggregation):.4f}, "
-        scored = f" ({own}{aggregation} of {len(scores)} folds)"
-    lines = [
-        f"Study {study.study_name}: {counts['total']} trials ({states}){resumed}",
-        *result.notes,
-        *spent,
-        f"Best: trial {best.number}, {metric_name(study)} {result.best_value:.4f}{scored}",
-    ]
+        lines.append(f"{trained} of {whole} folds trained ({trained / whole:.0%})")
+        aggregation, reported = attributes.fold_aggregation or "mean", attributes.metric or metric
+        other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
+        scored = f" ({other}{aggregation} of {len(scores)} folds)"
+    lines.append(f"Best: trial {best.number}, {metric} {value:.4f}{scored}")
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
         lines += [f"  {FILES[0]}   use it: evbind train trainer=hpo_best", *(f"  {file}" for file in FILES[1:])]
+    found |= {"went_on_from": n_earlier, "stopped": result.stopped}
     return found, [*lines, *_mlflow_line(result.configured)]
 
 
@@ -164,40 +98,34 @@ def best_trial_table(result: SearchResult) -> pd.DataFrame:
     """Parameters of the best trial and its score in each fold, as one column."""
     scores = TrialRecord.read(result.best_trial).fold_scores or []
     folds = {f"score in fold {number}": score for number, score in enumerate(scores, start=1)}
-    rows = {name: _short(value) for name, value in {**result.best_trial.params, **folds}.items()}
-    return pd.DataFrame({f"trial {result.best_trial.number}": rows})
+    values = pd.Series({**result.best_trial.params, **folds}, dtype=object).map(short)
+    return values.to_frame(f"trial {result.best_trial.number}")
 
 
-def training_summary(result: CrossValidation, params: Params) -> tuple[dict[str, Any], list[str]]:
+def training_summary(result: CrossValidation, params: Params) -> Summary:
     """Result and lines of a cross-validation."""
-    table, n_folds = result.table(), len(result.folds)
-    shown = ["macro_f1", "pos_f1", "roc_auc", "pr_auc"]
-    lines = [
-        f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {n_folds} folds)"
-        for name, mean, std in zip(shown, table.loc["mean", shown], table.loc["std", shown], strict=True)
-    ]
-    n_cached = sum(fold.cached for fold in result.folds)
+    table, n_folds, n_cached = result.table(), len(result.folds), sum(fold.cached for fold in result.folds)
+    lines = []
+    for name in ("macro_f1", "pos_f1", "roc_auc", "pr_auc"):
+        mean, std = table.loc[["mean", "std"], name]
+        lines.append(f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {n_folds} folds)")
     lines += [f"{n_cached} of {n_folds} folds read from the cache"] if n_cached else []
     values = {name: table.loc[name].to_dict() for name in ("mean", "pooled")}
     return {"n_folds": n_folds, **values}, [*lines, *_mlflow_line(params)]
 
 
-def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
+def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> Summary:
     """Result and lines of a look at the data: corpus, `overview.pair_lengths`, `evbind_lib.data.folds.leakage`."""
-    report = corpus.report
+    report, cut = corpus.report, round(float(lengths["truncated"].mean()), 4)
     leaks = int(audit.drop(columns="sentences with other criteria").to_numpy().sum())
-    found = {name: getattr(report, name) for name in ("pairs", "evidence", "criteria", "groups")} | {
-        "grouped_by": corpus.grouped_by,
-        "truncated": round(float(lengths["truncated"].mean()), 4),
-        "leaks": leaks,
-        "fingerprint": corpus.fingerprint[:12],
-    }
-    lines = [
+    found = {name: getattr(report, name) for name in ("pairs", "evidence", "criteria", "groups")}
+    fingerprint = corpus.fingerprint[:12]
+    found |= {"grouped_by": corpus.grouped_by, "truncated": cut, "leaks": leaks, "fingerprint": fingerprint}
+    return found, [
         f"{report.pairs} labelled pairs, {report.evidence} of them evidence, for {report.criteria} criteria",
-        f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {found['truncated']:.1%} of pairs cut",
-        f"fingerprint {found['fingerprint']}",
+        f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {cut:.1%} of pairs cut",
+        f"fingerprint {fingerprint}",
     ]
-    return found, lines
 
 
 def mean_scores(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
@@ -205,7 +133,7 @@ def mean_scores(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
     return pd.DataFrame({name: result.table().loc["mean"] for name, result in results.items()}).T.round(2)
 
 
-def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> tuple[dict[str, Any], list[str]]:
+def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> Summary:
     """Result and lines of a comparison, the best result last."""
     means = {name: result.score(metric, "mean") for name, result in results.items()}
     *_, second, best = ranking = sorted(means, key=lambda name: means[name])
@@ -217,7 +145,7 @@ def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> t
     return {"means": means, "best": best, "gain": [gain, low, high]}, lines
 
 
-def threshold_summary(result: CrossValidation, threshold: float) -> tuple[dict[str, Any], list[str]]:
+def threshold_summary(result: CrossValidation, threshold: float) -> Summary:
     """Result and lines of decisions at 0.5 and at another threshold."""
     rows = {value: at_threshold(result.predictions, value) for value in (0.5, threshold)}
     lines = [
@@ -228,9 +156,5 @@ def threshold_summary(result: CrossValidation, threshold: float) -> tuple[dict[s
 
 
 def _mlflow_line(params: Params) -> list[str]:
-    uri = params.tracking.uri
-    return [f"MLflow: mlflow ui --backend-store-uri {uri}"] if params.tracking.enabled else []
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    tracking = params.tracking
+    return [f"MLflow: mlflow ui --backend-store-uri {tracking.uri}"] if tracking.enabled else []
