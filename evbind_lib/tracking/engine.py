@@ -49,7 +49,9 @@ def execute_notebook(
     try:
         course.notebook_start()
         client = _Client(course, kernel_name=kernel_name, log=logger, **options)
-        client.execute(env={**os.environ, RUN_VARIABLE: run.run_id if run else ""})
+        # MLFLOW_RUN_ID would let the notebook's own use of mlflow write into a run of whoever started it (mlflow issue 15713).
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        client.execute(env={**environment, RUN_VARIABLE: run.run_id if run else ""})
     except BaseException as error:
         course.error = f"{type(error).__name__}: {error}"
         raise
