@@ -20,7 +20,7 @@ from evbind_lib.data.folds import Fold, make_folds
 PROJECT = Path(__file__).resolve().parent.parent
 
 # The same examples in every run, so that a change is what makes a test fail; HYPOTHESIS_PROFILE=default looks for new ones.
-settings.register_profile("same", derandomize=True)
+settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Everything real, but two folds and three steps each: for tests of what is around the training.

@@ -61,10 +61,9 @@ def compose(
     words = _prepare([*chosen, *([overrides] if isinstance(overrides, str) else overrides)])
     tree = _tree("config", words)
     search = tree.get("hpo") or {}
-    if isinstance(search.get("search_space"), dict) and isinstance(
-        search.setdefault("fixed", {}), dict
-    ):  # else refused below
-        search |= {"search_space": flatten(search["search_space"], is_entry), "fixed": flatten(search["fixed"])}
+    space, fixed = search.get("search_space"), search.get("fixed") or {}
+    if isinstance(space, dict) and isinstance(fixed, dict):  # the schema refuses anything else
+        search |= {"search_space": flatten(space, is_entry), "fixed": flatten(fixed)}
         _drop_left_over(search, words)
         _fix(tree, search)
     return Params.from_tree(tree)
@@ -92,7 +91,10 @@ def describe(params: Params) -> dict[str, Any]:
 def _prepare(words: Iterable[str]) -> list[str]:
     """Keep the last override of each key; all may name new keys, since the schema refuses what is no parameter."""
     last: dict[str, str] = {}
-    for word in (word.lstrip("+") for word in words):
+    for given in words:
+        if not isinstance(given, str) or not re.match(r"~|\+{0,2}[^=\s]+=", given):
+            raise ParamsError(f"Override {given!r} is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30.")
+        word = given.lstrip("+")
         key = word.lstrip("~").partition("=")[0]
         last.pop(key, None)
         last[key] = word if word.startswith("~") or CHOICE.match(word) else f"++{word}"
@@ -134,15 +136,13 @@ def _look_into_the_workspace_first() -> None:
 def _check_files(overrides: Sequence[str]) -> None:
     """Refuse the choice of a file that is not there; Hydra would not say which ones of two folders there are."""
     for group, _, quoted in (word.lstrip("+").partition("=") for word in overrides):
-        name = quoted.strip("'\"")
-        if group not in GROUPS or name in ("", "null"):
-            continue
-        folders = [folder / "params" / group for folder in (workspace(), project_folder())]
+        name, folders = quoted.strip("'\""), [folder / "params" / group for folder in (workspace(), project_folder())]
         hint = did_you_mean(name, sorted({file.stem for folder in folders for file in folder.glob("*.yaml")}))
         if (group, name) == ("trainer", "hpo_best"):
-            # What a search found counts in its own workspace: that of another one is of other data, and nobody asked for it.
+            # That of another workspace is of other data, and nobody asked for it.
             folders, hint = folders[:1], "; a search writes it, so run `evbind hpo_search hpo=quick` first."
-        if not any((folder / f"{name}.yaml").is_file() for folder in folders):
+        is_chosen = group in GROUPS and name not in ("", "null")
+        if is_chosen and not any((folder / f"{name}.yaml").is_file() for folder in folders):
             raise ParamsError(f"{group}={name}: there is no file params/{group}/{name}.yaml{hint}")
 
 
@@ -162,7 +162,7 @@ def _drop_left_over(search: dict[str, Any], overrides: list[str]) -> None:
 
 
 def _fix(tree: dict[str, Any], search: dict[str, Any]) -> None:
-    """Set what ``hpo.fixed`` names, and take it out of the search."""
+    """Set what ``hpo.fixed`` names, and take it out of the search, of which every entry has a type."""
     try:
         values = {dotted_name(name, "hpo.fixed"): value for name, value in search["fixed"].items()}
         left = {name: entry for name, entry in search["search_space"].items() if dotted_name(name) not in values}
@@ -170,6 +170,10 @@ def _fix(tree: dict[str, Any], search: dict[str, Any]) -> None:
         raise ParamsError(str(error)) from None
     if values and not left:
         raise ParamsError("hpo.fixed names every searched parameter, so nothing is left to search; take one out.")
+    for name, entry in left.items():
+        if isinstance(entry, dict) and "type" not in entry:  # most often a mistyped name
+            near = did_you_mean(name, [other for other in left if other != name])
+            raise ParamsError(f"hpo.search_space.{name} has no type ({', '.join(FIELDS)}){near}")
     set_values(tree, {**values, "hpo.search_space": left})
 
 

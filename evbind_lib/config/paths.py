@@ -24,7 +24,7 @@ def workspace() -> Path:
 
 
 def resolve_path(path: str) -> Path:
-    """Absolute path of an input file: seen from the current folder (also if it is nowhere), the workspace, or the library."""
+    """Absolute path of an input file: where it is, seen from the current folder, the workspace or beside the library."""
     given = Path(path).expanduser()
     places = [Path.cwd() / given, workspace() / given, PACKAGE.parent / given]
     return next((place.resolve() for place in places if place.exists()), places[0])

@@ -20,12 +20,8 @@ from evbind_lib.errors import ParamsError, did_you_mean
 GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment")
 # What evbind leaves to Optuna itself, or has no more, by the key that once asked for it.
 OPTUNAS = "several metrics, constraints and grids go in a plain Optuna study that uses ev.report_folds (README, Extend)"
-GONE = {
-    **dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"), OPTUNAS),
-    **dict.fromkeys(
-        ("hpo.stop.terminator", "hpo.stop.min_trials"), "this is gone; set hpo.stop.no_improvement instead"
-    ),
-}
+GONE = dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"), OPTUNAS)
+GONE |= dict.fromkeys(("hpo.stop.terminator", "hpo.stop.min_trials"), "it is gone; set hpo.stop.no_improvement instead")
 SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
 # What each type of a searched parameter is written with; a step may be left out.
 RANGE, STEPS = {"low", "high"}, {"low", "high", "step"}
@@ -60,9 +56,7 @@ class Distribution(Section):
     def _fields_of_the_type(self) -> Self:
         belongs, given = FIELDS[self.type], {*self.model_dump()} - {"type", "when"}
         if given - belongs:
-            raise ValueError(
-                f"{min(given - belongs)} does not belong to type={self.type}; leave it out or set another type"
-            )
+            raise ValueError(f"{min(given - belongs)} is not of type={self.type}; leave it out or set another type")
         if missing := belongs - given - {"step"}:
             raise ValueError(f"{min(missing)} is missing, which type={self.type} needs; set it")
         choices = self.choices or []
@@ -222,11 +216,12 @@ class ClusterParams(Section):
 
     executor: Literal["local", "dask"] = "local"
     gpu_share: int = Field(default=1, ge=1)
-    scheduler: str | None = Field(default=None, pattern=r"^[a-z]+://[^\s/]+:\d+$")
+    scheduler: str | None = None
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:
-        if (self.executor == "dask") != (self.scheduler is not None):
+        address = r"[a-z]+://[^\s/]+:\d+" if self.executor == "dask" else ""
+        if not re.fullmatch(address, self.scheduler or ""):
             raise ValueError("choose cluster=dask and set cluster.scheduler=tcp://HOST:8786, or neither")
         return self
 
@@ -359,22 +354,18 @@ def explain(error: ValidationError) -> str:
     kind, value, key = first["type"], first["input"], ".".join(map(str, first["loc"]))
     if key in GONE and kind in ("extra_forbidden", "string_type", "string_pattern_mismatch"):
         return f"{key}: {GONE[key]}."
+    if kind == "extra_forbidden" and key.startswith("hpo.search_space."):
+        return f"{key}: write type, low, high, step, choices or when (for a logarithmic scale type=log_uniform or log_int)."
     if kind == "extra_forbidden":
-        return f"{key} is not a parameter{_nearest_key(key)}"
+        known = (*GROUPS, *KEYS)
+        same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+        return f"{key} is not a parameter{did_you_mean(same[0] if same else key, known)}"
     problem = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if kind == "literal_error":
         problem = "is none of the choices" + did_you_mean(str(value), re.findall("'(.+?)'", first["ctx"]["expected"]))
     shown = f"={value}" if kind != "missing" and isinstance(value, SCALARS) else ""
     sentence = f"{key}{shown}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
-
-
-def _nearest_key(key: str) -> str:
-    """Hint at a key of the same last part wherever it stands, else at one that is written alike."""
-    if key.startswith("hpo.search_space."):
-        return "; write type, low, high, step, choices or when (a logarithmic scale is type=log_uniform or log_int)."
-    same = [name for name in (*GROUPS, *KEYS) if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"; did you mean '{same[0]}'?" if same else did_you_mean(key, (*GROUPS, *KEYS))
 
 
 def _is_number(value: Any) -> bool:

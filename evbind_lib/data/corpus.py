@@ -162,9 +162,7 @@ class Corpus:
         """Corpus of some groups: their pairs and sentences, all criteria, a fingerprint and counts of its own."""
         missing = set(groups) - set(self.groups)
         if missing:
-            raise DataError(
-                f"groups: {len(missing)} of {len(groups)} are not in the corpus; take them of corpus.groups."
-            )
+            raise DataError(f"groups: {len(missing)} of {len(groups)} are not in the corpus; see corpus.groups.")
         both = [table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences)]
         pairs, sentences = both
         posts = {*pairs["post_id"], *sentences["post_id"]}
@@ -263,9 +261,8 @@ def _of_pairs(
     rows, unknown = tables.with_texts(table, criteria, where, "criterion_id")
     tables.check_labels(rows["label"], where, {1: "evidence (label 1)", 0: "a negative (label 0)"})
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
-    return _corpus(
-        rows, posts, criteria, group_by, counts | post_counts | {"unknown_symptoms": unknown}, place("group_by")
-    )
+    counts |= post_counts | {"unknown_symptoms": unknown}
+    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"))
 
 
 def _corpus(
@@ -310,7 +307,7 @@ def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: 
     return column, groups
 
 
-def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def _merge(rows: pd.DataFrame) -> tables.Counted:
     """First row of each (criterion, sentence), by post and sentence id; evidence if any is."""
     columns = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label", "group"]
     ordered = rows[columns].sort_values(columns[:5], kind="stable", ignore_index=True)
@@ -325,9 +322,8 @@ def _merge(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
     """Every distinct sentence once, from the first post that has it, and how many other posts repeat one."""
     columns = ["post_id", "sentence_id", "sentence"]
-    split = (
-        posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence").dropna(subset="sentence")
-    )
+    split = posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
+    split = split.dropna(subset="sentence")
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
     # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.

@@ -141,10 +141,8 @@ class _Draw:
         """All explicit negatives and every unannotated combination."""
         if self.size > MOST_PAIRS:
             ratio = key.replace("=all", "=stratified").replace("=natural", "=10")
-            raise DataError(
-                f"{key}: {len(self.criteria)} criteria and {len(self.pool):,} sentences in a part of a fold "
-                f"make {self.size:,} pairs, more than {MOST_PAIRS:,}; set for example {ratio}."
-            )
+            problem = f"{self.size:,} pairs in a part of a fold, more than {MOST_PAIRS:,}"
+            raise DataError(f"{key}: {problem}; set for example {ratio}.")
         free = np.setdiff1d(np.arange(self.size), self.annotated)
         return self._table(self.explicit, [(free, len(free))])
 

@@ -16,6 +16,7 @@ import pandas as pd
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
 
+Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
 SPECIAL_CASE = "SPECIAL_CASE"
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 
@@ -24,9 +25,7 @@ def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFra
     """Read a CSV, TSV, Parquet or JSONL table that has these columns, every value as text; the index counts the file's rows."""
     suffix = Path(path or "posts.csv").suffix.lower()
     if suffix not in READ:
-        raise DataError(
-            f"{key}={path}: {suffix or 'no suffix'} is not a kind of table known here; use {', '.join(READ)}."
-        )
+        raise DataError(f"{key}={path}: {suffix or 'no suffix'} is no known kind of table; use {', '.join(READ)}.")
     first_row = 2 if suffix in (".csv", ".tsv") else 1  # row 1 is the header
     return as_text(_read(path, key, READ[suffix]), f"{key}={path}", columns, first_row)
 
@@ -85,7 +84,8 @@ def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], first_row: 
         raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
     if table.empty:
         raise DataError(f"{place}: it has no rows; give a table with data.")
-    table = table.astype(object).where(table.notna(), "").astype(str)
+    table = table.convert_dtypes().astype(object)  # whole numbers without .0, also where one is missing
+    table = table.where(table.notna(), "").astype(str)
     return table.set_axis(pd.RangeIndex(first_row, first_row + len(table)), axis="index")
 
 
@@ -98,12 +98,9 @@ def read_criteria(path: str) -> dict[str, str]:
     try:
         listed = dict(content).get("criteria")
         entries = [(dict(item)["id"], dict(item)["text"]) for item in listed] if isinstance(listed, list) else content
-        is_text = all(isinstance(name, str | int) and isinstance(text, str) for name, text in entries)
     except (TypeError, ValueError, KeyError):
-        is_text = False
-    if not is_text:
         form = '{"criteria": [{"id", "text"}]} nor a mapping of ids to texts'
-        raise DataError(f"{place}: neither {form}; write one of the two.")
+        raise DataError(f"{place}: neither {form}; write one of the two.") from None
     return check_criteria(entries, place)
 
 
@@ -132,9 +129,7 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in map(clean, parts) if sentence]
 
 
-def clean_rows(
-    table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str
-) -> tuple[pd.DataFrame, dict[str, int]]:
+def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str) -> Counted:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
     labels = _labels(table["label"], place, label)
     table = table.assign(post_id=_post_ids(table, place), label=labels, sentence=table["sentence"].map(clean))
@@ -193,7 +188,7 @@ def shown(value: object) -> str:
     return str(value) if re.fullmatch(r"\S{1,60}", str(value)) else "(a text, not shown)"
 
 
-def check_posts(posts: pd.DataFrame, place: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def check_posts(posts: pd.DataFrame, place: str) -> Counted:
     """Posts with clean ids; one id has one text."""
     posts = posts.assign(post_id=_post_ids(posts, place))
     refuse_several(posts["text"], posts["post_id"], place, "texts; give each post its own id")

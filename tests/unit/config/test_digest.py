@@ -53,37 +53,28 @@ def cell(source: str, name: str = "loss", file: str = "/tmp/ipykernel_1/1.py", *
     return names[name]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("MARGIN = 0.2", "MARGIN = 0.3"),
-        ("[1.0, 2.0]", "[1.0, 2.5]"),
-        ('"power": 2}', '"power": 3}'),
-        ("values * MARGIN", "values / MARGIN"),
-        ("made(3)", "made(4)"),
-        ("value + 1", "value + 2"),
-        ("power=2", "power=3"),
-        ("math.pi", "math.e"),
-        ("** power * scale", "** power + scale"),
-        ("labels, power", "labels, *, power"),
-    ],
-)
+CHANGES = {
+    **{"MARGIN = 0.2": "MARGIN = 0.3", "[1.0, 2.0]": "[1.0, 2.5]", '"power": 2}': '"power": 3}', "made(3)": "made(4)"},
+    **{"values * MARGIN": "values / MARGIN", "value + 1": "value + 2", "power=2": "power=3", "math.pi": "math.e"},
+    **{"** power * scale": "** power + scale", "labels, power": "labels, *, power"},
+}
+SAME = {
+    "MARGIN = 0.2": "\n\n    MARGIN = 0.2  # as in the paper",
+    "return values": '"""Scaled."""\n        return values',
+    "def helper(values)": "def helper(values: 'torch.Tensor') -> 'torch.Tensor'",
+    "loss = made(3)": "UNUSED = 1\n    loss = made(3)",
+    '{"a", "b"}': '{"b", "a"}',
+}
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES.items())
 def test_an_edit_of_the_function_or_of_what_it_uses_changes_the_digest(before: str, after: str) -> None:
     assert NOTEBOOK.count(before) == 1
     plain, edited = digest_of(cell(NOTEBOOK)), digest_of(cell(NOTEBOOK.replace(before, after)))
     assert plain is not None and edited is not None and plain != edited
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("MARGIN = 0.2", "\n\n    MARGIN = 0.2  # as in the paper"),
-        ("return values", '"""Scaled."""\n        return values'),
-        ("def helper(values)", "def helper(values: 'torch.Tensor') -> 'torch.Tensor'"),
-        ("loss = made(3)", "UNUSED = 1\n    loss = made(3)"),
-        ('{"a", "b"}', '{"b", "a"}'),
-    ],
-)
+@pytest.mark.parametrize(("before", "after"), SAME.items())
 def test_what_changes_no_result_leaves_the_digest(before: str, after: str) -> None:
     edited = cell(NOTEBOOK.replace(before, after), file="/tmp/ipykernel_2/other.py")
     assert digest_of(edited) == digest_of(cell(NOTEBOOK)) is not None
@@ -93,10 +84,8 @@ def test_it_is_the_same_in_another_process_and_for_a_worker(tmp_path: Path) -> N
     loss = cell(NOTEBOOK)
     assert digest_of(cloudpickle.loads(cloudpickle.dumps(loss))) == digest_of(loss)
     (tmp_path / "loss.pickle").write_bytes(cloudpickle.dumps(loss))
-    code = (
-        "import pickle, pathlib; from evbind_lib.config.digest import digest_of; "
-        f"print(digest_of(pickle.loads(pathlib.Path({str(tmp_path / 'loss.pickle')!r}).read_bytes())))"
-    )
+    read = f"pathlib.Path({str(tmp_path / 'loss.pickle')!r}).read_bytes()"
+    code = f"import pickle, pathlib, evbind_lib.config.digest as d; print(d.digest_of(pickle.loads({read})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest_of(loss)
 
@@ -156,6 +145,7 @@ def test_content_counts_wherever_pickle_would_write_it() -> None:
     def using(value: Any) -> str | None:
         return digest_of(cell("def loss(x):\n    return x + VALUE", VALUE=value))
 
+    counters = [collections.Counter("aab"), collections.Counter("ab")]
     values = [
         np.array([1, 2]),
         np.array([1, 3]),
@@ -164,12 +154,7 @@ def test_content_counts_wherever_pickle_would_write_it() -> None:
         Path("a"),
         Path("b"),
     ]
-    values += [
-        collections.Counter("aab"),
-        collections.Counter("ab"),
-        torch.ones(2),
-        torch.ones(2, dtype=torch.bfloat16),
-    ]
+    values += [*counters, torch.ones(2), torch.ones(2, dtype=torch.bfloat16)]
     digests = [using(value) for value in values]
     assert None not in digests and len(set(digests)) == len(values)
     assert using(np.array([1, 2])) == digests[0]

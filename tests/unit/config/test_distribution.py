@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import optuna
@@ -19,20 +20,28 @@ def draw(written: Distribution, seed: int) -> Any:
     return study.ask({"x": written.to_optuna()}).params["x"]
 
 
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        ({"type": "uniform", "low": 0, "high": 1}, FloatDistribution(0, 1)),
-        ({"type": "uniform", "low": 0, "high": 0.3, "step": 0.1}, FloatDistribution(0, 0.3, step=0.1)),
-        ({"type": "uniform", "low": 0.1, "high": 1, "step": 0.4}, FloatDistribution(0.1, 0.9, step=0.4)),
-        ({"type": "uniform", "low": 1, "high": 2, "step": 5}, FloatDistribution(1, 1, step=5)),
-        ({"type": "log_uniform", "low": 1e-6, "high": 1e-4}, FloatDistribution(1e-6, 1e-4, log=True)),
-        ({"type": "int", "low": 2, "high": 5}, IntDistribution(2, 5)),
-        ({"type": "int", "low": 2.0, "high": 9, "step": 3}, IntDistribution(2, 8, step=3)),
-        ({"type": "log_int", "low": 1, "high": 512}, IntDistribution(1, 512, log=True)),
-        ({"type": "categorical", "choices": [8, "a", None]}, CategoricalDistribution([8, "a", None])),
-    ],
-)
+# fmt: off
+DISTRIBUTIONS = [
+    ({"type": "uniform", "low": 0, "high": 1}, FloatDistribution(0, 1)),
+    ({"type": "uniform", "low": 0, "high": 0.3, "step": 0.1}, FloatDistribution(0, 0.3, step=0.1)),
+    ({"type": "uniform", "low": 0.1, "high": 1, "step": 0.4}, FloatDistribution(0.1, 0.9, step=0.4)),
+    ({"type": "uniform", "low": 1, "high": 2, "step": 5}, FloatDistribution(1, 1, step=5)),
+    ({"type": "log_uniform", "low": 1e-6, "high": 1e-4}, FloatDistribution(1e-6, 1e-4, log=True)),
+    ({"type": "int", "low": 2, "high": 5}, IntDistribution(2, 5)),
+    ({"type": "int", "low": 2.0, "high": 9, "step": 3}, IntDistribution(2, 8, step=3)),
+    ({"type": "log_int", "low": 1, "high": 512}, IntDistribution(1, 512, log=True)),
+    ({"type": "categorical", "choices": [8, "a", None]}, CategoricalDistribution([8, "a", None])),
+]
+REFUSED = [
+    "uniform low=2 high=1", "log_uniform low=0 high=1", "log_uniform low=1 high=2 step=1", "int low=1 high=2.5",
+    "int low=1", "int low=True high=3", "uniform low=0 high=1e999", "uniform low=0 high=1 step=0", "categorical",
+    "uniform low=0 high=1 choices=[1]", "categorical choices=[]", "categorical choices=[1,2,1]",
+    "categorical choices=[1,True]", "categorical choices=[[1]]", "normal low=0 high=1",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("written", "expected"), DISTRIBUTIONS)
 def test_each_type_is_a_distribution_of_optuna(written: dict, expected: BaseDistribution) -> None:
     entry = Distribution(**written)
     assert entry.to_optuna() == expected
@@ -41,28 +50,11 @@ def test_each_type_is_a_distribution_of_optuna(written: dict, expected: BaseDist
         assert all(type(value) is int for value in (entry.low, entry.high, entry.last))
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        {"type": "uniform", "low": 2, "high": 1},
-        {"type": "log_uniform", "low": 0, "high": 1},
-        {"type": "log_uniform", "low": 1, "high": 2, "step": 1},
-        {"type": "int", "low": 1, "high": 2.5},
-        {"type": "int", "low": 1},
-        {"type": "int", "low": True, "high": 3},
-        {"type": "uniform", "low": 0, "high": float("inf")},
-        {"type": "uniform", "low": 0, "high": 1, "step": 0},
-        {"type": "uniform", "low": 0, "high": 1, "choices": [1]},
-        {"type": "categorical", "choices": []},
-        {"type": "categorical", "choices": [1, 2, 1]},
-        {"type": "categorical", "choices": [1, True]},
-        {"type": "categorical"},
-        {"type": "normal", "low": 0, "high": 1},
-    ],
-)
-def test_what_cannot_be_drawn_from_is_refused(written: dict) -> None:
+@pytest.mark.parametrize("written", REFUSED)
+def test_what_cannot_be_drawn_from_is_refused(written: str) -> None:
+    kind, *fields = written.split()
     with pytest.raises(ValidationError):
-        Distribution(**written)
+        Distribution(type=kind, **{name: ast.literal_eval(value) for name, value in (one.split("=") for one in fields)})
 
 
 @settings(max_examples=40, deadline=None)

@@ -50,20 +50,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_bytes() == b"\x00" and [one.name for one in file.parent.iterdir()] == ["result.yaml"]
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
-        (
-            "cannot reach postgresql+psycopg://me:se:cret@host:5432/db now",
-            "cannot reach postgresql+psycopg://me:***@host:5432/db now",
-        ),
-        ("sqlite:///optuna.db", "sqlite:///optuna.db"),
-        ("http://server:5000", "http://server:5000"),
-    ],
-)
-def test_a_password_is_not_shown(text: str, shown: str) -> None:
-    assert without_password(text) == shown
+def test_a_password_is_not_shown() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    long = "cannot reach postgresql+psycopg://me:se:cret@host:5432/db now"
+    assert without_password(long) == long.replace("se:cret", "***")
+    for text in ("sqlite:///optuna.db", "http://server:5000"):
+        assert without_password(text) == text
 
 
 def test_a_process_is_known_by_its_start() -> None:

@@ -38,14 +38,9 @@ NEVER = ["groups", "posts", "identical pairs", "sentences drawn from"]
 
 def even_rows() -> list[tuple[str, str, str, int]]:
     """20 authors with one post each: ten with evidence of A, ten of B, two of RARE too, all one negative."""
-    rows = []
-    for number in range(20):
-        post = f"s_{number:02d}_1"
-        rows.append((post, f"Said {number}.", "AB"[number % 2], 1))
-        rows.append((post, f"Told {number}.", "A", 0))
-        if number in (3, 7):
-            rows.append((post, f"Said {number}.", "RARE", 1))
-    return rows
+    posts = [(f"s_{number:02d}_1", f"Said {number}.", f"Told {number}.", "AB"[number % 2]) for number in range(20)]
+    rows = [row for post, said, told, name in posts for row in ((post, said, name, 1), (post, told, "A", 0))]
+    return rows + [(*posts[number][:2], "RARE", 1) for number in (3, 7)]
 
 
 def even_posts() -> dict[str, str]:

@@ -22,15 +22,16 @@ Row = tuple[str, str, str, int]
 DEFAULTS = compose()
 
 
-def params(data: DataParams, seed: int = 42, n_folds: int = 5) -> Params:
-    return DEFAULTS.model_copy(update={"data": data, "training": TrainingParams(seed=seed, n_folds=n_folds)})
+def settings_of(n_folds: int = 5, seed: int = 1, **data: Any) -> Params:
+    branch = DataParams().model_copy(update=data)
+    return DEFAULTS.model_copy(update={"data": branch, "training": TrainingParams(seed=seed, n_folds=n_folds)})
 
 
-def made(rows: Sequence[Row], posts: Mapping[str, str], data: DataParams) -> Corpus:
+def made(rows: Sequence[Row], posts: Mapping[str, str] | None = None, group_by: str = "author") -> Corpus:
     """Corpus of these tables; files would only take time."""
     annotations = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
-    texts = pd.DataFrame(posts.items(), columns=["post_id", "text"])
-    return Corpus.from_posts(texts, annotations, CRITERIA, group_by=data.group_by)
+    texts = pd.DataFrame((posts or POSTS).items(), columns=["post_id", "text"])
+    return Corpus.from_posts(texts, annotations, CRITERIA, group_by=group_by)
 
 
 CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "C": "Eating little."}
@@ -59,7 +60,7 @@ def keys(table: pd.DataFrame) -> list[tuple[str, str]]:
 def groups_of(corpus: Corpus, pairs: pd.DataFrame) -> set[str]:
     """Groups of the posts that pairs come from."""
     every = pd.concat([corpus.pairs, corpus.sentences])
-    return set(pairs["post_id"].map(dict(zip(every["post_id"], every["group"], strict=True))))
+    return set(every[every["post_id"].isin(pairs["post_id"])]["group"])
 
 
 def inside(table: pd.DataFrame, groups: frozenset[str]) -> pd.DataFrame:
@@ -81,10 +82,9 @@ def some_groups(corpus: Corpus) -> frozenset[str]:
 @given(ROWS, STRATEGIES, RATIOS, st.integers(0, 3))
 @EXAMPLES
 def test_what_is_drawn_is_lawful(rows: list, strategy: str, ratio: float, seed: int) -> None:
-    data = DataParams(group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
-    corpus = made(rows, POSTS, data)
+    corpus = made(rows)
     groups = some_groups(corpus)
-    pairs = training_pairs(corpus, groups, params(data, seed))
+    pairs = training_pairs(corpus, groups, settings_of(seed=seed, negative_strategy=strategy, pos_neg_ratio=ratio))
     annotated, sampled = pairs[pairs["origin"] == "annotated"], pairs[pairs["origin"] == "sampled"]
 
     assert list(pairs.columns) == COLUMNS and list(pairs.index) == list(range(len(pairs)))
@@ -99,24 +99,23 @@ def test_what_is_drawn_is_lawful(rows: list, strategy: str, ratio: float, seed: 
     assert set(keys(pairs[pairs["label"] == 1])) == {key for key, label in truth.items() if label == 1}
 
 
-@given(ROWS, st.sampled_from(["stratified", "hard"]), RATIOS)
+@given(ROWS, st.sampled_from(["stratified", "hard", "random"]), RATIOS)
 @EXAMPLES
-def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
-    rows: list, strategy: str, ratio: float
-) -> None:
-    data = DataParams(group_by="author", negative_strategy=strategy)
-    data = data.model_copy(update={"pos_neg_ratio": ratio, "eval_neg_ratio": ratio})
-    corpus = made(rows, POSTS, data)
+def test_the_ratio_holds_and_explicit_negatives_come_first(rows: list, strategy: str, ratio: float) -> None:
+    corpus = made(rows)
     groups = some_groups(corpus)
-    of_groups = inside(corpus.pairs, groups)
-    free = unannotated(corpus, groups)
+    of_groups, free = inside(corpus.pairs, groups), unannotated(corpus, groups)
+    params = settings_of(negative_strategy=strategy, pos_neg_ratio=ratio, eval_neg_ratio=ratio)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, params(data, 1))
-        for text in corpus.criteria.values():
-            mine, known = (table[table["criterion"] == text] for table in (pairs, of_groups))
+        pairs = draw(corpus, groups, params)
+        together = (
+            strategy == "random" and draw is training_pairs
+        )  # else each criterion has the ratio of its own evidence
+        for texts in [[*CRITERIA.values()]] if together else [[text] for text in corpus.criteria.values()]:
+            mine, known = (table[table["criterion"].isin(texts)] for table in (pairs, of_groups))
             evidence, explicit = int(known["label"].sum()), int((known["label"] == 0).sum())
-            possible = sum(criterion == text for criterion, _ in free)
-            quota = max(round(ratio * evidence), 1) if evidence else 0
+            possible = sum(criterion in texts for criterion, _ in free)
+            quota = max(round(ratio * evidence), 0 if together else 1) if evidence else 0
             negatives = mine[mine["label"] == 0]
             assert len(negatives) == min(quota, explicit + possible)
             assert (negatives["origin"] == "annotated").sum() == min(quota, explicit)
@@ -125,10 +124,9 @@ def test_each_criterion_has_its_ratio_and_explicit_negatives_come_first(
 @given(ROWS, STRATEGIES, RATIOS)
 @EXAMPLES
 def test_sampled_pairs_weigh_as_many_as_they_were_drawn_from(rows: list, strategy: str, ratio: float) -> None:
-    data = DataParams(group_by="author", negative_strategy=strategy, pos_neg_ratio=ratio)
-    corpus = made(rows, POSTS, data)
+    corpus = made(rows)
     groups = some_groups(corpus)
-    pairs = training_pairs(corpus, groups, params(data, 1))
+    pairs = training_pairs(corpus, groups, settings_of(negative_strategy=strategy, pos_neg_ratio=ratio))
     sampled, free = pairs[pairs["origin"] == "sampled"], unannotated(corpus, groups)
     assert (pairs.loc[pairs["origin"] == "annotated", "weight"] == 1.0).all()
     assert (sampled["weight"] >= 1.0).all() and pairs["weight"].dtype == float
@@ -151,26 +149,12 @@ def test_both_parts_of_a_fold_are_drawn_within_it(corpus: Corpus, folds: list[Fo
     pd.testing.assert_frame_equal(validation, validation_pairs(corpus, folds[0].validation_groups, DEFAULTS))
 
 
-@given(ROWS, RATIOS)
-@EXAMPLES
-def test_random_has_the_ratio_over_all_criteria_together(rows: list, ratio: float) -> None:
-    data = DataParams(group_by="author", negative_strategy="random", pos_neg_ratio=ratio)
-    corpus = made(rows, POSTS, data)
-    groups = some_groups(corpus)
-    known = inside(corpus.pairs, groups)
-    explicit = int((known["label"] == 0).sum())
-    pairs = training_pairs(corpus, groups, params(data, 1))
-    quota = round(ratio * int(known["label"].sum()))
-    assert (pairs["label"] == 0).sum() == min(quota, explicit + len(unannotated(corpus, groups)))
-    assert ((pairs["label"] == 0) & (pairs["origin"] == "annotated")).sum() == min(quota, explicit)
-
-
 def test_random_draws_over_all_criteria_alike() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(100)]
     posts = {f"p{number}": f"Told {number}. Wrote {number}. Sang {number}." for number in range(100)}
-    data = DataParams(negative_strategy="random", pos_neg_ratio=3)
-    corpus = made(rows, posts, data)
-    pairs = training_pairs(corpus, set(posts), params(data, 1))
+    pairs = training_pairs(
+        made(rows, posts, "post_id"), set(posts), settings_of(negative_strategy="random", pos_neg_ratio=3.0)
+    )
     counts = pairs[pairs["origin"] == "sampled"]["criterion_id"].value_counts()
     # 300 drawn from 300, 400 and 400 combinations: 82, 109 and 109 expected, standard deviation about 8.
     assert counts.sum() == 300
@@ -180,12 +164,11 @@ def test_random_draws_over_all_criteria_alike() -> None:
 @given(ROWS)
 @EXAMPLES
 def test_all_and_natural_take_everything(rows: list) -> None:
-    data = DataParams(group_by="author", negative_strategy="all", eval_neg_ratio="natural")
-    corpus = made(rows, POSTS, data)
+    corpus = made(rows)
     groups = some_groups(corpus)
     everything = set(keys(inside(corpus.pairs, groups))) | unannotated(corpus, groups)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, params(data, 1))
+        pairs = draw(corpus, groups, settings_of(negative_strategy="all", eval_neg_ratio="natural"))
         assert sorted(keys(pairs)) == sorted(everything)
 
 
@@ -193,9 +176,8 @@ def test_hard_prefers_evidence_for_another_criterion() -> None:
     rows = [(f"p{number}", f"Said {number}.", "AB"[number % 2], 1) for number in range(8)]
     posts = {f"p{number}": f"Filler {number}. More {number}." for number in range(8)}
     for ratio in (1.0, 2.0):
-        data = DataParams(negative_strategy="hard", pos_neg_ratio=ratio)
-        corpus = made(rows, posts, data)
-        pairs = training_pairs(corpus, set(posts), params(data, 1))
+        corpus = made(rows, posts, "post_id")
+        pairs = training_pairs(corpus, set(posts), settings_of(negative_strategy="hard", pos_neg_ratio=ratio))
         negatives = pairs[pairs["label"] == 0]
         hard = negatives[negatives["sentence"].str.startswith("Said")]
         # Four sentences of evidence each: ratio 1 has room for no other, ratio 2 is filled up.
@@ -206,50 +188,44 @@ def test_hard_prefers_evidence_for_another_criterion() -> None:
 @given(ROWS, STRATEGIES, st.randoms(use_true_random=False))
 @EXAMPLES
 def test_draws_depend_on_content_and_seed_alone(rows: list, strategy: str, mixer: random.Random) -> None:
-    data = DataParams(group_by="author", negative_strategy=strategy)
-    corpus = made(rows, POSTS, data)
+    corpus, params = made(rows), settings_of(seed=7, negative_strategy=strategy)
     groups = sorted(some_groups(corpus))
     mixed_rows = list(rows)
     mixer.shuffle(mixed_rows)
-    other = made(mixed_rows, POSTS, data)
+    other = made(mixed_rows)
     for draw in (training_pairs, validation_pairs):
-        first = draw(corpus, groups, params(data, 7))
-        pd.testing.assert_frame_equal(first, draw(corpus, groups, params(data, 7)))
-        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], params(data, 7)))
+        first = draw(corpus, groups, params)
+        pd.testing.assert_frame_equal(first, draw(corpus, groups, params))
+        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], params))
         columns = ["criterion", "sentence", "label", "origin", "weight"]
-        reordered = draw(other, frozenset(groups), params(data, 7))
+        reordered = draw(other, frozenset(groups), params)
         pd.testing.assert_frame_equal(first[columns], reordered[columns])
 
 
 @given(ROWS, st.sampled_from([0.5, 3.0, "natural"]))
 @EXAMPLES
 def test_validation_is_the_same_whatever_training_is_set_to(rows: list, eval_neg_ratio: Any) -> None:
-    data = DataParams(eval_neg_ratio=eval_neg_ratio)
-    corpus = made(rows, POSTS, data)
+    corpus = made(rows)
     groups = some_groups(corpus)
-    plain = validation_pairs(corpus, groups, params(data, 1))
+    plain = validation_pairs(corpus, groups, settings_of(eval_neg_ratio=eval_neg_ratio))
     for strategy, ratio in (("hard", 1.0), ("random", 10.0), ("all", 3.0)):
-        changed = data.model_copy(update={"negative_strategy": strategy, "pos_neg_ratio": ratio})
-        pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, params(changed, 1)))
+        changed = settings_of(eval_neg_ratio=eval_neg_ratio, negative_strategy=strategy, pos_neg_ratio=ratio)
+        pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, changed))
 
 
 @given(ROWS, STRATEGIES, st.sampled_from([3.0, "natural"]), st.integers(0, 100))
 @EXAMPLES
 def test_no_pair_is_trained_on_and_validated(rows: list, strategy: str, eval_neg_ratio: Any, seed: int) -> None:
     rows = [*rows, ("s_1_1", "Said 1.", "A", 1), ("s_2_2", "Said 2.", "A", 1)]
-    data = DataParams(group_by="author", negative_strategy=strategy)
-    data = data.model_copy(update={"eval_neg_ratio": eval_neg_ratio})
-    corpus = made(rows, POSTS, data)
-    evidence = corpus.pairs[corpus.pairs["label"] == 1]
-    if evidence["group"].nunique() < 2:
-        return
+    corpus = made(rows)
+    params = settings_of(2, seed, negative_strategy=strategy, eval_neg_ratio=eval_neg_ratio)
     try:
-        folds = make_folds(corpus, params(data, seed, n_folds=2))
+        folds = make_folds(corpus, params)
     except FoldError:  # so few rows may leave a part without evidence, which is refused
         return
     for fold in folds:
-        training = training_pairs(corpus, fold.training_groups, params(data, seed))
-        validation = validation_pairs(corpus, fold.validation_groups, params(data, seed))
+        training = training_pairs(corpus, fold.training_groups, params)
+        validation = validation_pairs(corpus, fold.validation_groups, params)
         assert not set(keys(training)) & set(keys(validation))
         assert not groups_of(corpus, training) & groups_of(corpus, validation)
         for part in (training, validation):
@@ -258,11 +234,9 @@ def test_no_pair_is_trained_on_and_validated(rows: list, strategy: str, eval_neg
 
 def test_seeds_and_roles_draw_differently() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(20)]
-    data = DataParams(pos_neg_ratio=0.5, eval_neg_ratio=0.5)
-    corpus = made(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, data)
-    groups = set(corpus.pairs["group"])
+    corpus = made(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, "post_id")
     drawn = [
-        sorted(keys(draw(corpus, groups, params(data, seed))))
+        sorted(keys(draw(corpus, corpus.groups, settings_of(seed=seed, pos_neg_ratio=0.5, eval_neg_ratio=0.5))))
         for draw in (training_pairs, validation_pairs)
         for seed in (1, 2)
     ]
@@ -273,13 +247,10 @@ def test_more_than_five_million_pairs_are_refused() -> None:
     number = pd.Series(range(2_300)).astype(str)
     table = pd.DataFrame({"post_id": "p" + number, "criterion": "Claim " + number, "sentence": "Said " + number})
     table["label"] = table.index % 2
-    data = DataParams(negative_strategy="all")
     corpus = Corpus.from_pairs(table)
-    groups = set(corpus.pairs["group"])
     with pytest.raises(DataError, match=r"data\.negative_strategy=all: .* set .*strategy=stratified\.$"):
-        training_pairs(corpus, groups, params(data, 1))
-    natural = data.model_copy(update={"eval_neg_ratio": "natural"})
-    with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: .*5,290,000 pairs.*ratio=10\.$"):
-        validation_pairs(corpus, groups, params(natural, 1))
-    drawn = validation_pairs(corpus, groups, params(data, 1))  # a ratio needs no list of all combinations
+        training_pairs(corpus, corpus.groups, settings_of(negative_strategy="all"))
+    with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: 5,290,000 pairs.*ratio=10\.$"):
+        validation_pairs(corpus, corpus.groups, settings_of(eval_neg_ratio="natural"))
+    drawn = validation_pairs(corpus, corpus.groups, settings_of())  # a ratio needs no list of all combinations
     assert (drawn["label"] == 0).sum() == 3 * (drawn["label"] == 1).sum()
