@@ -16,7 +16,7 @@ import pytest
 
 from evbind_lib.notebook.run import notebooks
 from evbind_lib.tracking.page import PLOTLY, WIDGET
-from notebooks.conftest import settle
+from tests.nbval_plugin import settle
 
 PROJECT = Path(__file__).resolve().parents[2]
 MACHINE = re.compile(r"(/(home|root|tmp|work|Users|opt|usr)/|[A-Z]:\\)")

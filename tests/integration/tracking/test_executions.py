@@ -227,7 +227,7 @@ def test_what_stops_an_execution_before_its_first_cell_is_one_sentence(workspace
     (workspace / "taken").write_text("")
     assert main(["train", "--output", "taken/out.ipynb"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("evbind: taken: ") and "choose another --output" in said and said.count("\n") == 1
+    assert said.startswith("evbind: taken") and "choose another --output" in said and said.count("\n") == 1
 
 
 def test_a_full_disk_keeps_what_was_saved_of_the_notebook(workspace: Path, capsys: Any) -> None:

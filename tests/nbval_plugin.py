@@ -1,5 +1,7 @@
 """How `pytest --nbval` compares the stored notebooks: in an empty workspace, without what no two runs share.
 
+A plugin (``-p`` in pyproject.toml) rather than a conftest.py beside the notebooks, which would ship with them in the wheel.
+
 ``make test`` runs them with everything else; by themselves: ``pytest notebooks``. Scores of a trained model differ a little
 between processors and numbers of threads, so a cell may hold ``within: 0.02`` in its metadata: words, counts and the form of its
 tables are compared exactly, decimal numbers to within 0.02. Whatever lies further apart is put before nbval as it is, which then
@@ -23,7 +25,7 @@ import pytest
 from nbval.plugin import IPyNbCell
 
 # What a search found when the notebooks were stored: 04 and 05 need one.
-BEST = Path(__file__).parent.parent / "tests" / "stored" / "hpo_best.yaml"
+BEST = Path(__file__).parent / "stored" / "hpo_best.yaml"
 
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 
@@ -97,6 +99,8 @@ def pytest_collectstart(collector: Any) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: Any) -> None:
     """Give each notebook, when its kernel is about to start, a workspace of its own with the stored best trainer set."""
+    if not isinstance(item, IPyNbCell):
+        return
     notebook = item.parent
     if getattr(notebook, "workspace", None) is None:
         notebook.workspace = tempfile.TemporaryDirectory(prefix="evbind-nbval-")  # gone with the notebook
@@ -110,4 +114,5 @@ def pytest_runtest_setup(item: Any) -> None:
 
 def pytest_runtest_teardown(item: Any) -> None:
     """Let other tests have the environment as it was; a kernel that runs keeps its own."""
-    os.environ.pop("EVBIND_WORKSPACE", None)
+    if isinstance(item, IPyNbCell):
+        os.environ.pop("EVBIND_WORKSPACE", None)
