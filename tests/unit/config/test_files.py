@@ -93,5 +93,7 @@ def test_the_wheel_holds_every_package_and_everything_in_params_and_notebooks() 
         held = {file for pattern in patterns for file in folder.glob(pattern)}
         assert all(list(folder.glob(pattern)) for pattern in patterns), package
         files = {file for file in folder.rglob("*.*") if file.suffix in (".yaml", ".ipynb", ".png", ".csv", ".json")}
+        assert package not in elsewhere or not list(folder.glob("*.py"))  # they would ship as modules
         if package != "evbind_lib":
-            assert {file for file in files if ".ipynb_checkpoints" not in file.parts} == held
+            # Checkpoints are JupyterLab's, pictures are the README's.
+            assert {file for file in files if not {".ipynb_checkpoints", "pictures"} & {*file.parts}} == held
