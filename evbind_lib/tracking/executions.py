@@ -177,7 +177,10 @@ def check_injected() -> None:
 
 
 def _assigned(source: str) -> list[str]:
-    nodes = ast.walk(ast.parse(source))
+    try:
+        nodes = ast.walk(ast.parse(source))
+    except SyntaxError:  # a cell that failed before stands in the history too
+        return []
     return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 

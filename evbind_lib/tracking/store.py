@@ -104,7 +104,12 @@ class Store:
         if found is None:
             # A server keeps files where it likes; for a database MLflow would take the current folder.
             location = None if self.served else (workspace() / self.tracking.artifacts / name).as_uri()
-            return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+            except MlflowException:  # another machine was faster; those of this one wait for the lock
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
         if found.lifecycle_stage != "active":
             restore = f"mlflow experiments restore -x {found.experiment_id}"
             raise MlflowException(f"the experiment '{name}' was deleted there; take it back with `{restore}`")

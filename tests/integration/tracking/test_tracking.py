@@ -440,3 +440,17 @@ def test_git_commit_shows_a_changed_checkout_and_none(tmp_path: Path, monkeypatc
     assert len(commit) == 40
     (tmp_path / "file").write_text("two")
     assert git_commit() == f"{commit}-dirty"
+
+
+def test_an_experiment_that_another_machine_makes_at_the_same_moment_is_shared(
+    tracker: Store, place: TrackingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, missed = MlflowClient.get_experiment_by_name, set()
+
+    def too_early(client: MlflowClient, name: str) -> Any:
+        if name in missed:
+            return look(client, name)
+        missed.add(name)  # it was not there yet when this one looked
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    assert Store(place).experiments == tracker.experiments and len(missed) == 3
