@@ -39,22 +39,14 @@ def compose(
     Returns
     -------
     Params
-        Frozen; ``params.with_values`` makes a changed copy.
-
-    Raises
-    ------
-    ParamsError
-        For an unknown group, file, key or value, or YAML that cannot be read; it names the nearest name.
+        Frozen; ``params.with_values`` makes a changed copy. A `ParamsError` names the nearest name to an unknown one.
 
     Examples
     --------
     >>> import evbind_lib as ev
     >>> params = ev.compose(["training.n_folds=3"], hpo="quick")
-    >>> params.hpo.trials.n_trials, params.training.n_folds, params.data.sensitive
-    (10, 3, False)
-    >>> ev.compose(["hpo.trials.n_trial=3"])
-    Traceback (most recent call last):
-    evbind_lib.errors.ParamsError: hpo.trials.n_trial is not a parameter; did you mean 'hpo.trials.n_trials'?
+    >>> params.hpo.trials.n_trials, params.training.n_folds
+    (10, 3)
     """
     named = (data, model, trainer, hpo, tracking, cluster, experiment)
     chosen = [f"{group}={name}" for group, name in zip(GROUPS, named, strict=True) if name is not None]

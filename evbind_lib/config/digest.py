@@ -27,10 +27,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def digest_of(function: Any) -> str | None:
     """Digest of what a callable computes: instructions, constants, defaults and, followed through names, all that it uses.
 
-    Followed are closures, globals, nested functions, the user's own modules and classes; every other object counts by what
-    pickle would write; functions and classes of installed packages and of evbind by name; a corpus by its fingerprint. File
-    names, line numbers, docstrings and parameters (which studies and caches hold beside this digest) do not count. None where
-    something used has no content that can be read (a lock, an open file): better no reuse than another function's results.
+    Followed are closures, globals, nested functions, the user's own modules and classes. Other objects count by what pickle would
+    write, installed packages and evbind by name, a corpus by its fingerprint; file names, line numbers, docstrings and parameters
+    (which studies and caches hold themselves) not at all. None where something has no content that can be read (a lock, a file).
     """
     try:
         return hashlib.sha256(repr(_describe(function, {})).encode()).hexdigest()
@@ -47,9 +46,7 @@ def _describe(value: Any, seen: dict[int, Any]) -> Any:
         return [kind.__name__, *(_describe(item, seen) for item in (value.items() if kind is dict else value))]
     if kind in (set, frozenset):
         return [kind.__name__, *sorted(repr(_describe(item, {})) for item in value)]
-    if (
-        kind is types.CodeType
-    ):  # form of the arguments, instructions with the names and constants they use (no docstring)
+    if kind is types.CodeType:  # its arguments, its instructions with the names and constants they use; no docstring
         form = [value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags, value.co_varnames]
         return [form, *((step.opname, _describe(step.argval, {})) for step in dis.get_instructions(value))]
     if kind is types.ModuleType:
@@ -64,13 +61,23 @@ def _parts(value: Any) -> list[Any]:
     """What decides the content of a function, a class or any other object."""
     kind = type(value)
     if kind is types.FunctionType:
-        return _parts_of_function(value)
+        code, names = value.__code__, value.__globals__
+        if code.co_filename.startswith(INSTALLED):  # wrapped: a decorator of an installed package
+            return [value.__module__, code.co_qualname, getattr(value, "__wrapped__", None)]
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+        steps = list(_instructions(code))
+        read, taken = ({step.argval for step in steps if step.opname in kinds} for kinds in (NAMES, ATTRIBUTES))
+        found = {name: names[name] for name in sorted(read) if name in names}
+        for name, module in list(found.items()):
+            if isinstance(module, types.ModuleType) and not _is_installed(module):  # a file beside the notebook
+                found |= {f"{name}.{part}": vars(module)[part] for part in sorted(taken) if part in vars(module)}
+        return [code, cells, value.__defaults__, value.__kwdefaults__, found]
     if isinstance(value, type):
-        own = {
-            name: part for name, part in vars(value).items() if callable(part) or not name.startswith(("__", "_abc_"))
-        }
-        by_name = _is_installed(sys.modules.get(value.__module__))
-        return [value.__module__, value.__qualname__] if by_name else [value.__bases__, own]
+        if _is_installed(sys.modules.get(value.__module__)):
+            return [value.__module__, value.__qualname__]
+        parts = vars(value).items()
+        own = {name: part for name, part in parts if callable(part) or not name.startswith(("__", "_abc_"))}
+        return [value.__bases__, own]
     if isinstance(value, property | staticmethod | classmethod):
         return [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
     if kind.__module__.startswith("evbind_lib.") and (kind.__name__ == "Params" or hasattr(value, "fingerprint")):
@@ -81,20 +88,6 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(content, str):  # known by its name, as functions written in C are
         return [content, str(getattr(value, "__module__", "")), getattr(value, "__wrapped__", None)]
     return [list(part) if isinstance(part, Iterator) else part for part in content]
-
-
-def _parts_of_function(function: types.FunctionType) -> list[Any]:
-    code, names = function.__code__, function.__globals__
-    if code.co_filename.startswith(INSTALLED):  # wrapped: a decorator of an installed package
-        return [function.__module__, code.co_qualname, getattr(function, "__wrapped__", None)]
-    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-    steps = list(_instructions(code))
-    read, taken = ({step.argval for step in steps if step.opname in kinds} for kinds in (NAMES, ATTRIBUTES))
-    found = {name: names[name] for name in sorted(read) if name in names}
-    for name, module in list(found.items()):
-        if isinstance(module, types.ModuleType) and not _is_installed(module):  # a file beside the notebook
-            found |= {f"{name}.{part}": vars(module)[part] for part in sorted(taken) if part in vars(module)}
-    return [code, cells, function.__defaults__, function.__kwdefaults__, found]
 
 
 def _is_installed(module: types.ModuleType | None) -> bool:

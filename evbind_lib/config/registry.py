@@ -12,17 +12,12 @@ Entry = TypeVar("Entry")
 class Registry(dict[str, Entry]):
     """A dict in which an unknown name is refused: ``key`` is the parameter that holds a name, ``what`` says what an entry is."""
 
-    def __init__(self, key: str, what: str) -> None:
-        super().__init__()
-        self.key, self.what = key, what
-        self.built_in: dict[str, Entry] = {}
+    def __init__(self, key: str, what: str, /, **built_in: Entry) -> None:
+        super().__init__(built_in)
+        self.key, self.what, self.built_in = key, what, built_in
 
     def __missing__(self, name: str) -> Entry:
         raise ParamsError(f"{self.key}={name}: there is no {self.what} of that name{did_you_mean(str(name), self)}")
-
-    def seal(self) -> None:
-        """Mark what stands here now as built in."""
-        self.built_in = dict(self)
 
     def additions(self) -> dict[str, Entry]:
         """Entries that are not built in, or replace one that is: they travel to workers and enter digests."""

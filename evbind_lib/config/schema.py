@@ -1,7 +1,6 @@
 """The parameter tree: every key a user may set, with its type, range and default, as frozen pydantic models.
 
-Values come from ``params/*.yaml`` and overrides (`evbind_lib.config.compose`). Only their form is checked here; names that a
-registry or a library knows (loss, metric, sampler, fields of ``training.args``) are checked before training.
+Only form is checked here; names that a registry or a library knows (loss, sampler, ``training.args``) are before training.
 """
 
 from __future__ import annotations
@@ -227,9 +226,7 @@ class ClusterParams(Section):
 
 
 class Params(Section):
-    """All parameters of one notebook execution, validated and frozen; made by `evbind_lib.compose`.
-
-    Each key is an attribute, ``params.training.n_folds``, and has a dotted name, ``training.n_folds``.
+    """All parameters of one notebook execution, validated and frozen, each with a dotted name; made by `evbind_lib.compose`.
 
     Examples
     --------

@@ -1,17 +1,4 @@
-"""The corpus: labelled (criterion, sentence) pairs, sentences to draw negatives from, a report of every rule.
-
-Texts of posts stay in the corpus: messages name tables, rows and ids only. `READERS` holds the formats that ``data.format``
-may name, each a function from ``params.data`` to a corpus.
-
-Examples
---------
->>> import pandas as pd
->>> import evbind_lib as ev
->>> ev.READERS["excel"] = lambda data: ev.Corpus.from_pairs(pd.read_excel(data.pairs))
->>> sorted(ev.READERS)
-['excel', 'pairs', 'redsm5']
->>> del ev.READERS["excel"]
-"""
+"""The corpus: labelled (criterion, sentence) pairs, sentences to draw negatives from, a report of every rule."""
 
 from __future__ import annotations
 
@@ -76,21 +63,18 @@ class Corpus:
 
     Attributes
     ----------
-    pairs
-        Columns post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; no texts twice.
-    sentences
-        What negatives are drawn from: columns post_id, sentence_id, sentence, group; no text twice.
-    criteria, grouped_by
-        Text by id, no text twice; the column that ``group`` was taken from, which folds keep whole.
-    fingerprint
-        SHA-256 in hexadecimal of pairs, sentences and criteria, the same whatever the order of rows.
-    report, sensitive, source
-        Counts of what was read, merged and dropped; whether texts stay in the workspace; the format read, or ``memory``.
+    pairs, sentences, criteria
+        Columns post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; of the sentences
+        post_id, sentence_id, sentence, group; texts of criteria by id. None holds a text twice.
+    grouped_by, report, fingerprint
+        The column of the groups that folds keep whole; counts of what was read, merged and dropped; SHA-256 in hexadecimal of
+        pairs, sentences and criteria in any order.
+    sensitive, source
+        Whether texts stay in the workspace, out of all messages; the format read, or ``memory``.
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> import evbind_lib as ev
+    >>> import pandas as pd, evbind_lib as ev
     >>> rows = [("p1", "Sleeping badly.", "I lie awake.", 1), ("p2", "Sleeping badly.", "I had soup.", 0)]
     >>> table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
     >>> corpus = ev.Corpus.from_pairs(table, sensitive=False)
@@ -109,20 +93,14 @@ class Corpus:
 
     @classmethod
     def from_pairs(cls, pairs: pd.DataFrame, *, group_by: str = "post_id", sensitive: bool = True) -> Corpus:
-        """Make a corpus of one table of labelled pairs in memory, by the same checks and rules as a file.
+        """Make a corpus of one table of labelled pairs in memory; a `DataError` names the row, counted from 0.
 
-        Parameters
-        ----------
-        pairs
-            Columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none; both are needed); criterion_id
-            and sentence_id are optional. A `DataError` names the row, counted from 0.
-        group_by
-            What folds keep whole: ``post_id``, ``author`` or any column with one value per post.
-        sensitive
-            True for people's own words: no text then reaches MLflow, notebooks, logs or messages.
+        ``pairs`` has columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none; both are needed), and
+        where you like criterion_id and sentence_id. ``group_by`` is what folds keep whole: ``post_id``, ``author`` or any column
+        with one value per post; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
-        rows = as_text(pairs, "pairs", PAIRS)
-        return dataclasses.replace(_of_pairs(rows, None, None, group_by, str), sensitive=sensitive)
+        corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, group_by, str)
+        return dataclasses.replace(corpus, sensitive=sensitive)
 
     @classmethod
     def from_posts(
@@ -134,20 +112,12 @@ class Corpus:
         group_by: str | None = None,
         sensitive: bool = True,
     ) -> Corpus:
-        """Make a corpus of posts and annotations in memory, in ReDSM5's columns, by the same checks and rules as its files.
+        """Make a corpus of posts and annotations in memory, in ReDSM5's columns; a `DataError` names the row, counted from 0.
 
-        Parameters
-        ----------
-        posts
-            Columns post_id, text; further negatives are drawn from their sentences.
-        annotations
-            Columns post_id, sentence_text, DSM5_symptom (the id of a criterion, or SPECIAL_CASE for a sentence that is
-            evidence for none), status (1 for evidence, 0 for none); sentence_id is optional.
-        criteria
-            Text by id.
-        group_by, sensitive
-            As in `from_pairs`; by default the author, where there is such a column or every post_id carries one
-            (s_AUTHOR_POST), else the post.
+        ``posts`` has columns post_id and text, from whose sentences negatives are drawn; ``annotations`` post_id, sentence_text,
+        DSM5_symptom (id of a criterion, or SPECIAL_CASE for evidence of none), status (1 for evidence, 0 for none) and where you
+        like sentence_id; ``criteria`` are texts by id. ``group_by`` and ``sensitive`` are as in `from_pairs`; by default the
+        author groups, where there is such a column or every post_id carries one (s_AUTHOR_POST), else the post.
         """
         read = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
         texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
@@ -163,12 +133,15 @@ class Corpus:
         missing = set(groups) - set(self.groups)
         if missing:
             raise DataError(f"groups: {len(missing)} of {len(groups)} are not in the corpus; see corpus.groups.")
-        both = [table[table["group"].isin(groups)].reset_index(drop=True) for table in (self.pairs, self.sentences)]
-        pairs, sentences = both
-        posts = {*pairs["post_id"], *sentences["post_id"]}
-        report = _report(pairs, sentences, self.criteria, posts=len(posts), groups=len(set(groups)))
-        fingerprint = _fingerprint(pairs, sentences, self.criteria)
-        return dataclasses.replace(self, pairs=pairs, sentences=sentences, report=report, fingerprint=fingerprint)
+        pairs, sentences = (table.reset_index(drop=True) for table in self.inside(groups))
+        counts = {"posts": len({*pairs["post_id"], *sentences["post_id"]}), "groups": len(set(groups))}
+        part = _finished(pairs, sentences, self.criteria, self.grouped_by, counts)
+        return dataclasses.replace(part, sensitive=self.sensitive, source=self.source)
+
+    def inside(self, groups: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Pairs and sentences of some groups."""
+        pairs, sentences = (table[table["group"].isin(groups)] for table in (self.pairs, self.sentences))
+        return pairs, sentences
 
     def support(self) -> pd.DataFrame:
         """Evidence, explicit negatives and groups with evidence, for each criterion."""
@@ -185,17 +158,12 @@ def load_corpus(params: Params) -> Corpus:
     Parameters
     ----------
     params
-        ``params.data`` decides; its format is a name of `READERS`.
+        ``params.data`` counts; `ParamsError` where its format is no name of `READERS`.
 
     Returns
     -------
     Corpus
-        Sensitive as ``data.sensitive`` has it.
-
-    Raises
-    ------
-    DataError, ParamsError
-        For files that cannot be used, with file, row or column, and remedy; for a format that is not in `READERS`.
+        Sensitive as ``data.sensitive`` has it. Files that cannot be used are a `DataError` with file, row or column, and remedy.
 
     Examples
     --------
@@ -208,10 +176,6 @@ def load_corpus(params: Params) -> Corpus:
     return dataclasses.replace(corpus, sensitive=params.data.sensitive, source=params.data.format)
 
 
-READERS: Registry[Callable[[DataParams], Corpus]] = Registry("data.format", "format")
-READERS.__doc__ = __doc__
-
-
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = tables.read_table(data.posts, "data.posts", POSTS)
     annotations = tables.read_table(data.annotations, "data.annotations", ANNOTATIONS)
@@ -220,14 +184,21 @@ def _read_redsm5(data: DataParams) -> Corpus:
 
 
 def _read_pairs(data: DataParams) -> Corpus:
-    rows = tables.read_table(data.pairs, "data.pairs", PAIRS)
+    pairs = tables.read_table(data.pairs, "data.pairs", PAIRS)
     posts = tables.read_table(data.posts, "data.posts", POSTS) if data.posts else None
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _of_pairs(rows, posts, criteria, data.group_by, lambda key: f"data.{key}={getattr(data, key)}")
+    return _of_pairs(pairs, posts, criteria, data.group_by, lambda key: f"data.{key}={getattr(data, key)}")
 
 
-READERS.update(redsm5=_read_redsm5, pairs=_read_pairs)
-READERS.seal()
+READERS = Registry[Callable[[DataParams], Corpus]]("data.format", "format", redsm5=_read_redsm5, pairs=_read_pairs)
+READERS.__doc__ = """Formats that ``data.format`` chooses from, each a function from ``params.data`` to a corpus.
+
+Examples
+--------
+>>> import pandas as pd, evbind_lib as ev
+>>> ev.READERS["excel"] = lambda data: ev.Corpus.from_pairs(pd.read_excel(data.pairs))
+>>> del ev.READERS["excel"]
+"""
 
 
 def _of_posts(
@@ -244,7 +215,8 @@ def _of_posts(
         for_each = table[is_special].drop(columns="criterion_id").merge(every, how="cross")
         rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
     counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
-    tables.check_labels(rows["label"], where, {1: "evidence (status 1)"})
+    if not (rows["label"] == 1).any():
+        raise DataError(f"{where}: no row is evidence (status 1), so nothing can be learned; add such rows.")
     return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"))
 
 
@@ -259,7 +231,9 @@ def _of_pairs(
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
     rows, unknown = tables.with_texts(table, criteria, where, "criterion_id")
-    tables.check_labels(rows["label"], where, {1: "evidence (label 1)", 0: "a negative (label 0)"})
+    for label, what in ((1, "evidence (label 1)"), (0, "a negative (label 0)")):
+        if label not in rows["label"].to_numpy():
+            raise DataError(f"{where}: no row is {what}, so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
     counts |= post_counts | {"unknown_symptoms": unknown}
     return _corpus(rows, posts, criteria, group_by, counts, place("group_by"))
@@ -269,19 +243,49 @@ def _corpus(
     rows: pd.DataFrame, posts: pd.DataFrame, criteria: dict[str, str], group_by: str, counts: dict[str, int], place: str
 ) -> Corpus:
     """Group, merge and count what both forms of data have come to."""
-    # A post may stand there twice, with one author: group_posts refuses two.
     grouped_by, groups = _group_posts(group_by, rows, posts, place)
-    posts = posts.drop_duplicates("post_id")
+    posts = posts.drop_duplicates("post_id")  # one that stands there twice has one group
     first_id: dict[str, str] = {}
     same_as = {name: first_id.setdefault(text, name) for name, text in criteria.items()}
     counts["repeated_criteria"] = len(criteria) - len(first_id)
     criteria = {name: text for text, name in first_id.items()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as), group=rows["post_id"].map(groups))
-    pairs, merge_counts = _merge(rows)
-    sentences, counts["repeated_sentences"] = _sentence_pool(rows, posts, groups)
-    counts |= merge_counts | {"posts": len(posts), "groups": len(set(groups.values()))}
-    report = _report(pairs, sentences, criteria, **counts)
-    return Corpus(pairs, sentences, criteria, grouped_by, report, _fingerprint(pairs, sentences, criteria))
+    # Of each (criterion, sentence) the first row stays, by post and sentence id; it is evidence if any is.
+    columns, keys = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence"], ["criterion", "sentence"]
+    rows = rows[[*columns, "label", "group"]].sort_values(columns, kind="stable", ignore_index=True)
+    labels, first = rows.groupby(keys, sort=False)["label"], ~rows.duplicated(keys)
+    highest, lowest = labels.transform("max"), labels.transform("min")
+    pairs = rows.assign(label=highest)[first].reset_index(drop=True)
+    counts |= {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
+    # Of each distinct sentence, annotated or of a post's text, that of the first post that has it.
+    split = (
+        posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence").dropna(subset="sentence")
+    )
+    split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
+    columns = ["post_id", "sentence_id", "sentence"]
+    every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
+    # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
+    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
+    sentences = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
+    sentences = sentences.assign(group=sentences["post_id"].map(groups))
+    counts["repeated_sentences"] = len(within) - len(sentences)
+    counts |= {"posts": len(posts), "groups": len(set(groups.values()))}
+    return _finished(pairs, sentences, criteria, grouped_by, counts)
+
+
+def _finished(
+    pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: dict[str, str], grouped_by: str, counts: dict[str, int]
+) -> Corpus:
+    """Corpus of finished tables, with the counts that they give and its fingerprint."""
+    evidence = int(pairs["label"].sum())
+    counts |= {"pairs": len(pairs), "evidence": evidence, "explicit_negatives": len(pairs) - evidence}
+    report = DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
+    digest = hashlib.sha256()
+    for table in (pairs, sentences):
+        columns = [table[name].tolist() for name in sorted(table.columns)]
+        digest.update(json.dumps(sorted(zip(*columns, strict=True))).encode())
+    digest.update(json.dumps(sorted(criteria.items())).encode())
+    return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest())
 
 
 def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:
@@ -305,44 +309,3 @@ def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: 
             remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
             raise DataError(f"{place}: the post_id {tables.shown(post)} has no {column}; {remedy}.")
     return column, groups
-
-
-def _merge(rows: pd.DataFrame) -> tables.Counted:
-    """First row of each (criterion, sentence), by post and sentence id; evidence if any is."""
-    columns = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label", "group"]
-    ordered = rows[columns].sort_values(columns[:5], kind="stable", ignore_index=True)
-    keys = ["criterion", "sentence"]
-    labels = ordered.groupby(keys, sort=False)["label"]
-    highest, lowest = labels.transform("max"), labels.transform("min")
-    first = ~ordered.duplicated(keys)
-    counts = {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
-    return ordered.assign(label=highest)[first].reset_index(drop=True), counts
-
-
-def _sentence_pool(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str]) -> tuple[pd.DataFrame, int]:
-    """Every distinct sentence once, from the first post that has it, and how many other posts repeat one."""
-    columns = ["post_id", "sentence_id", "sentence"]
-    split = posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
-    split = split.dropna(subset="sentence")
-    split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
-    every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
-    # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
-    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
-    pool = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
-    return pool.assign(group=pool["post_id"].map(groups)), len(within) - len(pool)
-
-
-def _report(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: Mapping[str, str], **counts: int) -> DataReport:
-    """Report with the counts that the finished tables give."""
-    evidence = int(pairs["label"].sum())
-    counts |= {"pairs": len(pairs), "evidence": evidence, "explicit_negatives": len(pairs) - evidence}
-    return DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
-
-
-def _fingerprint(pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: dict[str, str]) -> str:
-    digest = hashlib.sha256()
-    for table in (pairs, sentences):
-        columns = [table[name].tolist() for name in sorted(table.columns)]
-        digest.update(json.dumps(sorted(zip(*columns, strict=True))).encode())
-    digest.update(json.dumps(sorted(criteria.items())).encode())
-    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,6 @@ class Fold:
     --------
     >>> import evbind_lib as ev
     >>> fold = ev.Fold(index=0, training_groups=frozenset({"p1", "p2"}), validation_groups=frozenset({"p3"}))
-    >>> sorted(fold.training_groups)
-    ['p1', 'p2']
     """
 
     index: int
@@ -50,20 +48,14 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     Returns
     -------
     list of Fold
-        The same for the same content, whatever the order of rows in the files.
-
-    Raises
-    ------
-    FoldError
-        When there are more folds than groups, or a part of a fold would lack evidence or negatives.
+        The same for the same content, whatever the order of rows in the files. A `FoldError` names a number of folds that works
+        where there are fewer groups than folds, or a part of a fold would lack evidence or negatives.
 
     Examples
     --------
     >>> import evbind_lib as ev
     >>> params = ev.compose(["training.n_folds=3"])
-    >>> corpus = ev.load_corpus(params)
-    >>> folds = ev.make_folds(corpus, params)
-    >>> [len(fold.validation_groups) for fold in folds]
+    >>> [len(fold.validation_groups) for fold in ev.make_folds(ev.load_corpus(params), params)]
     [49, 50, 50]
     """
     n_folds, seed = params.training.n_folds, params.training.seed
@@ -80,25 +72,19 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
 
 def _try_split(corpus: Corpus, n_folds: int, seed: int) -> tuple[list[Fold], str]:
     """Folds, and why they cannot be used; nothing where they can."""
-    n_groups = len(corpus.groups)
-    with_evidence = corpus.pairs.loc[corpus.pairs["label"] == 1, "group"].nunique()
-    if n_folds > n_groups:
-        return [], f"the data has only {n_groups} groups ({corpus.grouped_by})"
-    if n_folds > with_evidence:
-        return [], f"only {with_evidence} of the {n_groups} groups ({corpus.grouped_by}) have evidence"
-    folds = _split(corpus, n_folds, seed)
-    return folds, _missing_class(corpus, folds)
-
-
-def _split(corpus: Corpus, n_folds: int, seed: int) -> list[Fold]:
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which reading data need not wait for
 
-    pairs = corpus.pairs.sort_values(["group", "criterion", "sentence"], kind="stable")
+    every, pairs = frozenset(corpus.groups), corpus.pairs.sort_values(["group", "criterion", "sentence"], kind="stable")
     is_evidence, names = pairs["label"] == 1, pairs["criterion_id"]
+    with_evidence = pairs.loc[is_evidence, "group"].nunique()
+    if n_folds > len(every):
+        return [], f"the data has only {len(every)} groups ({corpus.grouped_by})"
+    if n_folds > with_evidence:
+        return [], f"only {with_evidence} of the {len(every)} groups ({corpus.grouped_by}) have evidence"
     spread = pairs[is_evidence].groupby("criterion_id")["group"].nunique()
     is_common = names.isin(spread.index[spread >= n_folds])
     classes = ("criterion " + names).where(is_common, "other evidence").where(is_evidence, "no evidence")
-    silent = sorted(set(corpus.groups) - set(pairs["group"]))
+    silent = sorted(every - set(pairs["group"]))
     row_classes = np.array([*classes, *["no evidence"] * len(silent)])
     row_groups = np.array([*pairs["group"], *silent])
     with warnings.catch_warnings():
@@ -106,7 +92,8 @@ def _split(corpus: Corpus, n_folds: int, seed: int) -> list[Fold]:
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
-    return [Fold(index, frozenset(corpus.groups) - part, part) for index, part in enumerate(validated)]
+    folds = [Fold(index, every - part, part) for index, part in enumerate(validated)]
+    return folds, _missing_class(corpus, folds)
 
 
 def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
@@ -114,16 +101,16 @@ def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
     for fold in folds:
         for part, groups in (("training", fold.training_groups), ("validation", fold.validation_groups)):
             place = f"the {part} part of fold {fold.index + 1} would have no"
-            pairs = _inside(corpus.pairs, groups)
+            pairs, sentences = corpus.inside(groups)
             criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
             if not criteria:
                 return f"{place} evidence"
             if pairs.loc[pairs["label"] == 0, "criterion_id"].isin(criteria).any():
                 continue
             # One can be sampled where a sentence of this part is annotated nowhere for such a criterion.
-            pool = _inside(corpus.sentences, groups)["sentence"]
-            annotated = corpus.pairs[corpus.pairs["sentence"].isin(pool)]["criterion_id"].value_counts()
-            if all(annotated.get(name, 0) >= len(pool) for name in criteria):
+            is_drawn_from = corpus.pairs["sentence"].isin(sentences["sentence"])
+            annotated = corpus.pairs.loc[is_drawn_from, "criterion_id"].value_counts()
+            if all(annotated.get(name, 0) >= len(sentences) for name in criteria):
                 return f"{place} negatives"
     return ""
 
@@ -136,37 +123,26 @@ def folds_fingerprint(folds: Sequence[Fold]) -> str:
 
 def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     """Groups, annotated pairs and evidence in the validation part of each fold, counted from 1."""
-    rows = []
+    rows = {}
     for fold in folds:
-        inside = _inside(corpus.pairs, fold.validation_groups)
-        evidence = inside[inside["label"] == 1]
-        counts = [fold.index + 1, len(fold.validation_groups), len(inside), len(evidence)]
-        rows.append([*counts, round(len(evidence) / max(len(inside), 1), 3), evidence["criterion_id"].nunique()])
-    columns = ["fold", "groups", "annotated pairs", "evidence", "fraction of evidence", "criteria with evidence"]
-    return pd.DataFrame(rows, columns=columns).set_index("fold")
+        pairs, _ = corpus.inside(fold.validation_groups)
+        evidence = pairs[pairs["label"] == 1]
+        fraction, criteria = round(len(evidence) / max(len(pairs), 1), 3), evidence["criterion_id"].nunique()
+        rows[fold.index + 1] = [len(fold.validation_groups), len(pairs), len(evidence), fraction, criteria]
+    columns = ["groups", "annotated pairs", "evidence", "fraction of evidence", "criteria with evidence"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fold")
 
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Count what stands on both sides of each fold.
-
-    Always zero, but for sentences annotated on both sides for different criteria, which are shown so that it is known.
-    """
-    sides = [[_held(corpus, part) for part in (fold.training_groups, fold.validation_groups)] for fold in folds]
-    rows = [{what: len(found & validated[what]) for what, found in trained.items()} for trained, validated in sides]
-    return pd.DataFrame(rows, index=pd.Index([fold.index + 1 for fold in folds], name="fold"))
-
-
-def _held(corpus: Corpus, groups: Collection[str]) -> dict[str, set[Any]]:
-    """What a part of a fold holds, by the columns of `leakage`."""
-    pairs, pool = _inside(corpus.pairs, groups), _inside(corpus.sentences, groups)
-    return {
-        "groups": set(groups),
-        "posts": {*pairs["post_id"], *pool["post_id"]},
-        "identical pairs": set(zip(pairs["criterion"], pairs["sentence"], strict=True)),
-        "sentences drawn from": set(pool["sentence"]),
-        "sentences with other criteria": set(pairs["sentence"]),
-    }
-
-
-def _inside(table: pd.DataFrame, groups: Collection[str]) -> pd.DataFrame:
-    return table[table["group"].isin(groups)]
+    """Count what stands on both sides of each fold: nothing, but for sentences annotated there for different criteria."""
+    rows = {}
+    for fold in folds:
+        sides = []
+        for groups in (fold.training_groups, fold.validation_groups):
+            pairs, pool = corpus.inside(groups)
+            held: dict[str, set[Any]] = {"groups": {*groups}, "posts": {*pairs["post_id"], *pool["post_id"]}}
+            held["identical pairs"] = set(zip(pairs["criterion"], pairs["sentence"], strict=True))
+            held |= {"sentences drawn from": {*pool["sentence"]}, "sentences with other criteria": {*pairs["sentence"]}}
+            sides.append(held)
+        rows[fold.index + 1] = {what: len(found & sides[1][what]) for what, found in sides[0].items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")

@@ -1,7 +1,4 @@
-"""Draw the negatives: for training inside the training part of a fold, for validation at one fixed ratio.
-
-A sentence that nobody annotated for a criterion counts as a negative for it: an assumption about the data.
-"""
+"""Draw negatives inside each part of a fold: sentences that nobody annotated for a criterion, an assumption about the data."""
 
 from __future__ import annotations
 
@@ -23,12 +20,12 @@ COLUMNS = ["criterion_id", "post_id", "sentence_id", "criterion", "sentence", "l
 def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pairs that a fold is trained on and validated on: annotated ones, and negatives sampled within each part.
 
-    Explicit negatives come first and are thinned out only where there are more than the ratio allows; the rest is drawn from
-    (criterion, sentence) combinations of the same part that are annotated nowhere in the corpus; where both are too few, there
-    are fewer. The training part follows ``data.negative_strategy`` at ``data.pos_neg_ratio``: ``stratified`` gives each
-    criterion the ratio of its own evidence (none where it has none, else at least one); ``hard`` prefers sentences that are
-    evidence for another criterion; ``random`` draws over all criteria alike; ``all`` takes every combination. The validation
-    part is drawn as ``stratified`` at ``data.eval_neg_ratio`` (``natural``: every combination), the same in every trial.
+    Explicit negatives come first, thinned out only where there are more than the ratio allows; the rest is drawn from (criterion,
+    sentence) combinations of the same part that are annotated nowhere, as far as there are. The training part follows
+    ``data.negative_strategy`` at ``data.pos_neg_ratio``: ``stratified`` gives each criterion the ratio of its own evidence (none
+    where it has none, else at least one); ``hard`` prefers sentences that are evidence for another criterion; ``random`` draws
+    over all criteria alike; ``all`` takes every combination. The validation part is drawn as ``stratified`` at
+    ``data.eval_neg_ratio`` (``natural``: every combination), the same in every trial.
 
     Parameters
     ----------
@@ -39,12 +36,8 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     -------
     training, validation
         Columns criterion_id, post_id, sentence_id, criterion, sentence, label (int8), origin (``annotated`` or ``sampled``),
-        weight (how many combinations a sampled pair stands for: eligible / drawn; 1 for annotated pairs).
-
-    Raises
-    ------
-    DataError
-        When ``all`` or ``natural`` would make more than 5 million pairs.
+        weight (how many combinations a sampled pair stands for: eligible / drawn; 1 for annotated pairs). A `DataError` where
+        ``all`` or ``natural`` would make more than 5 million.
 
     Examples
     --------
@@ -52,8 +45,8 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     >>> params = ev.compose(["training.n_folds=3"])
     >>> corpus = ev.load_corpus(params)
     >>> training, validation = ev.fold_pairs(corpus, ev.make_folds(corpus, params)[0], params)
-    >>> int((training["weight"] > 1).sum()), float(validation["label"].mean())
-    (497, 0.25)
+    >>> float(validation["label"].mean())
+    0.25
     """
     training = training_pairs(corpus, fold.training_groups, params)
     return training, validation_pairs(corpus, fold.validation_groups, params)
@@ -61,8 +54,7 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
 
 def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
     """Training pairs of some groups, in any order, as `fold_pairs` describes them."""
-    data = params.data
-    draw = _Draw(corpus, groups, "training", params.training.seed)
+    data, draw = params.data, _Draw(corpus, groups, "training", params.training.seed)
     if data.negative_strategy == "all":
         return draw.everything("data.negative_strategy=all")
     if data.negative_strategy == "random":
@@ -79,25 +71,20 @@ def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) ->
 
 
 class _Draw:
-    """Pairs and sentences of some groups, with a random stream of their own.
-
-    A combination is a number, ``criterion * len(pool) + row``: millions need not be held as pairs to draw a few of them.
-    """
+    """Pairs and sentences of some groups, with a random stream of their own."""
 
     def __init__(self, corpus: Corpus, groups: Collection[str], role: str, seed: int) -> None:
-        inside = frozenset(groups)
-        self.texts = corpus.criteria
-        self.criteria = sorted(corpus.criteria)
-        pairs = corpus.pairs[corpus.pairs["group"].isin(inside)]
-        self.evidence = pairs[pairs["label"] == 1]
-        self.explicit = pairs[pairs["label"] == 0]
-        self.pool = corpus.sentences[corpus.sentences["group"].isin(inside)].reset_index(drop=True)
+        self.texts, self.criteria = corpus.criteria, sorted(corpus.criteria)
+        pairs, sentences = corpus.inside(groups)
+        self.evidence, self.explicit = pairs[pairs["label"] == 1], pairs[pairs["label"] == 0]
+        self.pool = sentences.reset_index(drop=True)
+        # A combination is a number, criterion * len(pool) + row: millions need not be held as pairs to draw a few of them.
         self.size = len(self.criteria) * len(self.pool)
         # Annotated anywhere: a pair of another fold must not come back here as a sampled negative.
         rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(corpus.pairs["sentence"]))
         names = pd.Index(self.criteria).get_indexer(pd.Index(corpus.pairs["criterion_id"]))
         self.annotated = np.unique(names[rows >= 0] * len(self.pool) + rows[rows >= 0])
-        mark = hashlib.sha256("\n".join([role, *sorted(inside)]).encode()).digest()
+        mark = hashlib.sha256("\n".join([role, *sorted(set(groups))]).encode()).digest()
         self.random = np.random.default_rng([seed, int.from_bytes(mark[:8], "big")])
 
     def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
@@ -125,17 +112,11 @@ class _Draw:
     def over_all_criteria(self, quota: int) -> pd.DataFrame:
         """Explicit negatives, then combinations with every criterion alike."""
         explicit = self._some(self.explicit, quota)
-        quota -= len(explicit)
         n_free = self.size - len(self.annotated)
-        if 2 * (quota + len(self.annotated)) >= self.size:  # blind draws would hit the same ones again and again
-            free = np.setdiff1d(np.arange(self.size), self.annotated)
-            return self._table(explicit, [(self.random.choice(free, min(quota, n_free), replace=False), n_free)])
-        drawn = np.empty(0, dtype=np.int64)
-        while len(drawn) < quota:
-            more = self.random.integers(self.size, size=2 * quota)
-            every = np.concatenate([drawn, more[~np.isin(more, self.annotated)]])
-            drawn = every[np.sort(np.unique(every, return_index=True)[1])]
-        return self._table(explicit, [(drawn[:quota], n_free)])
+        ranks = self.random.choice(n_free, min(quota - len(explicit), n_free), replace=False)
+        # The number of a free combination is its rank among them and how many annotated ones lie before it.
+        drawn = ranks + np.searchsorted(self.annotated - np.arange(len(self.annotated)), ranks, side="right")
+        return self._table(explicit, [(drawn, n_free)])
 
     def everything(self, key: str) -> pd.DataFrame:
         """All explicit negatives and every unannotated combination."""

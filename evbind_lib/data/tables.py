@@ -131,8 +131,15 @@ def split_sentences(text: str) -> list[str]:
 
 def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str) -> Counted:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
-    labels = _labels(table["label"], place, label)
-    table = table.assign(post_id=_post_ids(table, place), label=labels, sentence=table["sentence"].map(clean))
+    plain = table["label"].str.strip()
+    labels = plain.map(LABELS)
+    if labels.isna().any():
+        wrong = plain[labels.isna()].iloc[:1]
+        # Anything longer may be a sentence that slipped into this column.
+        value = (wrong.item() or "empty") if len(wrong.item()) <= 5 else "neither 0 nor 1"
+        raise DataError(f"{place}, row {wrong.index[0]}: {label} is {value}; write 1 for evidence and 0 for none.")
+    ids, sentences = _post_ids(table, place), table["sentence"].map(clean)
+    table = table.assign(post_id=ids, label=labels.astype(np.int8), sentence=sentences)
     empty = table["sentence"] == ""
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
@@ -150,24 +157,6 @@ def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
     ids = table["post_id"].str.strip()
     _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
     return ids
-
-
-def _labels(values: pd.Series, place: str, column: str) -> pd.Series:
-    plain = values.str.strip()
-    labels = plain.map(LABELS)
-    wrong = plain[labels.isna()]
-    if len(wrong):
-        # Anything longer may be a sentence that slipped into this column.
-        value = (wrong.iloc[0] or "empty") if len(wrong.iloc[0]) <= 5 else "neither 0 nor 1"
-        raise DataError(f"{place}, row {wrong.index[0]}: {column} is {value}; write 1 for evidence and 0 for none.")
-    return labels.astype(np.int8)
-
-
-def check_labels(labels: pd.Series, place: str, needed: Mapping[int, str]) -> None:
-    """Refuse a table in which a label is missing that cannot be sampled either."""
-    for label, what in needed.items():
-        if not (labels == label).any():
-            raise DataError(f"{place}: no row is {what}, so nothing can be learned; add such rows.")
 
 
 def _refuse_rows(wrong: pd.Series, place: str, problem: str) -> None:

@@ -1,8 +1,4 @@
-"""Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones.
-
-A loss gives one number per pair. Training sums them and divides by the number of pairs of the whole optimiser step, so that
-gradient accumulation gives the gradient of one large batch exactly.
-"""
+"""Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones."""
 
 from __future__ import annotations
 
@@ -19,24 +15,6 @@ from evbind_lib.config.schema import TrainingParams
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-LOSSES: Registry[Callable[[TrainingParams, np.ndarray], Loss]] = Registry("training.loss_function", "loss")
-LOSSES.__doc__ = """Losses by name: what ``training.loss_function`` chooses from.
-
-An entry is a *factory*: ``factory(training, labels)`` is called once per fold with `TrainingParams` (``training.loss_args`` holds
-a loss's own settings) and the labels (n,) of the training pairs, and gives the loss: ``loss(logits, labels)`` with logits (n, 2)
-float and labels (n,) int64 -> (n,) float. The argument ``loss=`` of `train_fold` and `cross_validate` takes such a loss itself.
-
-Examples
---------
->>> import torch, evbind_lib as ev
->>> def smooth_ce(training, labels):
-...     smoothing = training.loss_args.get("smoothing", 0.1)
-...     return lambda logits, labels: torch.nn.functional.cross_entropy(
-...         logits, labels, label_smoothing=smoothing, reduction="none")
->>> ev.LOSSES["smooth_ce"] = smooth_ce      # training.loss_function=smooth_ce training.loss_args.smoothing=0.2
->>> del ev.LOSSES["smooth_ce"]
-"""
-
 
 def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
     """Class weights N / (2 N_c), scikit-learn's ``balanced``, float32 (2,): both classes weigh the same in all."""
@@ -49,8 +27,8 @@ def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
 def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each pair times the weight of its class: logits (n, 2), labels (n,), weights (2,) -> (n,).
 
-    ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, which makes a rare positive count
-    less in a batch where it is alone; here each pair counts the same wherever it falls.
+    ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the batch's sum of weights, so that a positive counts less where it is
+    alone; here each pair counts the same wherever it falls.
     """
     return functional.cross_entropy(logits.float(), labels, weight=weights.to(logits.device), reduction="none")
 
@@ -66,16 +44,27 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: fl
     return -alpha_t * (1.0 - log_p.exp()).clamp_min(0) ** gamma * log_p
 
 
-def _weighted_ce(training: TrainingParams, labels: np.ndarray) -> Loss:
-    return partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels))
+LOSSES = Registry[Callable[[TrainingParams, np.ndarray], Loss]](
+    "training.loss_function",
+    "loss",
+    weighted_ce=lambda training, labels: partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels)),
+    focal=lambda training, labels: partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha),
+)
+LOSSES.__doc__ = """Losses by name: what ``training.loss_function`` chooses from.
 
+An entry is a *factory*: ``factory(training, labels)`` is called once per fold with `TrainingParams` (``training.loss_args`` holds
+a loss's own settings) and the labels (n,) of the training pairs, and gives the loss: ``loss(logits, labels)`` with logits (n, 2)
+float and labels (n,) int64 -> (n,) float. The argument ``loss=`` of `train_fold` and `cross_validate` takes such a loss itself.
 
-def _focal(training: TrainingParams, labels: np.ndarray) -> Loss:
-    return partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha)
-
-
-LOSSES.update(weighted_ce=_weighted_ce, focal=_focal)
-LOSSES.seal()
+Examples
+--------
+>>> import torch, evbind_lib as ev
+>>> def smooth_ce(training, labels):     # training.loss_function=smooth_ce training.loss_args.smoothing=0.2
+...     smoothing = training.loss_args.get("smoothing", 0.1)
+...     return torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+>>> ev.LOSSES["smooth_ce"] = smooth_ce
+>>> del ev.LOSSES["smooth_ce"]
+"""
 
 
 def loss_table(
@@ -87,8 +76,7 @@ def loss_table(
 ) -> pd.DataFrame:
     """What each loss charges for one piece of evidence, one row for each probability that the model gives it."""
     labels = torch.ones(len(probabilities), dtype=torch.int64)
-    counts = [round(1000 * (1 - evidence_fraction)), round(1000 * evidence_fraction)]
-    weights = inverse_frequency_weights(np.repeat([0, 1], counts))
+    weights = torch.tensor([0.5 / (1 - evidence_fraction), 0.5 / evidence_fraction])  # as of inverse frequency
     logits = torch.tensor([[1 - p, p] for p in probabilities], dtype=torch.float64).log()
     columns = {"weighted_ce": weighted_cross_entropy(logits, labels, weights=weights)}
     columns |= {f"focal, gamma {gamma:g}": focal(logits, labels, gamma=gamma, alpha=alpha) for gamma in gammas}

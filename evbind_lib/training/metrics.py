@@ -24,15 +24,13 @@ class Metric:
 
     Parameters
     ----------
-    function : callable
+    function
         ``function(labels, values)`` or ``function(labels, values, sample_weight=None)`` -> float, as scikit-learn's metrics
         are; ``labels`` is an int array (n,) of 0 and 1.
-    on : {"probabilities", "decisions"}
+    on
         What ``values`` are: P(evidence), float64 (n,), or 1 from a probability of 0.5 on and else 0, int (n,).
-    greater_is_better : bool
-        Decides the direction of a search on it.
-    description : str
-        One phrase for tables and captions.
+    greater_is_better, description
+        Decides the direction of a search on it; one phrase for tables and captions.
 
     Examples
     --------
@@ -81,23 +79,14 @@ def _of_both_classes(function: Callable[..., float]) -> Callable[..., float]:
     return score
 
 
-METRICS: Registry[Metric] = Registry("hpo.metric.name", "metric")
-METRICS.__doc__ = """Metrics by name: what ``hpo.metric.name`` chooses from and every result lists.
-
-Add one with ``METRICS["NAME"] = Metric(function, ...)``; it is then known to YAML, tables, plots and MLflow.
-
-Examples
---------
->>> import evbind_lib as ev
->>> sorted(ev.METRICS)[:3]
-['accuracy', 'log_loss', 'macro_f1']
-"""
 _f1 = partial(scores.f1_score, zero_division=0)
 _macro_f1 = partial(_f1, average="macro", labels=[0, 1])
 _precision, _recall = (partial(score, zero_division=0) for score in (scores.precision_score, scores.recall_score))
 _roc_auc, _pr_auc = map(_of_both_classes, (scores.roc_auc_score, scores.average_precision_score))
 # fmt: off
-METRICS.update(
+METRICS = Registry[Metric](
+    "hpo.metric.name",
+    "metric",
     accuracy=Metric(scores.accuracy_score, on="decisions", description="fraction decided rightly; high where evidence is rare"),
     macro_f1=Metric(_macro_f1, on="decisions", description="mean of the F1 of evidence and the F1 of no evidence"),
     pos_f1=Metric(_f1, on="decisions", description="F1 of evidence: harmonic mean of precision and recall"),
@@ -108,7 +97,16 @@ METRICS.update(
     log_loss=Metric(_log_loss, greater_is_better=False, description="mean of -log P(true answer), nats; 0.69 is a coin's"),
 )
 # fmt: on
-METRICS.seal()
+METRICS.__doc__ = """Metrics by name: what ``hpo.metric.name`` chooses from and every result lists.
+
+Add one with ``METRICS["NAME"] = Metric(function, ...)``: YAML, tables, plots and MLflow then know it.
+
+Examples
+--------
+>>> import evbind_lib as ev
+>>> ev.METRICS["pr_auc"].greater_is_better
+True
+"""
 
 
 def probabilities_of(logits: np.ndarray) -> np.ndarray:
@@ -117,11 +115,7 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Every metric of `METRICS` for labels (n,) of 0 and 1 and probabilities of evidence (n,).
-
-    A score that is not defined is NaN (``roc_auc`` and ``pr_auc`` of one class only) or 0 (precision, recall and F1 where there
-    is nothing to count). Raises ValueError where shapes differ or are empty, or a value is out of its range.
-    """
+    """Every metric of `METRICS` for labels (n,) and probabilities of evidence (n,); NaN or 0 where one is not defined."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     if labels.ndim != 1 or labels.shape != probabilities.shape or labels.size == 0:
         shapes = f"labels {labels.shape} and probabilities {probabilities.shape}"
@@ -131,7 +125,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("probabilities must be numbers from 0 to 1")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="sklearn")  # of scores that are not defined: they are NaN or 0
+        warnings.filterwarnings("ignore", module="sklearn")  # ranks of one class only are NaN, F1 of nothing is 0
         return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
 
 

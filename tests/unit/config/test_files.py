@@ -69,9 +69,7 @@ def test_a_process_is_known_by_its_start() -> None:
 
 
 def test_a_registry_refuses_an_unknown_name_and_knows_what_was_added() -> None:
-    registry: Registry[int] = Registry("training.loss_function", "loss")
-    registry.update(focal=1, weighted_ce=2)
-    registry.seal()
+    registry = Registry[int]("training.loss_function", "loss", focal=1, weighted_ce=2)
     assert registry["focal"] == 1 and registry.additions() == {} and "fokal" not in registry
     with pytest.raises(ParamsError, match=r"training\.loss_function=fokal: .*loss.*did you mean 'focal'"):
         registry["fokal"]
