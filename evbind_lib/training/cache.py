@@ -1,8 +1,4 @@
-"""Finished folds on disk: logits, ids, labels, precision, a checksum and what they were trained with; no text.
-
-A trial that was cut off does not train its finished folds again, a parameter set that was trained before is read, and the racing
-pruner compares trials pair by pair on these files. Metrics are computed on reading, so a changed metric is never stale.
-"""
+"""Finished folds on disk, for trials cut off, parameters trained before and racing: logits, ids, labels, a checksum; no text."""
 
 from __future__ import annotations
 
@@ -31,6 +27,7 @@ from evbind_lib.training.metrics import compute_metrics, probabilities_of
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
 IDS = ("post_id", "sentence_id", "criterion_id")
+NOT_STORED = ("predictions", "metrics", "model", "cached")  # of a `FoldResult`, as they are here
 _logger = logging.getLogger("evbind_lib")
 
 
@@ -43,54 +40,40 @@ def fold_key(
     loss: str | Callable[..., Any] | None = None,
     model_init: Callable[..., Any] | None = None,
 ) -> str | None:
-    """Name of everything that decides a fold's predictions: equal keys, equal results; None where something has no digest.
+    """Name of everything that decides a fold's predictions: equal keys, equal results; None where a part has no digest."""
+    from evbind_lib.training.losses import LOSSES  # late: readers of finished folds can do without torch
 
-    It holds the parameters that change training, fingerprints of data and folds, the code of data/ and training/, versions of
-    torch and transformers, the content of a local model, and the digest of a loss or model that is not evbind's.
-    """
-    from evbind_lib.training.losses import (
-        LOSSES,
-    )  # late: it loads torch, which readers of finished folds can do without
-
-    training = params.training.model_dump(exclude={"n_folds", "provenance"})
-    name = loss if isinstance(loss, str) else params.training.loss_function
-    own = [LOSSES.additions().get(name) if not callable(loss) else loss, model_init]
+    name = "own" if callable(loss) else loss or params.training.loss_function
+    own = [loss if callable(loss) else LOSSES.additions().get(name), model_init]
     digests = [digest_of(function) if function is not None else "evbind" for function in own]
     if None in digests:
         return None
-    training["loss_function"] = name if not callable(loss) else "own"
-    if training["loss_function"] != "focal":
-        training = {
-            key: value for key, value in training.items() if not key.startswith("focal_") or digests[0] != "evbind"
-        }
+    without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
+    files = sorted(file for file in resolve_path(params.model.name).rglob("*") if file.is_file())
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     tree = {
-        "training": training,
+        "training": params.training.model_dump(exclude={"n_folds", "provenance", "loss_function"} | without_focal),
+        "loss": name,
         "data": params.data.model_dump(include={"pos_neg_ratio", "negative_strategy", "eval_neg_ratio"}),
         "model": [*params.model.model_dump(include={"name", "max_length", "precision"}).values()],
         "corpus": corpus.fingerprint,
         "folds": [folds_fingerprint(folds), fold.index],
         "code": code_digest("data", "training"),
         "versions": [metadata.version(package) for package in ("torch", "transformers")],
-        "content": _content_of(params.model.name),
+        "content": _digest_of_files(*states),  # of a local model
         "own": digests,
     }
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _content_of(model: str) -> str | None:
-    """Digest of the files of a model's folder; None where the model is no folder."""
-    files = sorted(file for file in resolve_path(model).rglob("*") if file.is_file())
-    return _digest_of_files(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)) or None
-
-
 @functools.lru_cache(maxsize=8)
-def _digest_of_files(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Digest of contents, made once as long as sizes and times stay: weights of gigabytes are read for it."""
+def _digest_of_files(*files: tuple[str, int, int]) -> list[str]:
+    """Digests of contents, made once as long as sizes and times stay: weights of gigabytes are read for it."""
     digests = []
     for name, _, _ in files:
         with open(name, "rb") as stream:
             digests.append(f"{Path(name).name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if digests else ""
+    return digests
 
 
 def trial_name(number: int, fold: int) -> str:
@@ -99,15 +82,7 @@ def trial_name(number: int, fold: int) -> str:
 
 
 class FoldCache:
-    """Folder of finished folds by name; several processes may read and write it at once.
-
-    Parameters
-    ----------
-    scope : str
-        Whose folds they are, for example a study's uid; a subfolder of ``runs/folds`` in the workspace.
-    read_all : bool
-        Read a name that this scope does not have from any other scope.
-    """
+    """Finished folds by name, of one scope (a study's uid, say) or to be read from all; for several processes at once."""
 
     def __init__(self, scope: str, *, read_all: bool = False) -> None:
         self.folder = workspace() / "runs" / "folds" / quote(scope, safe="").replace(".", "%2E")
@@ -118,17 +93,10 @@ class FoldCache:
         table = result.predictions
         arrays = {column: table[column].to_numpy(dtype=np.str_) for column in IDS}
         arrays |= {"label": table["label"].to_numpy(np.int8), "logit": table["logit"].to_numpy(np.float32)}
-        facts = {
-            key: value
-            for key, value in vars(result).items()
-            if key not in {"predictions", "metrics", "model", "cached"}
-        }
-        facts = {**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]}
-        text = json.dumps(facts)
-        stream = io.BytesIO()
-        np.savez_compressed(
-            stream, allow_pickle=False, **arrays, facts=np.array(text), checksum=np.array(_checksum(arrays, text))
-        )
+        facts = {key: value for key, value in vars(result).items() if key not in NOT_STORED}
+        text = json.dumps({**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]})
+        stream, checksum = io.BytesIO(), _checksum(arrays, text)
+        np.savez_compressed(stream, allow_pickle=False, facts=np.array(text), checksum=np.array(checksum), **arrays)
         write_whole(self.folder / f"{name}.npz", stream.getvalue())
 
     def load(self, name: str) -> FoldResult | None:
@@ -136,32 +104,29 @@ class FoldCache:
         files = [self.folder / f"{name}.npz"]
         if self.read_all:
             files += sorted(self.folder.parent.glob(f"*/{name}.npz"))
-        return next((result for file in files if (result := _read(file, name)) is not None), None)
+        return next((result for file in files if file.is_file() and (result := _read(file, name))), None)
 
 
 def _read(file: Path, name: str) -> FoldResult | None:
-    if not file.is_file():
-        return None
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in (*IDS, "label", "logit")}
             text, checksum = str(stored["facts"]), str(stored["checksum"])
-        if checksum != _checksum(arrays, text):
-            raise ValueError("the checksum differs")
         facts = json.loads(text)
-        if facts.pop("name") != name:
-            raise ValueError("it is another fold")
+        if checksum != _checksum(arrays, text) or facts.pop("name") != name:
+            raise ValueError("the checksum differs, or it is another fold")
     except Exception as error:  # a flipped bit shows as any error of zip, zlib, numpy or json
         _logger.warning("The cached fold %s is broken (%s); it is trained again.", file.name, type(error).__name__)
         with contextlib.suppress(OSError):
             file.unlink()
         return None
-    metrics = compute_metrics(arrays["label"], probabilities_of(arrays["logit"]))
-    epochs = [EpochResult(**epoch) for epoch in facts.pop("epochs")]
-    table = prediction_table(
-        facts["fold"], pd.DataFrame({key: arrays[key] for key in (*IDS, "label")}), arrays["logit"]
-    )
-    return FoldResult(**facts, metrics=metrics, epochs=tuple(epochs), predictions=table, cached=True)
+    facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
+    logits = arrays.pop("logit")
+    metrics = compute_metrics(
+        arrays["label"], probabilities_of(logits)
+    )  # not stored, so never those of yesterday's code
+    predictions = prediction_table(facts["fold"], pd.DataFrame(arrays), logits)
+    return FoldResult(**facts, metrics=metrics, predictions=predictions, cached=True)
 
 
 def _checksum(arrays: dict[str, np.ndarray], facts: str) -> str:

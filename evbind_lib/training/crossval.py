@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 from transformers import TrainerCallback
@@ -26,11 +28,7 @@ def cross_validate(
     callbacks: Sequence[Callback | TrainerCallback] = (),
     cache: FoldCache | None = None,
 ) -> CrossValidation:
-    """Train and validate every fold in order; `evbind_lib.cross_validate` documents the parameters, and records and shows it.
-
-    With ``cache``, folds trained before with the same `fold_key` are read from it, the others written to it. Where a loss or a
-    model has no digest, or a TrainerCallback takes part, a fold has no key and is trained.
-    """
+    """Train and validate every fold in order, as `evbind_lib.cross_validate` documents, or read it from the cache by its key."""
     # Callbacks read from it how many folds there are.
     params = params.model_copy(update={"training": params.training.model_copy(update={"n_folds": len(folds)})})
     ours = [callback for callback in callbacks if isinstance(callback, Callback)]
@@ -41,34 +39,18 @@ def cross_validate(
         for fold in folds:
             key = fold_key(corpus, folds, fold, params, loss=loss, model_init=model_init) if cache else None
             result = cache.load(key) if cache and key else None
-            if result is not None:
-                _call(ours, fold, params, result)
-            else:
+            if result is None:
+                save = functools.partial(cache.save, key) if cache and key else None
                 # Memory that was too small for one fold is too small for the next.
-                micro_batch = results[-1].micro_batch if results else None
+                fits = results[-1].micro_batch if results else None
                 data = prepare_fold(corpus, fold, params)
-                callers = [_Save(cache, key), *callbacks] if cache and key else callbacks
-                result = train_prepared(data, params, loss, model_init, callers, micro_batch=micro_batch)
+                result = train_prepared(data, params, loss, model_init, callbacks, micro_batch=fits, save=save)
+            else:
+                for callback in ours:
+                    callback.on_fold_begin(fold, params)
+                for epoch, callback in itertools.product(result.epochs, ours):
+                    callback.on_epoch_end(epoch)
+                for callback in ours:
+                    callback.on_fold_end(result)
             results.append(result)
     return CrossValidation(tuple(results), params.hpo.metric.fold_aggregation)
-
-
-def _call(callbacks: Sequence[Callback], fold: Fold, params: Params, result: FoldResult) -> None:
-    """Call the callbacks for a fold that was trained before."""
-    for callback in callbacks:
-        callback.on_fold_begin(fold, params)
-    for epoch in result.epochs:
-        for callback in callbacks:
-            callback.on_epoch_end(epoch)
-    for callback in callbacks:
-        callback.on_fold_end(result)
-
-
-class _Save(Callback):
-    """Save a fold before a pruner looks at it, or a kill can lose it."""
-
-    def __init__(self, cache: FoldCache, key: str) -> None:
-        self.cache, self.key = cache, key
-
-    def on_fold_end(self, result: FoldResult) -> None:
-        self.cache.save(self.key, result)

@@ -1,7 +1,4 @@
-"""Train one fold: pairs drawn and encoded, a fresh model fine-tuned by Hugging Face Trainer, the other part predicted.
-
-Training knows nothing of Optuna or MLflow: pruning, tracking and progress are callbacks.
-"""
+"""Train one fold: pairs drawn and encoded, a fresh model fine-tuned by Hugging Face Trainer, the other part predicted."""
 
 from __future__ import annotations
 
@@ -21,30 +18,19 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
 from evbind_lib.errors import ParamsError, TrainingError
+from evbind_lib.training import trainer
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import Loss
 from evbind_lib.training.metrics import METRICS, compute_metrics, probabilities_of
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
 from evbind_lib.training.tiny import TINY
-from evbind_lib.training.trainer import (
-    ModelInit,
-    TrainerLoss,
-    choose_loss,
-    collect_garbage,
-    fit,
-    half_of,
-    is_out_of_memory,
-    peak_memory_mb,
-    quiet_libraries,
-    training_arguments,
-    with_micro_batch,
-)
+from evbind_lib.training.trainer import ModelInit, TrainerLoss, choose_loss, quiet_libraries
 
 
 @dataclass(frozen=True)
 class FoldData:
-    """One fold, encoded: what is trained on, what is predicted, and the table of the latter."""
+    """One fold, encoded: what is trained on, and what is predicted with its table."""
 
     fold: Fold
     encoder: PairEncoder
@@ -59,33 +45,25 @@ _prepared: WeakKeyDictionary[Corpus, dict[Any, Any]] = WeakKeyDictionary()
 
 def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
     """Draw and encode the pairs of a fold, or take them from an earlier call with the same data parameters."""
-    memory = _prepared.setdefault(corpus, {})
-    data, model = params.data, params.model
+    memory, data, model, seed = _prepared.setdefault(corpus, {}), params.data, params.model, params.training.seed
     # The tiny model's tokenizer is trained on the training part; a pretrained one is the same in every fold.
     tokenizer = (model.name, model.max_length, fold if model.name == TINY else None)
     if tokenizer not in memory:
-        inside = corpus.sentences["group"].isin(fold.training_groups)
-        texts = [*corpus.criteria.values(), *corpus.sentences.loc[inside, "sentence"]]
+        _, sentences = corpus.inside(fold.training_groups)
+        texts = [*corpus.criteria.values(), *sentences["sentence"]]
         memory[tokenizer] = PairEncoder(load_tokenizer(model, texts), model.max_length)
     encoder = memory[tokenizer]
-    place, seed = (model.name, model.max_length, fold), params.training.seed
 
-    def last(part: str, drawn_with: Any, draw: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, EncodedPairs]:
+    def last(draw: Callable[..., pd.DataFrame], groups: frozenset[str], *drawn_with: Any) -> tuple[Any, EncodedPairs]:
         """Pairs as they were last drawn; a search over pos_neg_ratio would fill the memory with all of them."""
-        known = memory.get((part, place))
-        if known is None or known[0] != drawn_with:
-            pairs = draw()
-            known = memory[part, place] = (drawn_with, pairs, encoder.encode(pairs))
-        return known[1], known[2]
+        place = (draw, model.name, model.max_length, fold)
+        if place not in memory or memory[place][0] != drawn_with:
+            pairs = draw(corpus, groups, params)
+            memory[place] = drawn_with, pairs, encoder.encode(pairs)
+        return memory[place][1], memory[place][2]
 
-    _, training = last(
-        "training",
-        (data.pos_neg_ratio, data.negative_strategy, seed),
-        lambda: training_pairs(corpus, fold.training_groups, params),
-    )
-    table, validation = last(
-        "validation", (data.eval_neg_ratio, seed), lambda: validation_pairs(corpus, fold.validation_groups, params)
-    )
+    _, training = last(training_pairs, fold.training_groups, data.pos_neg_ratio, data.negative_strategy, seed)
+    table, validation = last(validation_pairs, fold.validation_groups, data.eval_neg_ratio, seed)
     return FoldData(fold, encoder, training, validation, table)
 
 
@@ -99,49 +77,37 @@ def train_fold(
     callbacks: Sequence[Callback | TrainerCallback] = (),
     keep_model: bool = False,
 ) -> FoldResult:
-    """Fine-tune a fresh model on the training part of a fold and predict the other part after every epoch.
+    """Fine-tune a fresh model on the training part of a fold and predict the other part after every epoch; no checkpoints.
 
-    No checkpoint is written. Where memory does not hold a batch, the fold begins again with half as many pairs at once and
-    twice as many steps to accumulate gradients over: the effective batch, and so the optimisation, stays the same.
+    Where memory does not hold a batch, the fold begins again with half as many pairs at once and twice as many steps to
+    accumulate gradients over: the effective batch, and so the optimisation, stays the same.
 
     Parameters
     ----------
-    corpus : Corpus
-    fold : Fold
-        One of `make_folds`.
-    params : Params
-        Its data, model and training sections count.
-    loss : str or callable, optional
-        A name of `LOSSES`, or a function ``(logits (n, 2) float, labels (n,) int64) -> (n,) float``, one number per pair. By
+    corpus, fold, params
+        Of the parameters the branches ``data``, ``model`` and ``training``.
+    loss
+        A name of `LOSSES`, or a function ``(logits (n, 2) float, labels (n,) int64) -> (n,) float``, one number per pair; by
         default ``training.loss_function``.
-    model_init : callable, optional
-        ``model_init(config, tokenizer) -> PreTrainedModel`` with two classes, called once after seeding. By default the
-        encoder of ``model.name`` with a fresh head.
-    callbacks : sequence of Callback or transformers.TrainerCallback
-        Mixed; the latter go to the Trainer.
-    keep_model : bool
-        Give the trained model in ``FoldResult.model``; else it is gone when the function returns.
+    model_init
+        ``model_init(config, tokenizer) -> PreTrainedModel`` with two classes, called once after seeding; by default the encoder
+        of ``model.name`` with a fresh head.
+    callbacks, keep_model
+        `Callback` and ``transformers.TrainerCallback`` mixed; whether ``FoldResult.model`` holds the trained model.
 
     Returns
     -------
     FoldResult
-        Metrics and predictions are those after the last epoch.
-
-    Raises
-    ------
-    TrainingError
-        When a loss is not a finite number or not one per pair, or memory does not hold a single pair.
-    ParamsError, ModelError
-        When parameters name something that there is not.
+        Metrics and predictions after the last epoch. A `TrainingError` where a loss is not finite or not one number per pair, or
+        memory does not hold a single pair; `ParamsError` or `ModelError` where parameters name what there is not.
 
     Examples
     --------
     >>> import evbind_lib as ev
     >>> params = ev.compose(["training.args.max_steps=2"])
     >>> corpus = ev.load_corpus(params)
-    >>> result = ev.train_fold(corpus, ev.make_folds(corpus, params)[0], params)
-    >>> result.n_validation == len(result.predictions)
-    True
+    >>> len(ev.train_fold(corpus, ev.make_folds(corpus, params)[0], params).epochs)
+    1
     """
     with quiet_libraries():
         data = prepare_fold(corpus, fold, params)
@@ -157,35 +123,35 @@ def train_prepared(
     *,
     keep_model: bool = False,
     micro_batch: int | None = None,
+    save: Callable[[FoldResult], None] | None = None,
 ) -> FoldResult:
     """Train a fold whose pairs are encoded; ``micro_batch`` pairs at once where fewer than the batch are known to fit."""
-    started = time.perf_counter()
-    fold = data.fold.index
+    started, fold = time.perf_counter(), data.fold.index
     ours = [callback for callback in callbacks if isinstance(callback, Callback)]
     for callback in ours:
         callback.on_fold_begin(data.fold, params)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    batch = int(params.training.args.get("per_device_train_batch_size", 8))
+    batch = int(params.training.args.get(trainer.BATCH, 8))
+    precision = choose_precision(params.model.precision)
     theirs = [callback for callback in callbacks if isinstance(callback, TrainerCallback)]
     model: PreTrainedModel | None = None
     while model is None:
         tried = micro_batch or batch
         watched = TrainerLoss(choose_loss(params, data.training.labels, loss), f"fold {fold + 1}")
-        validation = _Validation(data, choose_precision(params.model.precision), watched, ours)
-        smaller = with_micro_batch(params, tried)
+        validation = _Validation(data, precision, watched, ours)
+        smaller, hooks = trainer.with_micro_batch(params, tried), [validation, *theirs]
         try:
-            model = fit(smaller, data.encoder, data.training, watched, model_init, [validation, *theirs])
+            model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not trainer.is_out_of_memory(error):
                 raise
             if tried == 1:
-                raise TrainingError(
-                    f"fold {fold + 1}: memory does not hold a single pair; lower model.max_length, or choose a smaller model."
-                ) from None
-            micro_batch = half_of(tried)
+                remedy = "lower model.max_length, or choose a smaller model"
+                raise TrainingError(f"fold {fold + 1}: memory does not hold a single pair; {remedy}.") from None
+            micro_batch = trainer.half_of(tried)
         finally:
-            collect_garbage()
+            trainer.collect_garbage()
     result = FoldResult(
         fold=fold,
         metrics=dict(validation.epochs[-1].metrics or {}),
@@ -194,13 +160,15 @@ def train_prepared(
         seconds=time.perf_counter() - started,
         n_training=len(data.training),
         n_validation=len(data.validation),
-        precision=choose_precision(params.model.precision),
-        peak_memory_mb=peak_memory_mb(),
+        precision=precision,
+        peak_memory_mb=trainer.peak_memory_mb(),
         micro_batch=micro_batch if micro_batch != batch else None,
         model=model if keep_model else None,
     )
     del model
-    collect_garbage()  # Trainer and model refer to each other; without this, memory is held until some later fold
+    trainer.collect_garbage()  # Trainer and model refer to each other; without this, memory is held until some later fold
+    if save:
+        save(result)  # before a pruner looks at it, or a kill can lose it
     for callback in ours:
         callback.on_fold_end(result)
     return result
@@ -210,10 +178,7 @@ class _Validation(TrainerCallback):
     """Predict the validation part at the end of each epoch, and call evbind's callbacks."""
 
     def __init__(self, data: FoldData, precision: str, loss: TrainerLoss, callbacks: Sequence[Callback]) -> None:
-        self.data = data
-        self.precision = precision
-        self.loss = loss
-        self.callbacks = callbacks
+        self.data, self.precision, self.loss, self.callbacks = data, precision, loss, callbacks
         self.epochs: list[EpochResult] = []
         self.logits = np.empty(0, dtype=np.float32)
         self.started = time.perf_counter()
@@ -227,22 +192,20 @@ class _Validation(TrainerCallback):
 
     on_substep_end = on_step_end
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._validate(kwargs["model"], args.per_device_eval_batch_size)
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # max_steps or a fractional num_train_epochs may end between two epochs.
         if self.loss.values or not self.epochs:
-            self._validate(kwargs["model"], args.per_device_eval_batch_size)
+            self.on_epoch_end(args, state, control, **kwargs)
 
-    def _validate(self, model: PreTrainedModel, batch_size: int) -> None:
-        logits = predict(model, self.data.validation, batch_size=batch_size, precision=self.precision)
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        batch_size, pairs = args.per_device_eval_batch_size, self.data.validation
+        logits = predict(kwargs["model"], pairs, batch_size=batch_size, precision=self.precision)
         self.logits = logits.astype(np.float32)  # as it is cached, so that metrics of cached folds are the same
         epoch = EpochResult(
             fold=self.data.fold.index,
             epoch=len(self.epochs) + 1,
             training_loss=self.loss.epoch_mean(),
-            metrics=compute_metrics(self.data.validation.labels, probabilities_of(self.logits)),
+            metrics=compute_metrics(pairs.labels, probabilities_of(self.logits)),
             seconds=time.perf_counter() - self.started,
         )
         self.epochs.append(epoch)
@@ -251,19 +214,13 @@ class _Validation(TrainerCallback):
 
 
 def check(params: Params) -> None:
-    """Refuse what cannot be trained, before anything is trained or written.
-
-    Loads the model once and runs a pair through it. Raises `ParamsError` for an unknown loss or metric, a direction that is
-    not the metric's, or training arguments that transformers refuses; `ModelError` for a model that cannot be loaded.
-    """
+    """Refuse a loss, metric, direction, training argument or model that cannot be used, before anything is trained or written."""
     choose_loss(params, np.array([0, 1]))
-    better = "maximize" if METRICS[params.hpo.metric.name].greater_is_better else "minimize"
+    name, key = params.hpo.metric.name, "hpo.study.direction"
+    better, order = ("maximize", "higher") if METRICS[name].greater_is_better else ("minimize", "lower")
     if params.hpo.study.direction != better:
-        order = "higher" if better == "maximize" else "lower"
-        raise ParamsError(
-            f"hpo.study.direction={params.hpo.study.direction}: {params.hpo.metric.name} is better when {order}; set "
-            f"hpo.study.direction={better}."
-        )
+        problem = f"{name} is better when {order}; set {key}={better}"
+        raise ParamsError(f"{key}={params.hpo.study.direction}: {problem}.")
     with quiet_libraries():
-        training_arguments(params, output_dir="unused")
+        trainer.training_arguments(params, output_dir="unused")
         check_model(params.model)

@@ -37,11 +37,8 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
 
 
 def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-pair tokenizer, ``[CLS] first [SEP] second [SEP]``, on some texts; thousands take well under 2 s.
-
-    DeBERTa-v3 itself has a Unigram vocabulary; on a corpus this small byte pairs come nearer to whole words, which makes pairs
-    a third shorter.
-    """
+    """Train a byte-pair tokenizer, ``[CLS] first [SEP] second [SEP]``, on some texts; thousands take well under 2 s."""
+    # DeBERTa-v3 itself has a Unigram vocabulary; on so few texts byte pairs come nearer to whole words: pairs a third shorter.
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import logging
+import re
 import resource
 import sys
 import tempfile
@@ -17,19 +17,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import transformers
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean
@@ -40,56 +31,48 @@ from evbind_lib.training.model import choose_precision, load_model, model_config
 ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
 # Ranges that transformers leaves open but that no training can do without.
+BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 RANGES: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "num_train_epochs"), Annotated[float, Field(gt=0)]),
-    **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-        Annotated[int, Field(ge=1)],
-    ),
+    **dict.fromkeys((BATCH, "per_device_eval_batch_size", STEPS), Annotated[int, Field(ge=1)]),
     "warmup_ratio": Annotated[float, Field(ge=0, lt=1)],  # transformers 5 has warmup_steps below 1 instead
     "weight_decay": Annotated[float, Field(ge=0)],
 }
-# What PyTorch says on a CPU and on Apple's chips, where it has no error class of its own for this; the last is oneDNN, which
-# gives no reason.
-OUT_OF_MEMORY = (
-    *("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory"),
-    "could not create a primitive",
+# What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
+OUT_OF_MEMORY = re.compile(
+    "(?i)can(no|')t allocate memory|not enough memory|out of memory|could not create a primitive"
 )
-
-
-@functools.cache
-def _types() -> dict[str, Any]:
-    hints = typing.get_type_hints(TrainingArguments)
-    fields = {field.name: hints.get(field.name, Any) for field in dataclasses.fields(TrainingArguments) if field.init}
-    return {**fields, **RANGES}
+_hints = typing.get_type_hints(TrainingArguments)
+TYPES = {field.name: _hints[field.name] for field in dataclasses.fields(TrainingArguments) if field.init} | RANGES
 
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:
     """Values of ``training.args`` with the types that transformers declares."""
-    checked = {}
+    checked = dict(args)
     for name, value in args.items():
-        if name not in _types():
-            near = did_you_mean(name, _types())
+        if name not in TYPES:
+            near = did_you_mean(name, TYPES)
             raise ParamsError(f"training.args.{name} is not a field of transformers.TrainingArguments{near}")
         try:
-            checked[name] = TypeAdapter(_types()[name]).validate_python(value)
+            # A type that pydantic does not know is left to transformers.
+            with contextlib.suppress(PydanticUserError):
+                checked[name] = TypeAdapter(TYPES[name]).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "must be")
             raise ParamsError(f"training.args.{name}={value}: {reason}.") from None
-        except PydanticUserError:  # a type that pydantic does not know; transformers judges the value itself
-            checked[name] = value
     return checked
 
 
 def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
     """``TrainingArguments`` of these parameters; with evbind's defaults nothing is written to ``output_dir``."""
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = choose_precision(params.model.precision)
+    precision, chosen = choose_precision(params.model.precision), _checked(params.training.args)
+    if "warmup_ratio" in chosen:
+        chosen = {"warmup_steps": chosen.pop("warmup_ratio"), **chosen}
     args: dict[str, Any] = {
         "output_dir": output_dir,
-        "save_strategy": "no",
-        "eval_strategy": "no",  # each epoch is validated by a callback, on pairs sorted by length
-        "logging_strategy": "no",
+        # Each epoch is validated by a callback, on pairs sorted by length.
+        **dict.fromkeys(("save_strategy", "eval_strategy", "logging_strategy"), "no"),
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
@@ -102,18 +85,13 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
         "use_cpu": on_cpu,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
+        **chosen,
     }
-    chosen = _checked(params.training.args)
-    ratio = chosen.pop("warmup_ratio", None)
-    if ratio is not None:
-        chosen.setdefault("warmup_steps", ratio)
     try:
-        arguments = TrainingArguments(**{**args, **chosen})
+        arguments = TrainingArguments(**args)
     except (TypeError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ParamsError(
-            f"training.args: transformers refuses them: {reason}; change them or leave them out."
-        ) from None
+        problem = f"transformers refuses them: {str(error).splitlines()[0].rstrip('.')}"
+        raise ParamsError(f"training.args: {problem}; change them or leave them out.") from None
     return _on_one_gpu(arguments)
 
 
@@ -127,14 +105,11 @@ def _on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
 def with_micro_batch(params: Params, micro_batch: int) -> Params:
     """Parameters that hold fewer pairs at once and accumulate gradients over more steps, for the same effective batch."""
     args = params.training.args
-    batch, steps = int(args.get("per_device_train_batch_size", 8)), int(args.get("gradient_accumulation_steps", 1))
-    if micro_batch == batch:
+    parts = int(args.get(BATCH, 8)) // micro_batch
+    if parts == 1:
         return params
-    fitting = {
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": steps * (batch // micro_batch),
-        "per_device_eval_batch_size": min(micro_batch, int(args.get("per_device_eval_batch_size", micro_batch))),
-    }
+    evaluated = min(micro_batch, int(args.get("per_device_eval_batch_size", micro_batch)))
+    fitting = {BATCH: micro_batch, STEPS: int(args.get(STEPS, 1)) * parts, "per_device_eval_batch_size": evaluated}
     return params.with_values({f"training.args.{name}": value for name, value in fitting.items()})
 
 
@@ -145,9 +120,8 @@ def half_of(micro_batch: int) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU or of the machine is used up."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 def peak_memory_mb() -> float:
@@ -178,13 +152,14 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
     """Fine-tune a fresh model on encoded pairs and leave it on its device; no checkpoint is written."""
-    set_seed(params.training.seed)
+    transformers.set_seed(params.training.seed)
+    tokenizer = encoder.tokenizer
     if model_init is None:
-        model = load_model(params.model, encoder.tokenizer)
+        model = load_model(params.model, tokenizer)
     else:
-        model = model_init(model_config(params.model, encoder.tokenizer), encoder.tokenizer)
+        model = model_init(model_config(params.model, tokenizer), tokenizer)
     with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
-        trainer = Trainer(
+        trainer = transformers.Trainer(
             model=model,
             args=training_arguments(params, output_dir=unused),
             train_dataset=pairs,
@@ -193,10 +168,14 @@ def fit(
             callbacks=list(callbacks),
         )
         # Without a progress bar Trainer would print its logs, which spoils notebooks.
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        with _at_most_threads(params.model.threads):
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.remove_callback(transformers.ProgressCallback)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(min(params.model.threads or threads, threads))
+        try:
             trainer.train()
+        finally:
+            torch.set_num_threads(threads)
     return model
 
 
@@ -204,78 +183,53 @@ class TrainerLoss:
     """A loss in the form that Trainer calls; refuses a number that is not finite, and keeps the mean over an epoch."""
 
     def __init__(self, loss: Loss, place: str) -> None:
-        self.loss = loss
-        self.place = place
-        self.steps = 0
+        self.loss, self.place, self.steps = loss, place, 0
         self.values: list[float] = []
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """Sum of the losses of a micro-batch over the number of pairs of its whole optimiser step."""
         losses = self.loss(outputs.logits, labels)
         if losses.shape != labels.shape:
-            raise TrainingError(
-                f"{self.place}: the loss gives a tensor of shape {tuple(losses.shape)} for {len(labels)} pairs; return one "
-                'number per pair (reduction="none").'
-            )
+            problem = f"the loss gives a tensor of shape {tuple(losses.shape)} for {len(labels)} pairs"
+            raise TrainingError(f'{self.place}: {problem}; return one number per pair (reduction="none").')
         value = losses.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        self.steps += 1
-        number = float(value.detach())
+        self.steps, number = self.steps + 1, float(value.detach())
         if not np.isfinite(number):
-            raise TrainingError(
-                f"{self.place}, step {self.steps}: the loss is {number}; lower training.args.learning_rate, or set "
-                "model.precision=fp32."
-            )
+            remedy = "lower training.args.learning_rate, or set model.precision=fp32"
+            raise TrainingError(f"{self.place}, step {self.steps}: the loss is {number}; {remedy}.")
         self.values.append(number)
         return value
 
     def epoch_mean(self) -> float:
         """Mean since the last call."""
-        mean = float(np.mean(self.values)) if self.values else float("nan")
-        self.values.clear()
-        return mean
+        values, self.values = self.values, []
+        return float(np.mean(values)) if values else float("nan")
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep log lines, warnings and progress bars of PyTorch and Hugging Face out of a notebook for a while."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate", "torch")]
-    levels = [logger.level for logger in loggers]
-    bar = transformers_logging.is_progress_bar_enabled()
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("transformers", "accelerate", "torch"))}
+    bar = transformers.logging.is_progress_bar_enabled()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
         try:
-            for logger in loggers:
+            for logger in levels:
                 logger.setLevel(logging.ERROR)
-            transformers_logging.disable_progress_bar()
+            transformers.logging.disable_progress_bar()
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in levels.items():
                 logger.setLevel(level)
             if bar:
-                transformers_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _at_most_threads(most: int | None) -> Iterator[None]:
-    """Divide operations among no more threads than this for a while; None: as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(most or before, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+                transformers.logging.enable_progress_bar()
 
 
 def collect_garbage() -> None:
     """Free what a fold held."""
-    _freeze_imports()
+    if not gc.get_freeze_count():  # what the imports made need not be walked through at the end of every fold
+        gc.collect()
+        gc.freeze()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@functools.cache
-def _freeze_imports() -> None:
-    """What the imports made need not be walked through at the end of every fold."""
-    gc.collect()
-    gc.freeze()
