@@ -30,13 +30,9 @@ def majority_class(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarr
 
 
 def words(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarray:
-    """Logistic regression on TF-IDF of words and pairs of words, criterion and sentence as one text.
-
-    It can learn which words go with evidence at all, and next to nothing of which sentence goes with which criterion.
-    """
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(class_weight="balanced", max_iter=2000)
-    )
+    """Logistic regression on TF-IDF of words and pairs of words: which ones go with evidence, hardly with which criterion."""
+    classifier = LogisticRegression(class_weight="balanced", max_iter=2000)
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), classifier)
     model.fit(training["criterion"] + " " + training["sentence"], training["label"])
     return np.asarray(model.predict_proba(validation["criterion"] + " " + validation["sentence"])[:, 1])
 

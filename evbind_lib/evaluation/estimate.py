@@ -1,8 +1,4 @@
-"""Estimates from out-of-fold predictions: comparisons with intervals, thresholds, scores by criterion, errors.
-
-Pairs of one post are alike, so posts are resampled, not pairs (cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69,
-2007; percentile intervals: Efron and Tibshirani 1993, chapter 13).
-"""
+"""Estimates from out-of-fold predictions: comparisons with intervals, thresholds, scores by criterion, errors."""
 
 from __future__ import annotations
 
@@ -15,10 +11,11 @@ import pandas as pd
 
 from evbind_lib.data.tables import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
-from evbind_lib.training.metrics import METRICS, THRESHOLD, Metric, compute_metrics
+from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
 from evbind_lib.training.result import CrossValidation
 
 KEYS = ["fold", "post_id", "sentence_id", "criterion_id"]
+PAIR = [*KEYS, "label"]
 MOST_CELLS = 4_000_000  # of an array of resamples by pairs
 
 
@@ -29,12 +26,10 @@ def compare(
 
     Parameters
     ----------
-    results : mapping of str to CrossValidation or pandas.DataFrame
-        By names of your own; a table has the columns fold, post_id, sentence_id, criterion_id, label and probability.
-    metric : str
-        A name of `METRICS`.
-    reference : str, optional
-        The result that the others are compared with; the first when not given.
+    results
+        Cross-validations, or tables with fold, post_id, sentence_id, criterion_id, label and probability, by names of your own.
+    metric, reference
+        A name of `METRICS`; the result that the others are compared with, by default the first.
 
     Returns
     -------
@@ -42,8 +37,9 @@ def compare(
         A row per result, in units of the metric: ``mean_of_folds`` (NaN for a table); ``pooled`` over all predictions, with
         ``low`` and ``high``; ``difference`` of that to the reference, ``difference_low`` and ``difference_high`` (NaN for the
         reference itself); ``pairs`` and ``evidence``, the counts that this rests on. Bounds are of 95 % intervals, percentiles of
-        1,000 resamples of posts (Field and Welsh 2007; Efron and Tibshirani 1993), the same posts for all results: where that
-        of a difference holds 0, the two cannot be distinguished on them. The noise of training again is not in it.
+        1,000 resamples of posts (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Efron and Tibshirani 1993, chapter 13), the same
+        for all results: where that of a difference holds 0, the two cannot be distinguished on them. The noise of training again
+        is not in it.
 
     Raises
     ------
@@ -66,26 +62,21 @@ def compare(
         raise ParamsError(f"reference={reference}: there is no result of that name{did_you_mean(reference, results)}")
     tables = {name: one.predictions if isinstance(one, CrossValidation) else one for name, one in results.items()}
     for name, table in tables.items():
-        as_text(table.head(1), f"results[{name!r}]", [*KEYS, "label", "probability"])  # refuses a missing column
+        as_text(table.head(1), f"results[{name!r}]", [*PAIR, "probability"])  # refuses a missing column
     scores, rows = {name: bootstrap(table, metric) for name, table in tables.items()}, {}
+    expected, types = tables[reference][PAIR].sort_values(KEYS, ignore_index=True), tables[reference][PAIR].dtypes
     for name, table in tables.items():
         mean = result.score(metric, "mean") if isinstance(result := results[name], CrossValidation) else np.nan
         gain = (np.nan, np.nan, np.nan)
+        if not expected.equals(table[PAIR].astype(types.to_dict()).sort_values(KEYS, ignore_index=True)):
+            remedy = "cross-validate both on the same corpus and folds, with the same data.eval_neg_ratio"
+            raise DataError(f"These predictions are not of the same pairs; {remedy}.")
         if name != reference:
-            _check_same_pairs(tables[reference], table)
             gain = _interval(scores[name] - scores[reference])
         rows[name] = (mean, *_interval(scores[name]), *gain, len(table), int(table["label"].sum()))
     found, gains = ["pooled", "low", "high"], ["difference", "difference_low", "difference_high"]
     columns = ["mean_of_folds", *found, *gains, "pairs", "evidence"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("result")
-
-
-def _check_same_pairs(first: pd.DataFrame, second: pd.DataFrame) -> None:
-    """Refuse predictions that are not of the same labelled pairs, in whatever order."""
-    one, other = (table[[*KEYS, "label"]].sort_values(KEYS, ignore_index=True) for table in (first, second))
-    if not one.equals(other.astype(one.dtypes.to_dict())):
-        remedy = "cross-validate both on the same corpus and folds, with the same data.eval_neg_ratio"
-        raise DataError(f"These predictions are not of the same pairs; {remedy}.")
 
 
 def _interval(scores: np.ndarray) -> tuple[float, float, float]:
@@ -96,17 +87,15 @@ def _interval(scores: np.ndarray) -> tuple[float, float, float]:
 
 def bootstrap(predictions: pd.DataFrame, metric: str, *, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Metric of all predictions, then of each resample of their posts, (1 + n_resamples,); one seed draws the same posts."""
+    # Posts, not pairs, since pairs of one post are alike (cluster bootstrap).
     n_posts = predictions["post_id"].nunique()
     drawn = np.random.default_rng(seed).multinomial(n_posts, np.full(n_posts, 1 / n_posts), size=n_resamples)
     return resampled(predictions, metric, np.vstack([np.ones_like(drawn[:1]), drawn]))
 
 
 def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np.ndarray:
-    """Metric of each resample of posts, (n_resamples,), NaN where it is not defined.
-
-    Weights (n_resamples, n_posts) count how often each post is drawn, in the order of their sorted ids. Decisions and ranks are
-    scored for all resamples at once: scikit-learn, called for each, takes seconds, and racing asks after every fold.
-    """
+    """Metric of each resample of posts, NaN where not defined; weights (n_resamples, n_posts) are draws of posts by sorted id."""
+    # Decisions and ranks are scored for all resamples at once: scikit-learn takes seconds, and racing asks after every fold.
     predictions = predictions.sort_values("probability", ascending=False)
     posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
@@ -118,16 +107,14 @@ def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np
     if metric in _FROM_RANKS and not own:
         parts = np.array_split(weights, -(-len(weights) * len(label) // MOST_CELLS))
         return np.concatenate([_ranked(metric, label, probability, times[:, posts]) for times in parts])
-    rows = (np.repeat(np.arange(len(posts)), times[posts]) for times in weights)
-    return np.array([_score(METRICS[metric], label[drawn], probability[drawn]) for drawn in rows])
-
-
-def _score(metric: Metric, label: np.ndarray, probability: np.ndarray) -> float:
-    """The metric; NaN where it refuses, as many do where only one class occurs."""
-    with warnings.catch_warnings(), contextlib.suppress(ValueError):
+    scores = np.full(len(weights), np.nan)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")
-        return metric(label, probability)
-    return float("nan")
+        for number, times in enumerate(weights):
+            drawn = np.repeat(np.arange(len(posts)), times[posts])
+            with contextlib.suppress(ValueError):  # as many metrics raise where only one class occurs
+                scores[number] = METRICS[metric](label[drawn], probability[drawn])
+    return scores
 
 
 def _ranked(metric: str, label: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:

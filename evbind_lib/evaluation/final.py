@@ -1,7 +1,4 @@
-"""The model to keep: trained on all posts, saved as a folder, asked for the probability of evidence of new sentences.
-
-Models stay in the workspace and are never sent to MLflow: the tokens of a tokenizer trained on posts are those posts' words.
-"""
+"""The model to keep: trained on all posts, saved as a folder, asked for the probability of evidence of new sentences."""
 
 from __future__ import annotations
 
@@ -36,26 +33,22 @@ ABOUT = "evbind.json"
 class EvidenceModel:
     """A fine-tuned model with all that it takes to ask it; `finalize` trains one, ``EvidenceModel.load(folder)`` reads one.
 
-    Parameters
+    Attributes
     ----------
-    model, tokenizer
-        A classifier with two classes, on the device to predict on, and its tokenizer.
-    about : mapping
-        What ``evbind.json`` holds: texts of the criteria by id (attribute ``criteria``), model, max_length, precision, training,
-        fingerprint of the data, pairs.
+    model, tokenizer, criteria, about
+        A classifier with two classes, on the device to predict on, and its tokenizer; texts of criteria by id; what
+        ``evbind.json`` holds: these, model, max_length, precision, training, fingerprint of the data, pairs.
 
     Examples
     --------
-    >>> import pandas as pd, tempfile
-    >>> import evbind_lib as ev
+    >>> import pandas as pd, tempfile, evbind_lib as ev
     >>> params = ev.compose(["training.args.max_steps=2"])
     >>> model = ev.finalize(ev.load_corpus(params), params)
     >>> pairs = pd.DataFrame({"criterion": [model.criteria["SLEEP_ISSUES"]], "sentence": ["I lie awake all night."]})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model.save(f"{folder}/model")
-    ...     again = ev.EvidenceModel.load(f"{folder}/model")
-    >>> again.predict_proba(pairs).shape, again.predict(pairs).shape
-    ((1, 2), (1,))
+    ...     ev.EvidenceModel.load(f"{folder}/model").predict_proba(pairs).shape
+    (1, 2)
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, about: Mapping[str, Any]) -> None:
@@ -66,10 +59,7 @@ class EvidenceModel:
         self._precision = choose_precision("auto" if too_narrow else about["precision"])
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Probabilities of no evidence and of evidence, float64 (n, 2), not calibrated.
-
-        ``pairs`` has columns criterion and sentence: texts, not ids; `DataError` where one is missing.
-        """
+        """Probabilities of no evidence and of evidence, not calibrated, float64 (n, 2), of texts: columns criterion, sentence."""
         if pairs.empty:
             return np.empty((0, 2))
         texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]].map(clean)
@@ -82,10 +72,7 @@ class EvidenceModel:
         return (self.predict_proba(pairs)[:, 1] >= THRESHOLD).astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors), tokenizer and ``evbind.json``; the folder is there whole or not at all.
-
-        It may be new, or hold such a model, which is replaced; `ModelError` where it cannot be written or holds something else.
-        """
+        """Write weights, tokenizer and ``evbind.json`` to a new folder or one of such a model: all of it, or a `ModelError`."""
         folder = Path(folder).expanduser().resolve()
         partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
         try:
@@ -105,10 +92,7 @@ class EvidenceModel:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote, to a GPU where there is one; `ModelError` where there is no whole model.
-
-        A relative folder is seen from the current one, else from the workspace.
-        """
+        """Read what `save` wrote, to a GPU where there is one; `ModelError` where the folder holds no whole model."""
         place, eager = resolve_path(str(folder)), {"attn_implementation": "eager"}
         try:
             about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
@@ -143,6 +127,7 @@ def model_folder(corpus: Corpus, params: Params) -> Path | None:
 
 def open_model(corpus: Corpus, params: Params) -> EvidenceModel:
     """The model of these parameters and data, read from `model_folder` where it was trained before."""
+    # Never sent to MLflow: the tokens of a tokenizer trained on posts are those posts' words.
     folder = model_folder(corpus, params)
     if folder is not None and (folder / ABOUT).is_file():
         return EvidenceModel.load(folder)
@@ -162,7 +147,7 @@ def score_sentences(model: EvidenceModel, sentences: Sequence[str], criteria: Se
 
 def clean_sentences(sentences: Sequence[str]) -> list[str]:
     """Sentences as they are scored; one that is empty is a `DataError`."""
-    cleaned = [clean(sentence) for sentence in sentences]
+    cleaned = list(map(clean, sentences))
     if "" in cleaned:
         raise DataError(f"Sentence {cleaned.index('') + 1} is empty; give one that holds words.")
     return cleaned
