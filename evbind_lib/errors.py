@@ -1,7 +1,5 @@
 """The few exceptions a user meets; every message is one sentence that says where, what is wrong and what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Digests of a user's loss, model or objective with everything it uses, and of evbind's own code."""
 
-from __future__ import annotations
-
 import ast
 import copyreg
 import dis

@@ -1,7 +1,5 @@
 """Where files of the user and of the project lie; files written whole; addresses shown without their password."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which process does what: a name for this one, whether another still lives, locks between those of one machine."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """A registry of losses, metrics or data formats: entries by name, usable from YAML and extended by plain assignment."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from evbind_lib.errors import ParamsError, did_you_mean

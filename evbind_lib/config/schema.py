@@ -1,7 +1,4 @@
-"""The parameter tree: every key a user may set, with its type, range and default, as frozen pydantic models.
-
-Only form is checked here; names that a registry or a library knows (loss, sampler, ``training.args``) are before training.
-"""
+"""The parameter tree: type, range and default of every key, as frozen pydantic models; names are checked before training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Folds that share no author or post, hold like fractions of evidence, and are the same in every trial."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Draw negatives inside each part of a fold: sentences that nobody annotated for a criterion, an assumption about the data."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection
 

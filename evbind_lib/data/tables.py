@@ -1,7 +1,5 @@
 """Read, check and clean tables of text, from files or from memory: one sentence where one cannot be used, without its texts."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """What any model must beat: the majority class, and logistic regression on words, on the same folds and pairs. No torch."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Estimates from out-of-fold predictions: comparisons with intervals, thresholds, scores by criterion, errors."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Mapping
@@ -38,8 +36,7 @@ def compare(
         ``low`` and ``high``; ``difference`` of that to the reference, ``difference_low`` and ``difference_high`` (NaN for the
         reference itself); ``pairs`` and ``evidence``, the counts that this rests on. Bounds are of 95 % intervals, percentiles of
         1,000 resamples of posts (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Efron and Tibshirani 1993, chapter 13), the same
-        for all results: where that of a difference holds 0, the two cannot be distinguished on them. The noise of training again
-        is not in it.
+        for all: where that of a difference holds 0, the two cannot be told apart. The noise of training again is not in it.
 
     Raises
     ------

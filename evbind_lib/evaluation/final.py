@@ -1,7 +1,5 @@
 """The model to keep: trained on all posts, saved as a folder, asked for the probability of evidence of new sentences."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Finished folds on disk, for trials cut off, parameters trained before and racing: logits, ids, labels, a checksum; no text."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Cross-validate: train every fold in order, or read it from the cache."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Sequence

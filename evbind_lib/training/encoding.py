@@ -4,11 +4,9 @@
 3,672 pairs, one thread), because it tokenises a sentence again for every criterion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -34,7 +32,7 @@ class PairLayout:
     pad: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> PairLayout:
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
         """Read the layout off one encoded pair, so that any tokenizer's own scheme is kept."""
         first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two three"))
         probe = tokenizer("one", "two three", return_token_type_ids=True)

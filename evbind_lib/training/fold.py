@@ -1,7 +1,5 @@
 """Train one fold: pairs drawn and encoded, a fresh model fine-tuned by Hugging Face Trainer, the other part predicted."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

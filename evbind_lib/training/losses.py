@@ -1,7 +1,5 @@
 """Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

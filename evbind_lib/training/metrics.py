@@ -1,7 +1,5 @@
 """Metrics of evidence binding, by scikit-learn, in a registry that takes further ones; their aggregation over folds."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass

@@ -1,7 +1,5 @@
 """Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

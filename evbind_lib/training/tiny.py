@@ -1,7 +1,5 @@
 """A tiny DeBERTa-v3 built on the spot, for trying the kit and for tests: random weights, a tokenizer of the training texts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

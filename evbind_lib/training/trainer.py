@@ -1,7 +1,5 @@
 """Hugging Face Trainer as evbind uses it: its arguments, the loss it calls, what memory allows, and its silence."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc
@@ -143,6 +141,33 @@ def choose_loss(params: Params, labels: np.ndarray, loss: str | Loss | None = No
         raise ParamsError(f"training.loss_function={name}: {error}; look at training.loss_args.") from None
 
 
+class TrainerLoss:
+    """A loss in the form that Trainer calls; refuses a number that is not finite, and keeps the mean over an epoch."""
+
+    def __init__(self, loss: Loss, place: str) -> None:
+        self.loss, self.place, self.steps = loss, place, 0
+        self.values: list[float] = []
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Sum of the losses of a micro-batch over the number of pairs of its whole optimiser step."""
+        losses = self.loss(outputs.logits, labels)
+        if losses.shape != labels.shape:
+            problem = f"the loss gives a tensor of shape {tuple(losses.shape)} for {len(labels)} pairs"
+            raise TrainingError(f'{self.place}: {problem}; return one number per pair (reduction="none").')
+        value = losses.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        self.steps, number = self.steps + 1, float(value.detach())
+        if not np.isfinite(number):
+            remedy = "lower training.args.learning_rate, or set model.precision=fp32"
+            raise TrainingError(f"{self.place}, step {self.steps}: the loss is {number}; {remedy}.")
+        self.values.append(number)
+        return value
+
+    def epoch_mean(self) -> float:
+        """Mean since the last call."""
+        values, self.values = self.values, []
+        return float(np.mean(values)) if values else float("nan")
+
+
 def fit(
     params: Params,
     encoder: PairEncoder,
@@ -177,33 +202,6 @@ def fit(
         finally:
             torch.set_num_threads(threads)
     return model
-
-
-class TrainerLoss:
-    """A loss in the form that Trainer calls; refuses a number that is not finite, and keeps the mean over an epoch."""
-
-    def __init__(self, loss: Loss, place: str) -> None:
-        self.loss, self.place, self.steps = loss, place, 0
-        self.values: list[float] = []
-
-    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Sum of the losses of a micro-batch over the number of pairs of its whole optimiser step."""
-        losses = self.loss(outputs.logits, labels)
-        if losses.shape != labels.shape:
-            problem = f"the loss gives a tensor of shape {tuple(losses.shape)} for {len(labels)} pairs"
-            raise TrainingError(f'{self.place}: {problem}; return one number per pair (reduction="none").')
-        value = losses.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        self.steps, number = self.steps + 1, float(value.detach())
-        if not np.isfinite(number):
-            remedy = "lower training.args.learning_rate, or set model.precision=fp32"
-            raise TrainingError(f"{self.place}, step {self.steps}: the loss is {number}; {remedy}.")
-        self.values.append(number)
-        return value
-
-    def epoch_mean(self) -> float:
-        """Mean since the last call."""
-        values, self.values = self.values, []
-        return float(np.mean(values)) if values else float("nan")
 
 
 @contextlib.contextmanager
