@@ -33,11 +33,7 @@ def alone_with(study: optuna.Study) -> FileLock:
 
 
 def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | None = None) -> optuna.Trial | None:
-    """Take the next trial of a study, one that waits or a new one; None where others have all that remain of ``n_trials``.
-
-    With ``sampler`` each trial has one of its own, seeded by its number: workers that start at the same moment draw different
-    trials, and a search that is resumed draws those that it would have drawn anyway (optuna issue 3255).
-    """
+    """Take the next trial of a study, one that waits or a new one; None where others have all that remain of ``n_trials``."""
     number = None
     while number is None:  # or another worker was faster
         with alone_with(study):
@@ -46,8 +42,10 @@ def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | Non
             if sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials) >= n_trials:
                 return None
             number = _take(study, next((trial.number for trial in trials if trial.state == TrialState.WAITING), None))
-    study = copy.copy(study)  # a sampler of the trial's own is no matter of the search's study
+    study = copy.copy(study)
     if sampler is not None:
+        # Of the trial's own, seeded by its number: workers that start at the same moment draw different trials, and a search
+        # that is resumed draws those that it would have drawn anyway (optuna issue 3255).
         study.sampler = build_sampler(sampler, n_earlier_trials=number)
     trial = optuna.Trial(study, _id_of(study, number))
     before = study.get_trials(deepcopy=False)[:number]
@@ -65,31 +63,25 @@ def _take(study: optuna.Study, number: int | None) -> int | None:
     if number is None:
         running = create_trial(state=TrialState.RUNNING, user_attrs=record.values())
         return int(storage.get_trial_number_from_id(storage.create_new_trial(study_id, template_trial=running)))
-    with contextlib.suppress(UpdateFinishedTrialError):
-        if _set(study, number, TrialState.RUNNING, record):
-            _write(study, number, record)  # again: of several that wrote at once this one took it
-            return number
-    return None
+    taken = _write(study, number, record, TrialState.RUNNING)
+    # Written again: of several that wrote at once this one took it.
+    return number if taken and _write(study, number, record) else None
 
 
-def _set(study: optuna.Study, number: int, state: TrialState, record: TrialRecord) -> bool:
+def _write(study: optuna.Study, number: int, record: TrialRecord, state: TrialState | None = None) -> bool:
     """Write a record and then a state; False where another process was faster."""
+    storage, trial_id = storage_of(study), _id_of(study, number)
     try:
-        _write(study, number, record)
-        return bool(storage_of(study).set_trial_state_values(_id_of(study, number), state=state))
+        for name, value in record.values().items():
+            storage.set_trial_user_attr(trial_id, name, value)
+        return state is None or bool(storage.set_trial_state_values(trial_id, state=state))
     except (UpdateFinishedTrialError, RuntimeError):
         return False
 
 
-def _write(study: optuna.Study, number: int, record: TrialRecord) -> None:
-    for name, value in record.values().items():
-        storage_of(study).set_trial_user_attr(_id_of(study, number), name, value)
-
-
 def _place_of(study: optuna.Study) -> tuple[Any, int]:
     """Storage of a study and its number there."""
-    storage = storage_of(study)
-    return storage, int(storage.get_study_id_from_name(study.study_name))
+    return (storage := storage_of(study)), int(storage.get_study_id_from_name(study.study_name))
 
 
 def _id_of(study: optuna.Study, number: int) -> int:
@@ -130,13 +122,10 @@ def _without_heartbeat(study: optuna.Study) -> set[int]:
 
 
 def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int]:
-    """Close trials whose process is gone, queue their parameters again, and give their numbers.
-
-    ``counts_as_death``: whether the parameters may be the reason. A trial without ``worker``, of a script, is left alone.
-    """
+    """Close trials whose process is gone, and queue their parameters, which may be the reason, again; their numbers."""
     silent, closed = _without_heartbeat(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = TrialRecord.read(trial).worker
+        worker = TrialRecord.read(trial).worker  # None for a trial of a script, which is left alone
         gone = worker is not None and (is_dead(worker) or (trial.number in silent and not is_here(worker)))
         if gone and interrupt(study, trial, counts_as_death=counts_as_death):
             closed.append(trial.number)
@@ -145,10 +134,11 @@ def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int
 
 def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None, counts_as_death: bool = True) -> bool:
     """Close a RUNNING trial, failed with ``error`` or to be done again; False where another process closed it before."""
-    deaths = (TrialRecord.read(trial).deaths or 0) + int(counts_as_death)
+    deaths = (TrialRecord.read(trial).deaths or 0) + counts_as_death
     if error is None and deaths >= DEATHS_ALLOWED:
         error = TOO_DEADLY.format(deaths)
-    closed = _set(study, trial.number, TrialState.FAIL, TrialRecord(error=error, interrupted=None if error else True))
+    record = TrialRecord(error=error, interrupted=None if error else True)
+    closed = _write(study, trial.number, record, TrialState.FAIL)
     if closed and error is None:
         queue_again(study, trial, deaths=deaths)
     return closed

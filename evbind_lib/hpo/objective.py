@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from evbind_lib.training.losses import Loss
     from evbind_lib.training.trainer import ModelInit
 
-
 StopRequest = Callable[[], bool]  # whether somebody asked the search to stop
+TOO_LONG = "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow the search space."
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -93,13 +93,8 @@ class RunningTrial(Callback):
             raise TrainingError(TOO_LONG.format(self.time_limit))
 
 
-TOO_LONG = "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow the search space."
 RUNNING: ContextVar[RunningTrial | None] = ContextVar("running_trial", default=None)
-
-
-def running_trial() -> RunningTrial | None:
-    """The trial of a search of evbind's that runs here; None outside of one."""
-    return RUNNING.get()
+running_trial = RUNNING.get  # the trial of a search of evbind's that runs here; None outside of one
 
 
 def suggest(trial: optuna.Trial, params: Params) -> Params:
@@ -108,25 +103,19 @@ def suggest(trial: optuna.Trial, params: Params) -> Params:
     Parameters
     ----------
     trial : optuna.Trial
-        The resolved parameters are recorded in its attribute ``resolved``, from which `SearchResult.params` is made.
+        Its attribute ``resolved`` records all parameters, as `SearchResult.params` gives them.
     params : Params
         ``hpo.search_space`` says what is drawn; a parameter whose ``when`` does not hold is not.
 
     Returns
     -------
     Params
-        ``params`` with the drawn values put in.
-
-    Raises
-    ------
-    ParamsError
-        When a drawn value is not allowed, or a ``when`` forms a cycle.
+        ``params`` with the drawn values put in; `ParamsError` where one is not allowed, or a ``when`` forms a cycle.
 
     Examples
     --------
     >>> import evbind_lib as ev, optuna
-    >>> params = ev.compose(hpo="quick")
-    >>> tried = ev.suggest(optuna.create_study().ask({}), params)
+    >>> tried = ev.suggest(optuna.create_study().ask(), ev.compose(hpo="quick"))
     >>> 1e-4 <= tried.training.args["learning_rate"] <= 1e-2
     True
     """
@@ -145,9 +134,8 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
 
     Parameters
     ----------
-    trial : optuna.Trial
-    metric : str
-        A name of `METRICS`; in a study of several objectives, which Optuna does not prune, it is recorded only.
+    trial, metric : optuna.Trial, str
+        ``metric`` is a name of `METRICS`; in a study of several objectives, which Optuna does not prune, it is recorded only.
     aggregation : {"mean", "median", "min", "max"}
         How the folds' values become one.
 
@@ -155,28 +143,22 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
     -------
     Callback
         For ``callbacks`` of `cross_validate`. It raises `optuna.TrialPruned` where the pruner stops the trial, never after the
-        last fold, and `SearchError` where a fold validates on other pairs than earlier trials of the study.
-
-    Raises
-    ------
-    ParamsError
-        For an unknown metric, or one whose better values lie against the study's direction.
+        last fold, and `SearchError` where a fold validates on other pairs than earlier trials of the study. An unknown metric,
+        or one whose better values lie against the study's direction, is a `ParamsError` at once.
 
     Examples
     --------
     >>> import evbind_lib as ev, optuna
     >>> trial = optuna.create_study(direction="maximize").ask()
-    >>> callback = ev.report_folds(trial, "pr_auc")
     >>> ev.report_folds(trial, "log_loss")
     Traceback (most recent call last):
-    ...
     evbind_lib.errors.ParamsError: report_folds(trial, 'log_loss'): study ... is maximized, against this metric; ...
     """
     greater, study = METRICS[metric].greater_is_better, trial.study
     if len(study.directions) == 1 and greater == studies.is_minimised(study):
-        way = f"study {study.study_name} is {'minimized' if greater else 'maximized'}"
+        problem = f"study {study.study_name} is {'minimized' if greater else 'maximized'}, against this metric"
         remedy = "report another metric, or set hpo.study.direction"
-        raise ParamsError(f"report_folds(trial, {metric!r}): {way}, against this metric; {remedy}.")
+        raise ParamsError(f"report_folds(trial, {metric!r}): {problem}; {remedy}.")
     aggregate([0.0], aggregation)  # an unknown one is refused before the folds are trained
     return _ReportFolds(trial, metric, aggregation)
 
@@ -185,10 +167,9 @@ class _ReportFolds(Callback):
     def __init__(self, trial: optuna.Trial, metric: str, aggregation: str) -> None:
         self.trial, self.metric, self.aggregation = trial, metric, aggregation
         running = running_trial()
-        self.callbacks = running.callbacks if running is not None and running.trial is trial else ()
+        self.callbacks = running.callbacks if running and running.trial is trial else ()
         self.cache = FoldCache(studies.study_uid(trial.study))
         self.results: list[FoldResult] = []
-        self.n_folds = 0
         TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation).write(trial)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
@@ -231,11 +212,11 @@ def _check_pairs(trial: optuna.Trial, result: FoldResult) -> None:
     table = result.predictions[["post_id", "sentence_id", "criterion_id", "label"]]
     digest, fold = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16], str(result.fold)
     known = StudyRecord.read(trial.study).pairs or {}
-    if known.get(fold, digest) != digest:
-        reason = f"validated fold {result.fold + 1} on other pairs before trial {trial.number}"
-        raise studies.refusal(trial.study.study_name, reason)
     if fold not in known:
         StudyRecord(pairs={**known, fold: digest}).write(trial.study)
+    elif known[fold] != digest:
+        reason = f"validated fold {result.fold + 1} on other pairs before trial {trial.number}"
+        raise studies.refusal(trial.study.study_name, reason)
 
 
 def _same_parameters(trial: optuna.Trial) -> int | None:
@@ -251,8 +232,7 @@ class Objective:
 
     Parameters
     ----------
-    corpus : Corpus
-    folds : sequence of Fold
+    corpus, folds : Corpus, sequence of Fold
         The same in every trial.
     params : Params
         ``hpo.search_space`` is searched; ``hpo.metric`` is reported fold by fold, and returned without ``score``.
@@ -263,13 +243,11 @@ class Objective:
 
     Examples
     --------
-    >>> import evbind_lib as ev
-    >>> import optuna
+    >>> import evbind_lib as ev, optuna
     >>> params = ev.compose(["training.n_folds=2", "training.args.max_steps=2"])
     >>> corpus = ev.load_corpus(params)
-    >>> objective = ev.Objective(corpus, ev.make_folds(corpus, params), params)
-    >>> study = optuna.create_study(direction="maximize")  # ev.search(objective, params) adds all that a search has beside
-    >>> study.optimize(objective, n_trials=1)
+    >>> study = optuna.create_study(direction="maximize")  # or ev.search, which adds all that a search has beside
+    >>> study.optimize(ev.Objective(corpus, ev.make_folds(corpus, params), params), n_trials=1)
     >>> 0 < study.best_value < 1
     True
     """
@@ -290,7 +268,7 @@ class Objective:
         own: dict[str, Any] = {"loss": self.loss, "model_init": self.model_init}
         TrialRecord(parameter_key=fold_key(self.corpus, self.folds, self.folds[0], params, **own)).write(trial)
         report = report_folds(trial, metric.name, aggregation=metric.fold_aggregation)
-        cache = running.cache if running is not None else None
+        cache = running.cache if running else None
         result = cross_validate(self.corpus, self.folds, params, callbacks=[report], cache=cache, **own)
         TrialRecord(pooled=result.pooled()).write(trial)
         return self.score(result) if self.score else result.score(metric.name, metric.fold_aggregation)

@@ -20,15 +20,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
-from evbind_lib.config.compose import with_trainer
 from evbind_lib.config.schema import Params, SamplerParams
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
 from evbind_lib.hpo.objective import RUNNING, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
-from evbind_lib.hpo.space import check_space, enqueued_values, searched_values
-from evbind_lib.hpo.study import StudyRecord, TrialRecord
+from evbind_lib.hpo.space import check_space, enqueue, note_changed_space
+from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
 from evbind_lib.training.cache import FoldCache
 
@@ -57,8 +56,7 @@ def run_search(
 ) -> SearchResult:
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
 
-    Any number of searches may work on one study; a study that is given keeps its own sampler and pruner. `ParamsError` and
-    `SearchError` come before any training where something cannot be used, `SearchError` at the end where no trial is complete.
+    Any number of searches may work on one study; a study that is given keeps its own sampler and pruner.
     """
     started = time.perf_counter()
     check_search(params)
@@ -76,15 +74,15 @@ def run_search(
             close_dead(opened, counts_as_death=False)
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
-        notes = _note_changed_space(opened, params)
+        notes = note_changed_space(opened, params)
         if not opened.get_trials(deepcopy=False):
-            notes += _enqueue(opened, params)
+            notes += enqueue(opened, params)
         for each in called:
             each.on_search_begin(opened, n_earlier)
         with _interruptible(called) as asked_to_stop:
             if not uses_workers(params):
                 loop(opened, asked_to_stop, callbacks=called)
-            elif n_earlier < params.hpo.trials.n_trials and not _is_enough(opened, params, deadline):
+            elif n_earlier < params.hpo.trials.n_trials and studies.should_stop(opened, params) is None:
                 sent = [each for each in (each.for_workers() for each in called) if each is not None]
                 run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
             stopped = asked_to_stop()
@@ -106,7 +104,7 @@ def run_trials(
 ) -> None:
     """Run trials in this process until the study holds its total, another of its ends is reached, or somebody asks to stop."""
     stop = threading.Event()
-    while not asked_to_stop() and not stop.is_set() and not _is_enough(study, params, deadline):
+    while not (asked_to_stop() or stop.is_set() or time.time() > deadline or studies.should_stop(study, params)):
         trial = claim_trial(study, params.hpo.trials.n_trials, sampler)
         if trial is None:
             return
@@ -152,27 +150,19 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
 
 
 def _run(objective: ObjectiveFunction, running: RunningTrial) -> float:
-    """Call the objective, findable as the trial that runs here."""
+    """Call the objective, findable as the trial that runs here; a value for which Optuna would silently fail it is refused."""
     token = RUNNING.set(running)
     try:
         with heartbeat(running.trial):
             for callback in running.search_callbacks:
                 callback.on_trial_begin(running.trial)
-            return _finite(objective(running.trial))
+            value = objective(running.trial)
     finally:
         RUNNING.reset(token)
-
-
-def _finite(value: Any) -> float:
-    """What an objective returned, refused where Optuna would fail the trial without a word."""
     with contextlib.suppress(TypeError, ValueError):
         if math.isfinite(value):
             return float(value)
     raise TrainingError(f"the objective returned {value!r:.80}, which is no finite number.")
-
-
-def _is_enough(study: optuna.Study, params: Params, deadline: float) -> bool:
-    return time.time() > deadline or studies.should_stop(study, params) is not None
 
 
 class _Called(SearchCallback):
@@ -209,47 +199,6 @@ def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]
             signal.signal(signal.SIGINT, before)
 
 
-def _enqueue(study: optuna.Study, params: Params) -> list[str]:
-    """Begin with the parameter sets of ``hpo.enqueue``; what of them is not searched, or out of range, is noted."""
-    notes = []
-    for source in params.hpo.enqueue:
-        if source.startswith("study:"):
-            name, storage = source.removeprefix("study:"), studies.storage_of(study)
-            known = name in optuna.get_all_study_names(storage)
-            best = studies.best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
-            if best is None:
-                raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
-            values = best.params
-        else:
-            values = searched_values(with_trainer(params, source))
-        fixed, remarks = enqueued_values(params, values)
-        notes += [f"hpo.enqueue, {source}: {remark}" for remark in remarks]
-        if fixed:
-            study.enqueue_trial(fixed, user_attrs=TrialRecord(enqueued=source).values(), skip_if_exists=True)
-    return notes
-
-
-def _note_changed_space(study: optuna.Study, params: Params) -> list[str]:
-    """A note where the space is other than when the study was last searched; choices cannot change in Optuna."""
-    now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
-    before = StudyRecord.read(study).search_space or now
-
-    def compared(space: dict[str, Any]) -> dict[str, list[Any]]:
-        fields = ("type", "choices", "low", "high", "step", "when")  # some are missing before the rebuild
-        return {name: [entry.get(field) or None for field in fields] for name, entry in space.items()}
-
-    old, new = compared(before), compared(now)
-    for name in old.keys() & new.keys():
-        if old[name][:2] != new[name][:2]:
-            reason = f"was searched with other choices or another type of hpo.search_space.{name}"
-            begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
-            raise studies.refusal(study.study_name, f"{reason} ({begin})")
-    StudyRecord(search_space=now).write(study)
-    changed = ", ".join(sorted(name for name in old | new if old.get(name) != new.get(name)))
-    note = f"The search space changed since the study began: {changed}; earlier trials count as before."
-    return [note] if changed else []
-
-
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:
     """Notes on an objective without folds, and on why the study does not hold its total."""
     notes, n_finished, n_trials = [], len(studies.finished_trials(study)), params.hpo.trials.n_trials
@@ -272,7 +221,7 @@ def _without_a_best(study: optuna.Study, notes: Sequence[str]) -> str:
     finished = studies.finished_trials(study)
     if not finished and notes:
         return f"Study {study.study_name}: {notes[-1]}"
-    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
-    reason = f"; trial {failed[0].number} failed with {TrialRecord.read(failed[0]).error}" if failed else ""
+    failed = next((trial for trial in finished if trial.state == TrialState.FAIL), None)
+    reason = f"; trial {failed.number} failed with {TrialRecord.read(failed).error}" if failed else ""
     found = f"Study {study.study_name}: none of its {len(finished)} trials was completed{reason}"
     return f"{found}; fix the cause and set another hpo.study.study_name."

@@ -1,4 +1,4 @@
-"""The search space: what Optuna is asked to draw for a trial, and with which values of known parameter sets it can begin."""
+"""The search space: what a trial draws, with which known parameter sets a study begins, what changed since it began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from evbind_lib.config.compose import with_trainer
 from evbind_lib.config.schema import DataParams, Params, dotted_name
-from evbind_lib.errors import ParamsError
+from evbind_lib.errors import ParamsError, SearchError
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, refusal, storage_of
 
 # The evaluation protocol: trials that differ in one of these cannot be compared.
 PROTOCOL = {"training.n_folds", "training.seed", *(f"data.{name}" for name in DataParams.model_fields)}
@@ -88,16 +89,11 @@ def searched_values(params: Params) -> dict[str, Any]:
 
 
 def enqueued_values(params: Params, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What of a known parameter set a trial can begin with, and a sentence for each value that the sampler must draw instead.
-
-    ``values`` go by names of any search space, or dotted: of `searched_values`, or the ``params`` of another study's trial.
-    """
-    given: dict[str, Any] = {}
+    """What of values, by names of any search space, a trial can begin with, and notes on what the sampler draws instead."""
+    given, chosen, notes = dict[str, Any](), dict[str, Any](), list[str]()
     for name, value in values.items():
         with contextlib.suppress(ValueError):  # another study may have searched what is no parameter here
             given[dotted_name(name)] = value
-    chosen: dict[str, Any] = {}
-    notes: list[str] = []
     for name in parents_first(params):
         if not _holds(name, chosen, params):
             continue
@@ -110,3 +106,43 @@ def enqueued_values(params: Params, values: Mapping[str, Any]) -> tuple[dict[str
             problem = f"{name} has no value" if value is None else f"{name}={value} is outside hpo.search_space.{name}"
             notes.append(f"{problem}, so the sampler draws it.")
     return chosen, notes
+
+
+def enqueue(study: optuna.Study, params: Params) -> list[str]:
+    """Begin with the parameter sets of ``hpo.enqueue``; what of them is not searched, or out of range, is noted."""
+    notes = []
+    for source in params.hpo.enqueue:
+        if source.startswith("study:"):
+            name, storage = source.removeprefix("study:"), storage_of(study)
+            known = name in optuna.get_all_study_names(storage)
+            best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
+            if best is None:
+                raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
+            values = best.params
+        else:
+            values = searched_values(with_trainer(params, source))
+        fixed, remarks = enqueued_values(params, values)
+        notes += [f"hpo.enqueue, {source}: {remark}" for remark in remarks]
+        if fixed:
+            study.enqueue_trial(fixed, user_attrs=TrialRecord(enqueued=source).values(), skip_if_exists=True)
+    return notes
+
+
+def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
+    """A note where the space is other than when the study was last searched; choices cannot change in Optuna."""
+    now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
+    before = StudyRecord.read(study).search_space or now
+    fields = ("type", "choices", "low", "high", "step", "when")  # some are missing before the rebuild
+    old, new = (
+        {name: [entry.get(field) or None for field in fields] for name, entry in space.items()}
+        for space in (before, now)
+    )
+    for name in old.keys() & new.keys():
+        if old[name][:2] != new[name][:2]:
+            reason = f"was searched with other choices or another type of hpo.search_space.{name}"
+            begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
+            raise refusal(study.study_name, f"{reason} ({begin})")
+    StudyRecord(search_space=now).write(study)
+    changed = ", ".join(sorted(name for name in old | new if old.get(name) != new.get(name)))
+    note = f"The search space changed since the study began: {changed}; earlier trials count as before."
+    return [note] if changed else []
