@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold, folds_fingerprint
+from evbind_lib.data.folds import Fold
 from evbind_lib.errors import ParamsError, TrainingError
 from evbind_lib.hpo.samplers import wants_single_folds
 from evbind_lib.hpo.space import draw
@@ -98,13 +98,11 @@ running_trial = RUNNING.get  # the trial of a search of evbind's that runs here;
 
 
 def suggest(trial: optuna.Trial, params: Params) -> Params:
-    """Draw the searched parameters of a trial.
+    """Draw the searched parameters of a trial, and record all of them in it, for `SearchResult.params`.
 
     Parameters
     ----------
-    trial : optuna.Trial
-        Its attribute ``resolved`` records all parameters, as `SearchResult.params` gives them.
-    params : Params
+    trial, params : optuna.Trial, Params
         ``hpo.search_space`` says what is drawn; a parameter whose ``when`` does not hold is not.
 
     Returns
@@ -134,10 +132,8 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
 
     Parameters
     ----------
-    trial, metric : optuna.Trial, str
+    trial, metric, aggregation : optuna.Trial, str, {"mean", "median", "min", "max"}
         ``metric`` is a name of `METRICS`; in a study of several objectives, which Optuna does not prune, it is recorded only.
-    aggregation : {"mean", "median", "min", "max"}
-        How the folds' values become one.
 
     Returns
     -------
@@ -232,12 +228,10 @@ class Objective:
 
     Parameters
     ----------
-    corpus, folds : Corpus, sequence of Fold
-        The same in every trial.
+    corpus, folds, loss, model_init
+        As in `cross_validate`; the same in every trial.
     params : Params
         ``hpo.search_space`` is searched; ``hpo.metric`` is reported fold by fold, and returned without ``score``.
-    loss, model_init : optional
-        As in `cross_validate`.
     score : callable, optional
         ``score(CrossValidation) -> float``, returned in place of ``hpo.metric``. Pruners go by ``hpo.metric`` all the same.
 
@@ -272,19 +266,3 @@ class Objective:
         result = cross_validate(self.corpus, self.folds, params, callbacks=[report], cache=cache, **own)
         TrialRecord(pooled=result.pooled()).write(trial)
         return self.score(result) if self.score else result.score(metric.name, metric.fold_aggregation)
-
-    def identity(self) -> dict[str, Any]:
-        """What two searches must share for their trials to be comparable, beside model, seed and fixed parameters."""
-        metric = self.params.hpo.metric
-        return {
-            "data": self.corpus.fingerprint,
-            "source": self.corpus.source,
-            "folds": folds_fingerprint(self.folds),
-            "n_folds": len(self.folds),
-            "eval_neg_ratio": self.params.data.eval_neg_ratio,
-            "metric": metric.name,
-            "fold_aggregation": metric.fold_aggregation,
-            "loss": self.loss if isinstance(self.loss, str) else studies.digest_for_identity(self.loss),
-            "model_init": studies.digest_for_identity(self.model_init),
-            "score": studies.digest_for_identity(self.score),
-        }

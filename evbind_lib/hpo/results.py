@@ -92,18 +92,13 @@ class SearchResult:
             place, near = without_password(address), did_you_mean(name, names)
             raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
         study = optuna.load_study(study_name=name, storage=storage)
-        best = best_trial(study)
-        if best is None:
-            remedy = "search on with the command that began it"
-            raise SearchError(f"Study {name}: none of its trials is complete; {remedy}.")
+        if (best := best_trial(study)) is None:
+            raise SearchError(f"Study {name}: none of its trials is complete; search on with the command that began it.")
         return cls(study, best, params, len(finished_trials(study)))
 
 
 def parameter_importances(study: optuna.Study) -> dict[str, float]:
-    """Importance of each searched parameter, largest first, by PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023).
-
-    A parameter with a condition is judged among the trials that have it. Empty with fewer than two complete trials.
-    """
+    """Importance of each searched parameter, largest first, by PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023)."""
     with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
         warnings.simplefilter("ignore")  # remarks on parameters that few trials have
         return {name: float(value) for name, value in optuna.importance.get_param_importances(study).items()}
@@ -132,11 +127,10 @@ def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
     records = [TrialRecord.read(trial) for trial in finished_trials(study)]
     trained = 0
     for record in records:
-        # A retry goes on with the folds of a trial that was cut off, which is not among these. A study of before the rebuild
-        # counts the folds it found, also those it did not get to.
+        # A retry goes on with the folds of a trial that was cut off, which is not among these.
         taken_over = record.retry_of is None or record.reused_from is not None
-        reused = record.folds_from_before or 0 if taken_over else 0
-        trained += max(0, len(record.fold_scores or ()) - reused)
+        reused = (record.folds_from_before or 0) if taken_over else 0
+        trained += max(0, len(record.fold_scores or ()) - reused)  # before the rebuild also folds it did not get to counted
     return trained, len(records) * n_folds
 
 

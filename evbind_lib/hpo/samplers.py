@@ -45,26 +45,21 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {  # and racing, which is import
 
 
 def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampler:
-    """Sampler of a study that has so many trials; one that knows no ``n_startup_trials`` or ``seed`` ignores it.
-
-    The number of trials shifts the seed: a sampler made again with the same seed would draw the same start-up trials again
-    (optuna issue 3255). ``qmc`` keeps it, since the study holds how far its sequence has come; only what it draws
-    independently, its first trial and conditional parameters, is shifted.
-    """
+    """Sampler of a study that has so many trials; one that knows no ``n_startup_trials`` or ``seed`` ignores it."""
+    # A sampler made again with the same seed would draw the same start-up trials again (optuna issue 3255).
     shifted = None if sampler.seed is None else (sampler.seed + n_earlier_trials) % 2**32
     shared: dict[str, Any] = {"n_startup_trials": sampler.n_startup_trials, "seed": shifted}
     if sampler.type != "tpe":  # quiet by itself, and setting it is deprecated
         shared |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
-    if sampler.type == "qmc":
+    if sampler.type == "qmc":  # the study holds how far its sequence has come; only what it draws independently is shifted
         shared |= {"seed": sampler.seed, "independent_sampler": optuna.samplers.RandomSampler(seed=shifted)}
     return _build("hpo.sampler", sampler, SAMPLERS, shared)
 
 
 def build_pruner(pruner: PrunerParams, *, n_folds: int, key: str = "hpo.pruner") -> BasePruner:
-    """Pruner of a study whose steps are folds, counted from 0; ``hyperband`` takes their number for its ``max_resource``.
+    """Pruner of a study whose steps are folds, counted from 0; what ``patient`` wraps is one too, by default a median pruner.
 
-    One that knows no ``n_startup_trials``, ``n_warmup_steps`` or ``interval_steps`` ignores it. What ``patient`` wraps, by
-    default a median pruner with the same of these, is a pruner too, or null: then the trial's own scores alone decide.
+    One that knows no ``n_startup_trials``, ``n_warmup_steps`` or ``interval_steps`` ignores it.
     """
     from evbind_lib.hpo.racing.pruner import RacingPruner
 

@@ -21,13 +21,19 @@ from evbind_lib.config.digest import digest_of
 from evbind_lib.config.paths import resolve_sqlite, without_password
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name
+from evbind_lib.data.folds import folds_fingerprint
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
+from evbind_lib.training.metrics import METRICS
 
 FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
 HEARTBEAT, GRACE = 30, 150
 OBJECTIVE = "evbind_lib.Objective"
+# Parameters that change scores, and those among them that do not, or stand in the identity by themselves.
+COUNTED = ("training.", "model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
+_apart = ("n_folds", "seed", "provenance", "args.dataloader_", "args.per_device_eval_")
+APART = tuple(f"training.{name}" for name in _apart)
 _this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()
 
@@ -53,15 +59,12 @@ class _Record:
 
 @dataclass
 class TrialRecord(_Record):
-    """What a trial records beside Optuna's own fields; no text of a post.
-
-    ``worker`` is the process at work on it; ``interrupted`` was cut off and is done again, ``surplus`` does not count.
-    """
+    """What a trial records beside Optuna's own fields; no text of a post."""
 
     format: int | None = None
-    worker: str | None = None
-    interrupted: bool | None = None
-    surplus: bool | None = None
+    worker: str | None = None  # the process at work on it
+    interrupted: bool | None = None  # cut off, and done again
+    surplus: bool | None = None  # one too many: it does not count
     error: str | None = None
     traceback: list[str] | None = None
     seconds: float | None = None
@@ -171,7 +174,6 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     """What two searches must have in common for their values to be comparable, as plain values that the study holds."""
     from evbind_lib.hpo.objective import Objective  # late: it imports this module
     from evbind_lib.training.losses import LOSSES  # late: it loads torch
-    from evbind_lib.training.metrics import METRICS
 
     trained = objective.params if isinstance(objective, Objective) else params
     searched = {dotted_name(name): entry for name, entry in trained.hpo.search_space.items()}
@@ -179,33 +181,33 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    fixed = {name: value for name, value in trained.flat().items() if name not in searched and _changes_scores(name)}
-    shared = {
-        "direction": params.hpo.study.direction,
-        "seed": trained.training.seed,
-        "model": trained.model.name,
-        "settings": fixed,
-        "registered": registered,
+    settings = {
+        name: value
+        for name, value in trained.flat().items()
+        if name.startswith(COUNTED) and not name.startswith(APART) and name not in searched
     }
+    shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
+    shared |= {"seed": trained.training.seed, "model": trained.model.name}
     if type(objective) is Objective:
-        return {**shared, **objective.identity(), "objective": OBJECTIVE}
+        return shared | {
+            "objective": OBJECTIVE,
+            "data": objective.corpus.fingerprint,
+            "source": objective.corpus.source,
+            "folds": folds_fingerprint(objective.folds),
+            "n_folds": len(objective.folds),
+            "eval_neg_ratio": trained.data.eval_neg_ratio,
+            "metric": metric,
+            "fold_aggregation": trained.hpo.metric.fold_aggregation,
+            "loss": objective.loss if isinstance(objective.loss, str) else digest_for_identity(objective.loss),
+            "model_init": digest_for_identity(objective.model_init),
+            "score": digest_for_identity(objective.score),
+        }
     made = objective if hasattr(objective, "__qualname__") else type(objective)
     return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}
 
 
-def _changes_scores(name: str) -> bool:
-    """Whether a parameter that is not searched changes scores, and has no place of its own in the identity."""
-    apart = ("n_folds", "seed", "provenance", "args.dataloader_", "args.per_device_eval_")
-    if name.startswith("training."):
-        return not name.removeprefix("training.").startswith(apart)
-    return name in ("model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
-
-
 def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:
-    """Make the study of that name, or load it to go on with it; one that is given is used as it is.
-
-    `SearchError` for a storage that cannot be opened, a study made with something else, or by a script, which wrote no identity.
-    """
+    """Make the study of that name, or load it to go on with it; one that is given is used as it is."""
     if isinstance(study, optuna.Study):
         _check_identity(study, params, identity)
         return study
@@ -214,9 +216,8 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
     with lock_between_processes(f"{settings.storage} {name}"):
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
-            made_with = StudyRecord(FORMAT, sampler=hpo.sampler.model_dump(), pruner=hpo.pruner.model_dump())
-            made_with.optuna_version = optuna.__version__
-            made_with.write(opened)
+            sampler, pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
+            StudyRecord(FORMAT, None, sampler, pruner, optuna.__version__).write(opened)
         except DuplicatedStudyError:
             if not settings.load_if_exists:
                 raise refusal(name, "exists, and hpo.study.load_if_exists is false") from None
@@ -236,10 +237,7 @@ def refusal(name: str, reason: str) -> SearchError:
 
 
 def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, Any]) -> None:
-    """Write what a study is made with into one that does not say it; refuse one that was made with something else.
-
-    What only one of both states is not compared, nor the ``source`` of data: their fingerprint is the same from wherever.
-    """
+    """Write what a study is made with into one that does not say it; refuse one that was made with something else."""
     known = StudyRecord.read(study).identity
     if known is None:
         study_uid(study)
@@ -250,10 +248,10 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
         return
     different, known = [], {"objective": OBJECTIVE, **known}
     for name, now in identity.items():
-        before = known.get(name, now)
+        before = known.get(name, now)  # what only one of both states is not compared
         if isinstance(before, dict) and isinstance(now, dict):
             different += [each for each, value in now.items() if before.get(each, value) != value]
-        elif before != now and name != "source":
+        elif before != now and name != "source":  # the fingerprint of data is the same from wherever
             different.append(name)
     if different:
         reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
@@ -274,8 +272,7 @@ def quiet_optuna() -> Iterator[None]:
 def open_storage(address: str) -> optuna.storages.BaseStorage:
     """Open the storage at ``hpo.study.storage``, any address of a database that Optuna takes; its tables are made."""
     resolved = resolve_sqlite(address)
-    # SQLite's own 5 s are short on a busy disk.
-    options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}
+    options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # SQLite's own 5 s are short
     if not resolved.startswith("sqlite"):
         options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     try:
@@ -286,8 +283,7 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
             return optuna.storages.RDBStorage(resolved, **options)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if isinstance(error, ImportError):
-            reason += "; for PostgreSQL: pip install 'evbind[postgres]'"
+        reason += "; for PostgreSQL: pip install 'evbind[postgres]'" if isinstance(error, ImportError) else ""
         problem = f"hpo.study.storage={address}: the storage cannot be opened ({reason})"
         raise SearchError(f"{without_password(problem)}; give one that can, for example sqlite:///optuna.db.") from None
 

@@ -1,7 +1,6 @@
-"""Worker processes of a search, over `concurrent.futures`: on this machine, or on a cluster of dask's.
+"""Worker processes of a search, on this machine or on a cluster of dask's; what they know of each other is in the storage.
 
-Trials never share a process, since PyTorch, tokenizers and random numbers keep state in it. What one process is to know of
-another goes through the study's storage, so that both kinds of worker, and searches from elsewhere, work alike.
+Trials never share a process, since PyTorch, tokenizers and random numbers keep state in it.
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ from optuna.trial import TrialState
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import READERS
 from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.claims import close_dead, interrupt
 from evbind_lib.hpo.objective import TOO_LONG, SearchCallback, StopRequest
 from evbind_lib.hpo.study import TrialRecord, finished_trials, is_finished, quiet_optuna, storage_of, study_uid
 from evbind_lib.training.cache import FoldCache
+from evbind_lib.training.metrics import METRICS
 
 LOOKS_EVERY = 0.5  # seconds between two looks at the study
 HANGS_AFTER = 15.0  # seconds beyond its limit after which a trial that does not end itself is ended with its process
 FRUITLESS_DEATHS = 4  # workers that die one after the other without a trial finished in between
 ALONE = "search in this process: hpo.trials.n_jobs=1 hpo.trials.trial_timeout=null cluster=local"
-# The search's loop: of a study, and whether the workers are to stop.
-Loop = Callable[[optuna.Study, StopRequest], None]
+Loop = Callable[[optuna.Study, StopRequest], None]  # runs trials of a study until it is asked to stop
 
 
 def uses_workers(params: Params) -> bool:
@@ -50,9 +50,7 @@ def uses_workers(params: Params) -> bool:
 
 def _registries() -> tuple[Registry[Any], ...]:
     """What a user may add to by a name that a worker must know as well."""
-    from evbind_lib.data.corpus import READERS
     from evbind_lib.training.losses import LOSSES  # late: it loads torch
-    from evbind_lib.training.metrics import METRICS
 
     return LOSSES, METRICS, READERS
 
@@ -109,9 +107,8 @@ def run_workers(
         futures = {team.submit(slot): slot for slot in range(min(trials.n_jobs, max(left, 1)))}
         while futures:
             done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
-            if asked_to_stop() and not stopping:
+            if not stopping and (stopping := asked_to_stop()):
                 study.set_user_attr(stop_mark, True)
-                stopping = True
             _end_hanging(study, trials.trial_timeout)
             if _report(study, callbacks, reported):
                 deaths = 0
@@ -164,10 +161,10 @@ def _end_hanging(study: optuna.Study, limit: float | None) -> None:
     """Kill workers of this process whose trial is long past its limit; such a one cannot end itself."""
     if limit is None:
         return
-    children, now = {child.pid: child for child in psutil.Process().children(recursive=True)}, time.time()
+    children, late = {child.pid: child for child in psutil.Process().children(recursive=True)}, limit + HANGS_AFTER
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         pid = int((TrialRecord.read(trial).worker or "- -1 -").rsplit(" ", 2)[1])
-        if pid in children and now - trial.datetime_start.timestamp() > limit + HANGS_AFTER:
+        if pid in children and time.time() - trial.datetime_start.timestamp() > late:
             interrupt(study, trial, error=f"TrainingError: {TOO_LONG.format(limit)}")
             children[pid].kill()
 
@@ -182,14 +179,12 @@ class _Team:
         self.order, self.gpus = order, visible_gpus()
         self.threads = max(1, torch.get_num_threads() // params.hpo.trials.n_jobs)
         self.client = _connect(params) if params.cluster.executor == "dask" else None
-        self.executors: dict[int, Executor] = {}
-        self.processes: set[Any] = set()
+        self.executors, self.processes = dict[int, Executor](), set[Any]()
 
     def submit(self, slot: int) -> Future[None]:
         """Start the worker of a slot, or its successor; a cluster chooses devices and threads, and restarts what it lost."""
         if self.client is not None:
-            future: Future[None] = self.client.get_executor(pure=False).submit(work, self.order, None, None)
-            return future
+            return self.client.get_executor(pure=False).submit(work, self.order, None, None)
         if slot in self.executors:
             self.executors[slot].shutdown(wait=False)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -227,29 +222,24 @@ def _connect(params: Params) -> Any:
 def check_workers(params: Params) -> None:
     """Refuse workers that there cannot be: more than GPUs hold or processors serve, or a cluster that does not suit."""
     if params.cluster.executor == "dask":
-        _check_cluster(params)
+        storage, scheduler = params.hpo.study.storage, params.cluster.scheduler
+        if storage.startswith("sqlite"):
+            problem = "the machines of a cluster cannot share a file of SQLite"
+            raise ParamsError(f"hpo.study.storage={storage}: {problem}; set PostgreSQL's, postgresql://USER@HOST/NAME.")
+        with contextlib.closing(_connect(params)) as client:
+            threads = client.nthreads().values()
+        if max(threads, default=1) > 1:
+            problem = "a worker there runs several threads, and trials cannot share a process"
+            raise ParamsError(f"cluster.scheduler={scheduler}: {problem}; start it with `dask worker --nthreads 1`.")
         return
     jobs, per_gpu, gpus = params.hpo.trials.n_jobs, params.cluster.gpu_share, len(visible_gpus())
     processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or jobs
     if gpus and jobs > gpus * per_gpu:
-        found, remedy = f"{gpus} GPUs for {per_gpu} workers each", ", or let workers share one with cluster.gpu_share=2"
-    elif not gpus and jobs > processors:
-        found, remedy = f"{processors} processors, and a worker needs one of its own", ""
-    else:
-        return
-    raise ParamsError(f"hpo.trials.n_jobs={jobs}: there are {found}; lower it{remedy}.")
-
-
-def _check_cluster(params: Params) -> None:
-    storage, scheduler = params.hpo.study.storage, params.cluster.scheduler
-    if storage.startswith("sqlite"):
-        problem = "the machines of a cluster cannot share a file of SQLite"
-        raise ParamsError(f"hpo.study.storage={storage}: {problem}; set PostgreSQL's, postgresql://USER@HOST/NAME.")
-    with contextlib.closing(_connect(params)) as client:
-        threads = client.nthreads()
-    if any(number > 1 for number in threads.values()):
-        problem = "a worker there runs several threads, and trials cannot share a process"
-        raise ParamsError(f"cluster.scheduler={scheduler}: {problem}; start it with `dask worker --nthreads 1`.")
+        remedy = "lower it, or let workers share one with cluster.gpu_share=2"
+        raise ParamsError(f"hpo.trials.n_jobs={jobs}: there are {gpus} GPUs for {per_gpu} workers each; {remedy}.")
+    if not gpus and jobs > processors:
+        problem = f"there are {processors} processors, and a worker needs one of its own"
+        raise ParamsError(f"hpo.trials.n_jobs={jobs}: {problem}; lower it.")
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -13,79 +15,67 @@ from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.metrics import METRICS, Metric
 
 
+@dataclass(kw_only=True, eq=False)
 class RacingPruner(optuna.pruners.BasePruner):
     """Stop a trial that is worse than the best, or that can hardly end better, by its predictions for the same posts.
 
-    For cross-validation whose folds are the same in every trial. It works in any Optuna study whose objective hands
-    `report_folds` to `cross_validate`, which saves each fold's predictions in the workspace; trials are compared by the metric
-    given there, whatever the objective returns. After each fold but the last, two rules are asked.
+    It works in any Optuna study whose objective hands `report_folds` to `cross_validate`, with the same folds in every trial,
+    and goes by the metric given there, whatever the objective returns. After each fold but the last, two rules are asked.
 
-    *Worse* (``p``): a trial whose true score is at least that of the best is stopped with a chance of at most ``p`` over all its
-    folds. The test allows for other posts (bootstrap), other trainings (variance from the better half of complete trials, with
-    the long tail of failed ones) and luck: the best was selected on these very folds. In simulated searches ``p=0.05`` stopped
-    1.0 to 4.3 in 100 of the trials truly as good as the best (10 cases of 300 searches), and 5.3 in 100 over whole searches
-    whose trainings vary most (``tests/benchmarks/racing/simulate.py``).
+    *Worse*: a trial whose true score is at least that of the best is stopped with a chance of at most ``p`` over all its folds.
+    The test allows for other posts (bootstrap), other trainings (variance from the better half of complete trials, with the
+    long tail of failed ones) and luck: the best was selected on these very folds. In simulated searches ``p=0.05`` stopped 1.0
+    to 4.3 in 100 of the trials truly as good as the best (10 cases of 300 searches), and 5.3 in 100 over whole searches whose
+    trainings vary most (``tests/benchmarks/racing/simulate.py``).
 
-    *Futile* (``futility``): the chance of ending better than the best by more than ``margin``, as predicted, is below it. Of the
-    trials stopped at 0.1, 0.5 to 1.9 in 100 would have ended better. This bounds the fraction of stopped trials that would have
-    won, not that of good trials stopped: most trials truly as good as the best are stopped by it, and so is a good one whose
-    first training fails. Where that matters, set ``futility=None``, at the price of more folds.
+    *Futile*: the predicted chance of ending better than the best by more than ``margin`` is below ``futility``. Of the trials
+    stopped at 0.1, 0.5 to 1.9 in 100 would have ended better. This bounds the fraction of stopped trials that would have won,
+    not that of good trials stopped: most trials truly as good as the best are stopped by it, and so is a good one whose first
+    training fails. Where that matters, set ``futility=None``, at the price of more folds.
 
     Sources: Maron and Moore, NIPS 1993 (races); Tsamardinos, Greasidou and Borboudakis, Machine Learning 107, 2018 (bootstrap of
     out-of-sample predictions); Lan, Simon and Halperin, Sequential Analysis 1, 1982 (futility).
 
     Parameters
     ----------
-    p : float
-        Chance, above 0 and below 1, of stopping by the first rule a trial that is truly at least as good as the best.
-    futility : float or None
-        Chance of ending better, from 0 to 1, below which a trial is stopped; None: never for that reason.
+    p, futility : float
+        Chances as above; ``p`` above 0 and below 1, ``futility`` from 0 to 1, or None to stop no trial for that reason.
     margin : float
         How much better than the best, in units of the metric, a trial must end to be worth its folds; 0 or more.
     n_startup_trials, n_warmup_steps : int
         Complete trials before any is stopped (two in any case, to estimate the spread); folds that none is stopped before.
     n_resamples : int
-        Bootstrap resamples of posts, at least 100.
-
-    Raises
-    ------
-    ValueError
-        For a value out of its range.
+        Bootstrap resamples of posts, at least 100. A value out of its range is a `ValueError`.
 
     Examples
     --------
     >>> import evbind_lib as ev, optuna
     >>> params = ev.compose(["training.n_folds=2", "training.args.max_steps=1"])
     >>> corpus = ev.load_corpus(params)
-    >>> objective = ev.Objective(corpus, ev.make_folds(corpus, params), params)  # or your own, with ev.report_folds
     >>> study = optuna.create_study(direction="maximize", pruner=ev.RacingPruner(p=0.05))
-    >>> study.optimize(objective, n_trials=1)
+    >>> study.optimize(ev.Objective(corpus, ev.make_folds(corpus, params), params), n_trials=1)
     >>> len(study.best_trial.intermediate_values)
     2
     """
 
-    def __init__(
-        self,
-        *,
-        p: float = 0.05,
-        futility: float | None = 0.1,
-        margin: float = 0.0,
-        n_startup_trials: int = 3,
-        n_warmup_steps: int = 0,
-        n_resamples: int = 1000,
-    ) -> None:
-        for name, value, holds, wish in (
-            ("p", p, 0 < p < 1, "above 0 and below 1"),
-            ("futility", futility, futility is None or 0 <= futility <= 1, "from 0 to 1, or null"),
-            ("margin", margin, margin >= 0, "0 or more"),
-            ("n_startup_trials", n_startup_trials, n_startup_trials >= 0, "0 or more"),
-            ("n_warmup_steps", n_warmup_steps, n_warmup_steps >= 0, "0 or more"),
-            ("n_resamples", n_resamples, n_resamples >= 100, "100 or more"),
-        ):
+    p: float = 0.05
+    futility: float | None = 0.1
+    margin: float = 0.0
+    n_startup_trials: int = 3
+    n_warmup_steps: int = 0
+    n_resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        wishes = {
+            "p": (0 < self.p < 1, "above 0 and below 1"),
+            "futility": (self.futility is None or 0 <= self.futility <= 1, "from 0 to 1, or null"),
+            "n_resamples": (self.n_resamples >= 100, "100 or more"),
+        }
+        for name in ("margin", "n_startup_trials", "n_warmup_steps"):
+            wishes[name] = (getattr(self, name) >= 0, "0 or more")
+        for name, (holds, wish) in wishes.items():
             if not holds:
-                raise ValueError(f"{name}={value} must be {wish}")
-        self.p, self.futility, self.margin, self.n_resamples = p, futility, margin, n_resamples
-        self.n_startup_trials, self.n_warmup_steps = n_startup_trials, n_warmup_steps
+                raise ValueError(f"{name}={getattr(self, name)} must be {wish}")
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial after its last reported fold."""
@@ -108,28 +98,22 @@ class RacingPruner(optuna.pruners.BasePruner):
             return Verdict("start-up")
         if len(candidate) >= n_folds:
             return Verdict("last fold")
-        return judge(
-            candidate,
-            complete,
-            aggregation=record.fold_aggregation or "mean",
-            greater_is_better=METRICS[record.metric].greater_is_better,
-            p=self.p,
-            futility=self.futility,
-            margin=self.margin,
-            n_looks=n_folds - 1 - self.n_warmup_steps,
-        )
+        how, greater = record.fold_aggregation or "mean", METRICS[record.metric].greater_is_better
+        rules: dict[str, Any] = {"p": self.p, "futility": self.futility, "margin": self.margin}
+        n_looks = n_folds - 1 - self.n_warmup_steps
+        return judge(candidate, complete, aggregation=how, greater_is_better=greater, n_looks=n_looks, **rules)
 
     def _folds(self, uid: str, number: int, n_folds: int, metric: str) -> list[FoldScore] | None:
         """Scores of the first folds of a trial; None where the predictions of one of them are not in this workspace."""
-        function, n_resamples = METRICS[metric], self.n_resamples
+        of = (uid, number, metric, METRICS[metric], self.n_resamples)
         try:
-            return [_fold_score(uid, number, fold, metric, function, n_resamples) for fold in range(n_folds)]
+            return [_fold_score(fold, *of) for fold in range(n_folds)]
         except FileNotFoundError:
             return None
 
 
 @lru_cache(maxsize=8_000)  # of 8 kB each, at 1,000 resamples
-def _fold_score(uid: str, number: int, fold: int, metric: str, function: Metric, n_resamples: int) -> FoldScore:
+def _fold_score(fold: int, uid: str, number: int, metric: str, function: Metric, n_resamples: int) -> FoldScore:
     """Score of a cached fold; `FileNotFoundError`, which is not remembered, where it is not cached."""
     result = FoldCache(uid).load(trial_name(number, fold))
     if result is None:

@@ -1,8 +1,6 @@
-"""The statistics of racing: whether a trial is worse than the best, or unlikely to end better, by the folds that it has done.
+"""Whether a trial is worse than the best, or unlikely to end better, by the same posts of the folds that it has done.
 
-Folds and validation posts are the same in every trial, so trials are compared pair by pair. Beside the sources that
-`RacingPruner` names, F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel and Braun, JMLR 16, 2015) drop what is surely
-inferior while it is evaluated. Added here: the noise of training again, and that the best was selected on these very folds.
+As F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel and Braun, JMLR 16, 2015), with the noise of training added.
 """
 
 from __future__ import annotations
@@ -33,16 +31,12 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about a trial after a fold.
+    """What was found about a trial after a fold."""
 
-    ``rule`` is ``worse`` or ``futile`` where it is stopped, else ``go on``, or why nothing was judged; ``p_value`` is that of
-    the test against being worse, held against ``level``, and ``chance`` the predicted one of ending better by the margin.
-    """
-
-    rule: str
-    p_value: float = float("nan")
+    rule: str  # worse or futile, where it is stopped, else go on, or why nothing was judged
+    p_value: float = float("nan")  # of the test against being worse, held against the level
     level: float = float("nan")
-    chance: float = float("nan")
+    chance: float = float("nan")  # predicted, of ending better by the margin
 
     @property
     def stop(self) -> bool:
@@ -52,25 +46,21 @@ class Verdict:
 
 def score_fold(predictions: pd.DataFrame, metric: str, *, fold: int, n_resamples: int) -> FoldScore:
     """Score a fold and bootstrap its posts; the fold's number is the seed, so that all trials meet the same draws."""
-    scores, n_posts = (
-        bootstrap(predictions, metric, n_resamples=n_resamples, seed=fold),
-        predictions["post_id"].nunique(),
-    )
-    known = np.isfinite(noise := scores[1:])
+    scores = bootstrap(predictions, metric, n_resamples=n_resamples, seed=fold)
+    noise, n_posts = scores[1:], predictions["post_id"].nunique()
+    known = np.isfinite(noise)
     noise = np.where(known, noise - noise[known].sum() / max(known.sum(), 1), 0.0)
     # A resample of n posts varies by (n - 1) / n of what n new posts would.
     return FoldScore(float(scores[0]), noise * np.sqrt(n_posts / max(n_posts - 1, 1)))
 
 
 def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
-    """Variance of a fold's score about what trial and fold explain, and its degrees of freedom; scores (n_trials, n_folds).
-
-    Half the variance over folds of the difference of two trials, on average over pairs of trials: posts and training both.
-    The degrees are those of a chi-square that varies as much as the estimate does, by the residuals' excess kurtosis k: the
-    variance of a mean square of n is (2 / degrees + k / n) times its square, and failed trainings make long tails.
-    """
+    """Variance of a fold's score about what trial and fold explain, and its degrees of freedom; scores (n_trials, n_folds)."""
+    # Half the variance over folds of the difference of two trials, on average over pairs of trials: posts and training both.
     left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
     nominal, squares = (scores.shape[0] - 1) * (scores.shape[1] - 1), left**2
+    # The degrees are those of a chi-square that varies as much as the estimate does: the variance of a mean square of n is
+    # (2 / degrees + kurtosis / n) times its square, and failed trainings make long tails.
     excess = (squares**2).mean() / (squares.mean() ** 2 or 1.0) - 3
     return float(squares.sum() / nominal), float(2 / (2 / nominal + max(0.0, excess) / squares.size))
 
@@ -91,8 +81,7 @@ def training_shape(scores: np.ndarray) -> np.ndarray:
 
 def peers_of(scores: np.ndarray) -> np.ndarray:
     """Indices of the better half, which the spread is estimated from: bad trials do not have the noise of good ones."""
-    # By the median over folds: by the mean, a trial with one failed training would hardly ever be among them, and the
-    # spread would be that of lucky trials.
+    # By the median over folds: by the mean, a trial with one failed training would hardly ever be among them.
     middle = np.median(scores - scores.mean(axis=0), axis=1)
     return np.argsort(-middle, kind="stable")[: max(FEWEST_PEERS, -(-len(middle) // 2))]
 
@@ -107,18 +96,17 @@ def null_differences(
 ) -> np.ndarray:
     """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
 
-    Equal contenders are the least favourable case: the more of them could have been the best, the luckier the one that was.
     Noise of posts comes as (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile`` is what all would
     score without noise in each fold, ``training_sd`` (n_resamples,) the spread of trainings, ``shape`` by `training_shape`.
     """
     combine: Any = AGGREGATIONS[aggregation]
-    random = np.random.default_rng(0)
-    n_done, n_resamples = candidate.shape
+    random, (n_done, n_resamples) = np.random.default_rng(0), candidate.shape
 
     def trained(noise: np.ndarray) -> np.ndarray:
         smooth = random.choice(shape, noise.shape) + SMOOTHING * random.standard_normal(noise.shape)
         return np.asarray(profile[: noise.shape[-2], None] + noise + training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
 
+    # The least favourable case: the more of them could have been the best, the luckier the one that was.
     others = trained(contenders)
     best = others[np.argmax(combine(others, axis=1), axis=0), :, np.arange(n_resamples)]
     return np.asarray(combine(trained(candidate), axis=0) - combine(best[:, :n_done], axis=1))
@@ -127,15 +115,12 @@ def null_differences(
 def predicted_finals(
     candidate: np.ndarray, peers: np.ndarray, mean_square: float, freedom: float, aggregation: str, n_draws: int
 ) -> np.ndarray:
-    """Draws of the final score of a trial, from its folds done (n_done,) and all folds of its peers (n_peers, n_folds).
-
-    A fold ahead is predicted as the peers' mean in it plus the candidate's mean distance to them so far, with the error of
-    both and, as the mean square is itself estimated, Student's tails. Nothing is assumed about the candidate beforehand; as
-    most trials are worse than the best, a chance stated after few folds is rather too high than too low, which stops fewer.
-    """
-    random = np.random.default_rng(1)
+    """Draws of the final score of a trial, from its folds done (n_done,) and all folds of its peers (n_peers, n_folds)."""
+    # A fold ahead is predicted as the peers' mean in it plus the candidate's mean distance to them so far, with the error of
+    # both and, as the mean square is itself estimated, Student's tails. Nothing is assumed about the candidate beforehand: as
+    # most trials are worse than the best, a chance stated after few folds is rather too high than too low, which stops fewer.
+    random, fold_means = np.random.default_rng(1), peers.mean(axis=0)
     n_done, n_left = len(candidate), peers.shape[1] - len(candidate)
-    fold_means = peers.mean(axis=0)
     own = np.repeat(candidate[:, None], n_draws, axis=1)
     spread = np.sqrt(mean_square * (1 + 1 / len(peers)) * freedom / random.chisquare(freedom, n_draws))
     distance = (candidate - fold_means[:n_done]).mean() + spread / np.sqrt(n_done) * random.standard_normal(n_draws)
@@ -156,8 +141,7 @@ def judge(
 ) -> Verdict:
     """Compare the folds that a trial has done, fewer than there are, with all folds of at least two complete trials.
 
-    ``p``, ``futility`` and ``margin`` as in `evbind_lib.hpo.racing.pruner.RacingPruner`; ``n_looks`` is how often the trial
-    is judged in all, by default after every fold but the last.
+    The rules are those of `RacingPruner`; ``n_looks`` is how often a trial is judged, by default after each fold but the last.
     """
     # A metric to be minimised is turned over, and the aggregation with it.
     sign = 1.0 if greater_is_better else -1.0
@@ -191,9 +175,6 @@ def judge(
     posts_alone = ((own_noise - noise[best, :n_done]) ** 2).mean() / 2
     final = predicted_finals(own, scores[peers], max(mean_square, posts_alone), freedom, aggregation, n_resamples)
     chance = float((final > finals[best] + margin).mean())
-    rule = "go on"
-    if p_value <= level:
-        rule = "worse"
-    elif futility is not None and chance < futility:
-        rule = "futile"
+    futile = futility is not None and chance < futility
+    rule = "worse" if p_value <= level else "futile" if futile else "go on"
     return Verdict(rule, p_value, level, chance)

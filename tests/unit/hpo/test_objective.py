@@ -33,7 +33,7 @@ from evbind_lib.hpo.objective import (
     suggest,
 )
 from evbind_lib.hpo.samplers import PatientPruner
-from evbind_lib.hpo.study import StudyRecord, TrialRecord, study_uid
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, study_identity, study_uid
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
@@ -226,8 +226,9 @@ def test_an_objective_travels(corpus: Corpus, folds: list[Fold]) -> None:
         return 1.0
 
     sent = cloudpickle.loads(cloudpickle.dumps(Objective(corpus, folds, PARAMS, score=score)))
-    assert sent.identity() == Objective(corpus, folds, PARAMS, score=score).identity()
-    assert sent.identity() != Objective(corpus, folds, PARAMS).identity()
+    identity = study_identity(sent, PARAMS)
+    assert identity == study_identity(Objective(corpus, folds, PARAMS, score=score), PARAMS)
+    assert identity != study_identity(Objective(corpus, folds, PARAMS), PARAMS)
 
 
 def test_an_objective_returns_its_metric_or_the_users_score(
