@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
@@ -75,7 +74,7 @@ def _write(study: optuna.Study, number: int, record: TrialRecord, state: TrialSt
         for name, value in record.values().items():
             storage.set_trial_user_attr(trial_id, name, value)
         return state is None or bool(storage.set_trial_state_values(trial_id, state=state))
-    except (UpdateFinishedTrialError, RuntimeError):
+    except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
         return False
 
 
@@ -114,7 +113,6 @@ def _heartbeat_interval(study: optuna.Study) -> int | None:
 
 
 def _without_heartbeat(study: optuna.Study) -> set[int]:
-    """Numbers of running trials whose heartbeat stopped."""
     storage, study_id = _place_of(study)
     # Private: Optuna's public fail_stale_trials closes trials of this host too, and before they can be marked as interrupted.
     stale = [] if _heartbeat_interval(study) is None else storage._get_stale_trial_ids(study_id)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.schema import Params, dotted_name
@@ -52,10 +51,10 @@ class SearchCallback:
         """What follows the folds of a trial of this process; asked once, when it has drawn its parameters."""
         return ()
 
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def on_trial_end(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         """A trial, of this process or of one of its workers, is complete, pruned or failed."""
 
-    def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+    def on_running(self, study: optuna.Study, running: Sequence[optuna.trial.FrozenTrial]) -> None:
         """Workers are at these trials; called twice a second."""
 
     def on_stop_request(self) -> None:

@@ -93,7 +93,8 @@ class SearchResult:
             raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
         study = optuna.load_study(study_name=name, storage=storage)
         if (best := best_trial(study)) is None:
-            raise SearchError(f"Study {name}: none of its trials is complete; search on with the command that began it.")
+            remedy = "search on with the command that began it"
+            raise SearchError(f"Study {name}: none of its trials is complete; {remedy}.")
         return cls(study, best, params, len(finished_trials(study)))
 
 
@@ -130,7 +131,8 @@ def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
         # A retry goes on with the folds of a trial that was cut off, which is not among these.
         taken_over = record.retry_of is None or record.reused_from is not None
         reused = (record.folds_from_before or 0) if taken_over else 0
-        trained += max(0, len(record.fold_scores or ()) - reused)  # before the rebuild also folds it did not get to counted
+        # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.
+        trained += max(0, len(record.fold_scores or ()) - reused)
     return trained, len(records) * n_folds
 
 

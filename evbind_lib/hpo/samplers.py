@@ -51,7 +51,7 @@ def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampl
     shared: dict[str, Any] = {"n_startup_trials": sampler.n_startup_trials, "seed": shifted}
     if sampler.type != "tpe":  # quiet by itself, and setting it is deprecated
         shared |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
-    if sampler.type == "qmc":  # the study holds how far its sequence has come; only what it draws independently is shifted
+    if sampler.type == "qmc":  # the study holds how far its sequence has come
         shared |= {"seed": sampler.seed, "independent_sampler": optuna.samplers.RandomSampler(seed=shifted)}
     return _build("hpo.sampler", sampler, SAMPLERS, shared)
 

@@ -12,11 +12,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
@@ -114,14 +112,15 @@ def run_trials(
 
 
 def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: RunningTrial) -> None:
-    """Run a claimed trial, write how it ended, tell it to Optuna, and call the callbacks.
-
-    One that raises is failed with its error; `ParamsError` and `SearchError`, which the next would meet too, end the search.
-    """
+    """Run a claimed trial, findable as the one that runs here, write how it ended, tell it to Optuna, and call the callbacks."""
     trial, record, state, value = running.trial, TrialRecord(), TrialState.COMPLETE, None
     ending: BaseException | None = None
+    token = RUNNING.set(running)
     try:
-        value = _run(objective, running)
+        with heartbeat(trial):
+            for callback in running.search_callbacks:
+                callback.on_trial_begin(trial)
+            value = _finite(objective(trial))
     except optuna.TrialPruned:
         state = TrialState.PRUNED
     except (SearchStopped, KeyboardInterrupt) as stop:
@@ -132,14 +131,16 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         # Files and lines without values: those could hold text of posts.
         frames = traceback.extract_tb(error.__traceback__)
         record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-        if isinstance(error, ParamsError | SearchError):  # any other is let go, with the model that its frames hold
+        if isinstance(error, ParamsError | SearchError):  # the next trial would meet it too; any other is let go
             record.surplus, ending = True, error
+    finally:
+        RUNNING.reset(token)
     record.seconds = round(time.monotonic() - running.began, 3)
     try:
         record.write(trial)
         trial.study.tell(trial, value, state)
-    except UpdateFinishedTrialError:  # another host took this process for dead, and queued the trial again
-        return
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return  # another host took this process for dead, and queued the trial again
     ended = study.get_trials(deepcopy=False)[trial.number]
     if record.interrupted:
         queue_again(study, ended)
@@ -149,16 +150,8 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         raise ending
 
 
-def _run(objective: ObjectiveFunction, running: RunningTrial) -> float:
-    """Call the objective, findable as the trial that runs here; a value for which Optuna would silently fail it is refused."""
-    token = RUNNING.set(running)
-    try:
-        with heartbeat(running.trial):
-            for callback in running.search_callbacks:
-                callback.on_trial_begin(running.trial)
-            value = objective(running.trial)
-    finally:
-        RUNNING.reset(token)
+def _finite(value: Any) -> float:
+    """What an objective returned, refused where Optuna would fail the trial without a word."""
     with contextlib.suppress(TypeError, ValueError):
         if math.isfinite(value):
             return float(value)
@@ -182,7 +175,7 @@ def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]
     """Whether to stop. Of Ctrl-C the first one lets the current folds end, the second one ends everything at once."""
     asked = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
@@ -217,7 +210,6 @@ def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool
 
 
 def _without_a_best(study: optuna.Study, notes: Sequence[str]) -> str:
-    """Why there is no best trial, as a sentence."""
     finished = studies.finished_trials(study)
     if not finished and notes:
         return f"Study {study.study_name}: {notes[-1]}"

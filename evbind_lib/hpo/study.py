@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.digest import digest_of
@@ -133,7 +132,7 @@ def count_trials(study: optuna.Study) -> dict[str, int]:
 
 def is_minimised(study: optuna.Study) -> bool:
     """Whether lower values are better; of several objectives the first counts."""
-    return bool(study.directions[0] == StudyDirection.MINIMIZE)
+    return bool(study.directions[0] == optuna.study.StudyDirection.MINIMIZE)
 
 
 def metric_name(study: optuna.Study) -> str:

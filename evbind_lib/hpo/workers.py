@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -78,16 +77,10 @@ def _culprit(thing: Any, depth: int = 6) -> str:
     return ""
 
 
-def work(order: bytes, gpu: str | None, threads: int | None) -> None:
+def work(order: bytes) -> None:
     """Run trials in this process until none is left."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    import torch
+    from evbind_lib.training.trainer import quiet_libraries  # late: it loads torch
 
-    from evbind_lib.training.trainer import quiet_libraries
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     study, additions, loop, stop_mark = cloudpickle.loads(order)
     for registry, added in zip(_registries(), additions, strict=True):
         registry.update(added)
@@ -100,35 +93,35 @@ def run_workers(
 ) -> None:
     """Start workers and follow the study until they are done; one that dies is replaced and its trial done again."""
     trials, stop_mark = params.hpo.trials, f"stop {uuid.uuid4().hex[:12]}"
-    team = _Team(params, study, order_bytes(study, loop, stop_mark))
+    order, log = order_bytes(study, loop, stop_mark), FoldCache(study_uid(study)).folder / "workers.log"
     reported = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     deaths, stopping, left = 0, False, trials.n_trials - len(finished_trials(study))
     try:
-        futures = {team.submit(slot): slot for slot in range(min(trials.n_jobs, max(left, 1)))}
-        while futures:
-            done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
-            if not stopping and (stopping := asked_to_stop()):
-                study.set_user_attr(stop_mark, True)
-            _end_hanging(study, trials.trial_timeout)
-            if _report(study, callbacks, reported):
-                deaths = 0
-            for future in done:
-                slot = futures.pop(future)
-                if not _died(future):
-                    continue
-                close_dead(study)
-                deaths += 1
-                if deaths >= FRUITLESS_DEATHS:
-                    died = f"hpo.trials.n_jobs={trials.n_jobs}: {deaths} workers died one after the other"
-                    raise SearchError(f"{died}, most often for lack of memory; set fewer, and see {team.log}.")
-                if not stopping:
-                    futures[team.submit(slot)] = slot
-        _report(study, callbacks, reported)
+        with _team(params, order, log) as submit:
+            futures = {submit(slot): slot for slot in range(min(trials.n_jobs, left))}
+            while futures:
+                done, _ = wait(futures, timeout=LOOKS_EVERY, return_when=FIRST_COMPLETED)
+                if not stopping and (stopping := asked_to_stop()):
+                    study.set_user_attr(stop_mark, True)
+                _end_hanging(study, trials.trial_timeout)
+                if _report(study, callbacks, reported):
+                    deaths = 0
+                for future in done:
+                    slot = futures.pop(future)
+                    if not _died(future):
+                        continue
+                    close_dead(study)
+                    deaths += 1
+                    if deaths >= FRUITLESS_DEATHS:
+                        died = f"hpo.trials.n_jobs={trials.n_jobs}: {deaths} workers died one after the other"
+                        raise SearchError(f"{died}, most often for lack of memory; set fewer, and see {log}.")
+                    if not stopping:
+                        futures[submit(slot)] = slot
+            _report(study, callbacks, reported)
     except BaseException:
         study.set_user_attr(stop_mark, True)  # workers of a cluster cannot be killed from here
         raise
     finally:
-        team.close()
         close_dead(study, counts_as_death=False)
 
 
@@ -169,39 +162,36 @@ def _end_hanging(study: optuna.Study, limit: float | None) -> None:
             children[pid].kill()
 
 
-class _Team:
-    """Where workers run: on this machine one executor for each, so that one that dies takes no other with it, or on a cluster."""
+@contextlib.contextmanager
+def _team(params: Params, order: bytes, log: Path) -> Iterator[Callable[[int], Future[None]]]:
+    """A function that starts the worker of a slot, or its successor; in the end every worker is ended."""
+    if params.cluster.executor == "dask":  # a cluster chooses devices and threads, and restarts what it lost
+        with contextlib.closing(_connect(params)) as client:
+            yield lambda slot: client.get_executor(pure=False).submit(work, order)
+        return
+    import torch
 
-    def __init__(self, params: Params, study: optuna.Study, order: bytes) -> None:
-        import torch
+    threads, gpus = max(1, torch.get_num_threads() // params.hpo.trials.n_jobs), visible_gpus()
+    executors, processes = dict[int, Executor](), set[Any]()
+    log.parent.mkdir(parents=True, exist_ok=True)
 
-        self.log: Path = FoldCache(study_uid(study)).folder / "workers.log"
-        self.order, self.gpus = order, visible_gpus()
-        self.threads = max(1, torch.get_num_threads() // params.hpo.trials.n_jobs)
-        self.client = _connect(params) if params.cluster.executor == "dask" else None
-        self.executors, self.processes = dict[int, Executor](), set[Any]()
-
-    def submit(self, slot: int) -> Future[None]:
-        """Start the worker of a slot, or its successor; a cluster chooses devices and threads, and restarts what it lost."""
-        if self.client is not None:
-            return self.client.get_executor(pure=False).submit(work, self.order, None, None)
-        if slot in self.executors:
-            self.executors[slot].shutdown(wait=False)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+    def submit(slot: int) -> Future[None]:
+        if slot in executors:
+            executors[slot].shutdown(wait=False)
         spawn, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-        self.executors[slot] = ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(str(self.log),))
-        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
-        future = self.executors[slot].submit(work, self.order, gpu, self.threads)
-        self.processes |= set(multiprocessing.active_children()) - before
+        gpu = gpus[slot % len(gpus)] if gpus else None
+        # An executor for each, so that one that dies takes no other with it.
+        executors[slot] = ProcessPoolExecutor(1, spawn, _begin, (str(log), gpu, threads))
+        future = executors[slot].submit(work, order)
+        processes.update(set(multiprocessing.active_children()) - before)
         return future
 
-    def close(self) -> None:
-        """End every worker; one that is at work would go on to its end."""
-        if self.client is not None:
-            self.client.close()
-        for executor in self.executors.values():
+    try:
+        yield submit
+    finally:
+        for executor in executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
-        for process in self.processes:
+        for process in processes:  # one that is at work would go on to its end
             process.kill()
             process.join(10)
 
@@ -251,7 +241,7 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",")[:count])
 
 
-def _begin(log: str) -> None:
+def _begin(log: str, gpu: str | None, threads: int) -> None:
     """Set up a worker process: quiet, deaf to Ctrl-C, which the parent handles, and gone when the parent is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A notebook's kernel would show what its children print; what a library prints goes to a file.
@@ -260,6 +250,11 @@ def _begin(log: str) -> None:
         os.dup2(handle, stream)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - for good
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def _leave_with_parent() -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from evbind_lib.evaluation.estimate import bootstrap
 from evbind_lib.training.metrics import AGGREGATIONS
 
+Array = np.ndarray
 FEWEST_PEERS = 5  # complete trials that the spread is estimated from, where there are as many
 CLEARLY_BELOW = 2.5  # standard errors of a difference that a complete trial may lie below the best and still contend
 MOST_CONTENDERS = 100  # the luckiest of more would hardly be luckier, and drawing them takes time
@@ -26,7 +27,7 @@ class FoldScore:
     """Metric of a trial in a fold, and bootstrap replicates of it over posts, minus their mean, (n_resamples,)."""
 
     value: float
-    noise: np.ndarray
+    noise: Array
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def score_fold(predictions: pd.DataFrame, metric: str, *, fold: int, n_resamples
     return FoldScore(float(scores[0]), noise * np.sqrt(n_posts / max(n_posts - 1, 1)))
 
 
-def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
+def residual_mean_square(scores: Array) -> tuple[float, float]:
     """Variance of a fold's score about what trial and fold explain, and its degrees of freedom; scores (n_trials, n_folds)."""
     # Half the variance over folds of the difference of two trials, on average over pairs of trials: posts and training both.
     left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
@@ -65,13 +66,13 @@ def residual_mean_square(scores: np.ndarray) -> tuple[float, float]:
     return float(squares.sum() / nominal), float(2 / (2 / nominal + max(0.0, excess) / squares.size))
 
 
-def post_mean_square(noise: np.ndarray) -> float:
+def post_mean_square(noise: Array) -> float:
     """Part of `residual_mean_square` that the choice of posts explains; noise (n_trials, n_folds, n_resamples)."""
     apart = noise - noise.mean(axis=0)  # what trials share in a resample cancels out
     return float((apart**2).mean(axis=(1, 2)).sum() / (len(noise) - 1))
 
 
-def training_shape(scores: np.ndarray) -> np.ndarray:
+def training_shape(scores: Array) -> Array:
     """Pooled noise of the folds' scores, with mean 0 and variance 1: a failed training is far below, not normal."""
     apart = scores - scores.mean(axis=0)
     # Distances to the median over folds: a trial's mean would hand part of a failure to its other folds.
@@ -79,7 +80,7 @@ def training_shape(scores: np.ndarray) -> np.ndarray:
     return np.asarray((left - left.mean()) / (left.std() or 1.0))
 
 
-def peers_of(scores: np.ndarray) -> np.ndarray:
+def peers_of(scores: Array) -> Array:
     """Indices of the better half, which the spread is estimated from: bad trials do not have the noise of good ones."""
     # By the median over folds: by the mean, a trial with one failed training would hardly ever be among them.
     middle = np.median(scores - scores.mean(axis=0), axis=1)
@@ -87,13 +88,8 @@ def peers_of(scores: np.ndarray) -> np.ndarray:
 
 
 def null_differences(
-    candidate: np.ndarray,
-    contenders: np.ndarray,
-    profile: np.ndarray,
-    training_sd: np.ndarray,
-    shape: np.ndarray,
-    aggregation: str,
-) -> np.ndarray:
+    candidate: Array, contenders: Array, profile: Array, training_sd: Array, shape: Array, aggregation: str
+) -> Array:
     """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
 
     Noise of posts comes as (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile`` is what all would
@@ -102,7 +98,7 @@ def null_differences(
     combine: Any = AGGREGATIONS[aggregation]
     random, (n_done, n_resamples) = np.random.default_rng(0), candidate.shape
 
-    def trained(noise: np.ndarray) -> np.ndarray:
+    def trained(noise: Array) -> Array:
         smooth = random.choice(shape, noise.shape) + SMOOTHING * random.standard_normal(noise.shape)
         return np.asarray(profile[: noise.shape[-2], None] + noise + training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
 
@@ -113,8 +109,8 @@ def null_differences(
 
 
 def predicted_finals(
-    candidate: np.ndarray, peers: np.ndarray, mean_square: float, freedom: float, aggregation: str, n_draws: int
-) -> np.ndarray:
+    candidate: Array, peers: Array, mean_square: float, freedom: float, aggregation: str, n_draws: int
+) -> Array:
     """Draws of the final score of a trial, from its folds done (n_done,) and all folds of its peers (n_peers, n_folds)."""
     # A fold ahead is predicted as the peers' mean in it plus the candidate's mean distance to them so far, with the error of
     # both and, as the mean square is itself estimated, Student's tails. Nothing is assumed about the candidate beforehand: as
