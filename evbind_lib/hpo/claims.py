@@ -1,7 +1,6 @@
-"""Who runs which trial: workers of any number of processes and hosts claim exactly as many as the study is to hold.
+"""Who runs which trial: processes on any hosts claim exactly as many as the study is to hold; Optuna's ``ask`` counts nothing.
 
-A trial belongs to the process in its attribute ``worker``, written in the step that makes it RUNNING. Optuna's own ``ask`` counts
-nothing, and its heartbeat notices a dead process only minutes later.
+A trial belongs to the process in its attribute ``worker``, written in the step that makes it RUNNING.
 """
 
 from __future__ import annotations

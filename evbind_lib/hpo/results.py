@@ -25,10 +25,9 @@ from evbind_lib.training.cache import FoldCache, trial_name
 class SearchResult:
     """What a search found.
 
-    ``study`` is what Optuna and `evbind_lib.plots` show; ``best_trial`` its complete trial with the best value, the earliest of
-    equals; ``configured`` what the search was called with; ``n_earlier_trials`` how many finished trials the study had before;
-    ``seconds`` the wall time of this search; ``notes`` say why it ended before its total, or what changed since the study began;
-    ``stopped`` whether somebody asked it to stop.
+    ``best_trial`` is the complete trial of ``study`` with the best value, the earliest of equals; ``configured`` what the search
+    was called with, ``n_earlier_trials`` the finished trials before it, ``seconds`` its wall time; ``notes`` say why it ended
+    before its total, or what changed since the study began, ``stopped`` whether somebody asked it to stop.
 
     Examples
     --------
@@ -38,8 +37,6 @@ class SearchResult:
     >>> result = ev.search(ev.Objective(corpus, ev.make_folds(corpus, params), params), params, study="two-steps")
     >>> result.params.training.loss_function == result.best_trial.params["loss_function"]
     True
-    >>> list(result.predictions().columns)
-    ['fold', 'post_id', 'sentence_id', 'criterion_id', 'label', 'logit', 'probability']
     """
 
     study: optuna.Study
@@ -67,10 +64,7 @@ class SearchResult:
         return Params.from_tree({**self.configured.model_dump(), **resolved})
 
     def predictions(self, number: int | None = None) -> pd.DataFrame:
-        """Out-of-fold predictions of a trial, counted from 0, by default the best, as `report_folds` saw its folds.
-
-        Columns as in ``FoldResult.predictions``; `SearchError` where they are not in this workspace.
-        """
+        """Out-of-fold predictions of a trial, by default the best; as `FoldResult.predictions`, or `SearchError` where lost."""
         number = self.best_trial.number if number is None else number
         reported = {trial.number: trial.intermediate_values for trial in self.study.get_trials(deepcopy=False)}
         cache, folds = FoldCache(str(StudyRecord.read(self.study).uid)), sorted(reported.get(number, ()))
@@ -147,6 +141,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
+    importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study).items()]
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
     sections = {
@@ -160,9 +155,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
             *values,
             "It is selected by this score, so the score is optimistic: expect a little less on new posts.",
         ],
-        f"Importance for {name} (PED-ANOVA):": [
-            f"{one:.2f}  {key}" for key, one in parameter_importances(study).items()
-        ],
+        f"Importance for {name} (PED-ANOVA):": importances,
         "Best trials:": [f"trial {row.trial:>4}  {name} {row.value:.4f}" for row in ranked.itertuples()],
         "Failed:": [f"trial {row.trial:>4}  {str(row.error) or 'no reason recorded'}" for row in failed.itertuples()],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -61,10 +61,7 @@ def parents_first(params: Params) -> list[str]:
 def draw(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     """Draw a value for every searched parameter whose ``when`` holds, by its name in the search space."""
     drawn: dict[str, Any] = {}
-    for name in parents_first(params):
-        if not _holds(name, drawn, params):
-            continue
-        entry = params.hpo.search_space[name].to_optuna()
+    for name, entry in _open_to(drawn, params):
         if isinstance(entry, CategoricalDistribution):
             drawn[name] = trial.suggest_categorical(name, entry.choices)
         else:
@@ -73,14 +70,14 @@ def draw(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     return drawn
 
 
-def _holds(name: str, chosen: Mapping[str, Any], params: Params) -> bool:
-    """Whether the conditions of a parameter hold; one on a searched parameter that is not chosen does not."""
-    searched = {dotted_name(other): chosen.get(other, NOT_CHOSEN) for other in params.hpo.search_space}
-    when = {dotted_name(other): wanted for other, wanted in params.hpo.search_space[name].when.items()}
-    return all(
-        searched.get(other, params.value_of(other)) in (wanted if isinstance(wanted, list) else [wanted])
-        for other, wanted in when.items()
-    )
+def _open_to(chosen: Mapping[str, Any], params: Params) -> Iterator[tuple[str, Any]]:
+    """Parameters whose ``when`` holds for what was chosen until then; one on a parameter that was not chosen does not."""
+    space, configured = params.hpo.search_space, params.flat()
+    for name in parents_first(params):
+        values = configured | {dotted_name(other): chosen.get(other, NOT_CHOSEN) for other in space}
+        wanted = {dotted_name(other): value for other, value in space[name].when.items()}
+        if all(values.get(key) in (value if isinstance(value, list) else [value]) for key, value in wanted.items()):
+            yield name, space[name].to_optuna()
 
 
 def searched_values(params: Params) -> dict[str, Any]:
@@ -90,14 +87,14 @@ def searched_values(params: Params) -> dict[str, Any]:
 
 def enqueued_values(params: Params, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What of values, by names of any search space, a trial can begin with, and notes on what the sampler draws instead."""
-    given, chosen, notes = dict[str, Any](), dict[str, Any](), list[str]()
+    given: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    notes: list[str] = []
     for name, value in values.items():
         with contextlib.suppress(ValueError):  # another study may have searched what is no parameter here
             given[dotted_name(name)] = value
-    for name in parents_first(params):
-        if not _holds(name, chosen, params):
-            continue
-        value, entry = given.get(dotted_name(name)), params.hpo.search_space[name].to_optuna()
+    for name, entry in _open_to(chosen, params):
+        value = given.get(dotted_name(name))
         try:
             # The trial is made for Optuna's own check of a value against its distribution.
             optuna.trial.create_trial(value=0.0, params={name: value}, distributions={name: entry})
@@ -133,10 +130,8 @@ def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
     now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
     before = StudyRecord.read(study).search_space or now
     fields = ("type", "choices", "low", "high", "step", "when")  # some are missing before the rebuild
-    old, new = (
-        {name: [entry.get(field) or None for field in fields] for name, entry in space.items()}
-        for space in (before, now)
-    )
+    old = {name: [entry.get(field) or None for field in fields] for name, entry in before.items()}
+    new = {name: [entry.get(field) or None for field in fields] for name, entry in now.items()}
     for name in old.keys() & new.keys():
         if old[name][:2] != new[name][:2]:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"

@@ -39,11 +39,10 @@ _uid_lock = threading.Lock()
 
 @dataclass
 class _Record:
-    """User attributes of a trial or a study, each field one attribute of that name."""
+    """User attributes of a trial or a study, each field one attribute of that name; None where there is none."""
 
     @classmethod
     def read(cls, owner: Any) -> Self:
-        """Read what of it a trial or study records; the other fields stay None."""
         return cls(**{name: value for name, value in owner.user_attrs.items() if name in cls.__dataclass_fields__})
 
     def values(self) -> dict[str, Any]:
@@ -51,7 +50,7 @@ class _Record:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def write(self, owner: Any) -> None:
-        """Write the fields that are set; others of the trial or study stay as they are."""
+        """Write the fields that are set; other attributes stay as they are."""
         for name, value in self.values().items():
             owner.set_user_attr(name, value)
 
@@ -100,11 +99,9 @@ class StudyRecord(_Record):
 def study_uid(study: optuna.Study) -> str:
     """Number of this very study, given to it where it has none; one made again under its name has another."""
     with _uid_lock:  # threads of a plain study's n_jobs
-        uid = StudyRecord.read(study).uid
-        if uid is None:
-            uid = uuid.uuid4().hex
-            StudyRecord(uid=uid).write(study)
-        return uid
+        if StudyRecord.read(study).uid is None:
+            StudyRecord(uid=uuid.uuid4().hex).write(study)
+        return str(StudyRecord.read(study).uid)
 
 
 def is_finished(trial: FrozenTrial) -> bool:
@@ -180,11 +177,8 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    settings = {
-        name: value
-        for name, value in trained.flat().items()
-        if name.startswith(COUNTED) and not name.startswith(APART) and name not in searched
-    }
+    counted = {name: value for name, value in trained.flat().items() if name.startswith(COUNTED)}
+    settings = {name: value for name, value in counted.items() if not name.startswith(APART) and name not in searched}
     shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
     shared |= {"seed": trained.training.seed, "model": trained.model.name}
     if type(objective) is Objective:
@@ -212,10 +206,10 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
         return study
     settings, hpo = params.hpo.study, params.hpo
     name, storage = study or settings.study_name, open_storage(settings.storage)
+    sampler, pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
     with lock_between_processes(f"{settings.storage} {name}"):
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
-            sampler, pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
             StudyRecord(FORMAT, None, sampler, pruner, optuna.__version__).write(opened)
         except DuplicatedStudyError:
             if not settings.load_if_exists:
