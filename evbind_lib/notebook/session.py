@@ -147,7 +147,7 @@ def search(
         if recorded := _recorded(params, *((mine.corpus, mine.folds) if mine else (None, ()))):
             from evbind_lib.tracking.runs import TrackedSearch
 
-            tracked = stack.enter_context(TrackedSearch(params=params, on_open=executions.EXECUTION.link, **recorded))
+            tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
         own = [stack.enter_context(contextlib.closing(follow_search(params))), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}
@@ -264,7 +264,7 @@ def _training_run(name: str, corpus: Corpus, folds: Sequence[Fold], params: Para
         return
     from evbind_lib.tracking.runs import TrainingRun
 
-    with TrainingRun.open(name=name, **recorded) as run:
+    with TrainingRun.open(place="training", name=name, **recorded) as run:
         executions.EXECUTION.link(run, "training", name)
         yield [run]
 

@@ -1,6 +1,6 @@
 """Papermill's engine ``evbind``: runs any notebook as papermill does, tracks it in MLflow and passes its progress on.
 
-Papermill loads it, by its entry point, whenever papermill itself is imported, hence the rest of the library is imported late.
+Papermill loads it by its entry point whenever it is imported itself, hence the rest of the library is imported late.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def execute_notebook(
     **options: Any,
 ) -> nbformat.NotebookNode:
     """Execute as papermill's own engine does; ``save_to`` is the file to keep the notebook in instead of papermill's output."""
-    run = open_run(nb, input_path)
     shown = options.pop("progress_bar", True), options.pop("autosave_cell_every", 30)
     course = _Course(nb, save_to or output_path, options.get("log_output", False), *shown)
-    course.run = run
+    course.run = run = open_run(nb, input_path)
     options["startup_timeout"] = options.pop("start_timeout", 60)
     options["timeout"] = options.pop("execution_timeout", None)
     # Otherwise the kernel warns on the terminal, of sockets without encryption and of cells that the engine interrupted.
@@ -78,8 +77,8 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
         tracking = compose(overrides if isinstance(overrides, list) else [], **choices).tracking
     except ParamsError:  # the notebook will say so
         tracking = compose().tracking
-    store, name = open_tracker(tracking), Path(input_path or "notebook").stem
-    return NotebookRun.open(store, name, parameters=given, tags={"evbind.way": "papermill"}) if store else None
+    store, name, tags = open_tracker(tracking), Path(input_path or "notebook").stem, {"evbind.way": "papermill"}
+    return NotebookRun.open(store, "notebooks", name, parameters=given, tags=tags) if store else None
 
 
 class _Course(NotebookExecutionManager):
@@ -113,9 +112,9 @@ class _Client(PapermillNotebookClient):
     interrupts = 0
 
     def execute(self, **kwargs: Any) -> Any:
-        # Ctrl-C is for the cell that runs, which may have something to finish.
         if threading.current_thread() is not threading.main_thread():
             return super().execute(**kwargs)
+        # Ctrl-C is for the cell that runs, which may have something to finish.
         before = signal.signal(signal.SIGINT, self._pass_on)
         try:
             return super().execute(**kwargs)

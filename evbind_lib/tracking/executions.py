@@ -59,13 +59,12 @@ class Execution:
         from evbind_lib.tracking.store import Store
 
         store, given = Store(tracking), os.environ.get(RUN_VARIABLE)
-        joined = NotebookRun.join(store, given, parameters) if given else None
-        if joined is not None:
+        if given and (joined := NotebookRun.join(store, given, parameters)):
             return joined
         file = notebook_file(name)
         name = file.stem if file else name or "notebook"
-        way = "jupyter" if os.environ.get("JPY_SESSION_NAME") else "kernel"
-        run = NotebookRun.open(store, name, parameters=parameters, tags={"evbind.way": way})
+        tags = {"evbind.way": "jupyter" if os.environ.get("JPY_SESSION_NAME") else "kernel"}
+        run = NotebookRun.open(store, "notebooks", name, parameters=parameters, tags=tags)
         document, running = Document(file, shell.user_ns["In"][1:-1]), shell.get_parent()
         self._current = document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"])
         if self.document is None:

@@ -4,6 +4,7 @@ Once a run is open, a write that fails is warned of once and the work goes on: h
 Every run has one writer: a study's the process that searches, a trial's the process that trains it.
 """
 
+# ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 from __future__ import annotations
 
 import hashlib
@@ -14,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import nbformat
 import optuna
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.entities import Run as StoredRun
+from mlflow import entities
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
@@ -29,15 +29,14 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
 from evbind_lib.tracking.page import export_html
-from evbind_lib.tracking.store import NONE, Store, Values, circumstances, legal, plain
+from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal, plain
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before")  # of a trial's record, worth a tag
 SIZES = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")  # of a fold's result, worth a metric
 CUT_OFF = ("FAILED", "KILLED")
 Error = BaseException | str | None
-AnyRun = TypeVar("AnyRun", bound="Run")
-OnOpen = Callable[["Run", str, str], None]
+OnOpen = Callable[["Run", str, str], None]  # is given a run, its kind and its name
 
 
 @dataclass(eq=False)
@@ -50,14 +49,16 @@ class Run:
     name: str
     inherited: dict[str, Any]
 
-    level = place = ""  # of a kind of run that stands at the top: its level, and its experiment
-    status = "RUNNING"
+    status: str = "RUNNING"
+    fold_run: Run | None = None  # of the fold that is trained now, which ends with this run
 
     @classmethod
-    def open(cls, store: Store, name: str, *, parameters: Values, tags: Values = NONE, **known_by: str) -> Self:
-        """Open a run at the top, or that ``known_by`` these tags, and end what killed processes left; raises `TrackingError`."""
-        experiment, known = store.experiments[cls.place], evbind_tags(level=cls.level, **known_by)
-        inherited = evbind_tags(**{cls.level: name}, **known_by)
+    def open(
+        cls, store: Store, place: str, name: str, *, parameters: Values, tags: Values = NONE, **known_by: str
+    ) -> Self:
+        """Open a run at the top of an experiment, or that ``known_by`` these tags; raises `TrackingError`."""
+        experiment, level = store.experiments[place], LEVELS[place]
+        inherited, known = evbind_tags(**{level: name}, **known_by), evbind_tags(level=level, **known_by)
         # Two searches that begin at once must not make two runs of a study.
         with store.must_work(), lock_between_processes(f"{store.uri} runs"):
             found = [str(run.info.run_id) for run in store.find(experiment, known)] if known_by else []
@@ -68,35 +69,38 @@ class Run:
         store.end_abandoned()
         return run
 
-    def child(self, kind: type[AnyRun], level: str, name: str, **tags: str) -> AnyRun:
-        """Open a run below this one."""
-        inherited = {**self.inherited, **evbind_tags(**tags)}
-        own = {**inherited, **evbind_tags(level=level), "mlflow.parentRunId": self.run_id}
-        return kind(self.store, self.store.start(self.experiment, name, own), self.experiment, name, inherited)
+    @classmethod
+    def below(cls, parent: Run, level: str, name: str, **tags: str) -> Self:
+        """Open a child run."""
+        store, experiment, inherited = parent.store, parent.experiment, {**parent.inherited, **evbind_tags(**tags)}
+        own = {**inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
+        return cls(store, store.start(experiment, name, own), experiment, name, inherited)
+
+    def children(self, level: str, **tags: str) -> list[entities.Run]:
+        """Find the child runs of a level, such as ``trial``, with these tags."""
+        wanted = {**evbind_tags(level=level, **tags), "mlflow.parentRunId": self.run_id}
+        return self.store.find(self.experiment, wanted)
 
     def describe(self, parameters: Values, tags: Values = NONE) -> None:
         """Log tags and parameters, which the artifact ``params.json`` always has as they are now; raises `TrackingError`."""
         with self.store.must_work():
             # MLflow lets no parameter be changed: where a run goes on with other ones, a tag has those that are not as logged.
             logged = self.store.client.get_run(self.run_id).data.params
-            now = {legal(name): str(plain(name, value)) for name, value in parameters.items() if value is not None}
+            whole = {name: plain(name, value) for name, value in parameters.items()}
+            now = {legal(name): str(value) for name, value in whole.items() if value is not None}
             new = {name: value for name, value in now.items() if name not in logged}
             changed = [f"{name}={value}" for name, value in now.items() if logged.get(name, value) != value]
-            noted = evbind_tags(changed=", ".join(changed) if logged else None)
-            self.log(parameters=new, tags={**tags, **noted})
-            whole = {name: plain(name, value) for name, value in parameters.items()}
+            self.log(parameters=new, tags={**tags, **evbind_tags(changed=", ".join(changed) if logged else None)})
             self.store.client.log_dict(self.run_id, whole, "params.json")
 
     def log(self, metrics: Values = NONE, *, step: int = 0, parameters: Values = NONE, tags: Values = NONE) -> None:
         """Log everything in as few requests as MLflow's limits allow; metrics that are None or not finite are left out."""
         now = int(time.time() * 1000)
-        numbers = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
-        self.store.client.log_batch(
-            self.run_id,
-            [Metric(legal(name), float(value), now, step) for name, value in numbers.items()],
-            [Param(legal(name), str(plain(name, value))) for name, value in parameters.items()],
-            [RunTag(legal(name), str(value)) for name, value in tags.items()],
-        )
+        finite = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+        numbers = [entities.Metric(legal(name), float(value), now, step) for name, value in finite.items()]
+        texts = [entities.Param(legal(name), str(plain(name, value))) for name, value in parameters.items()]
+        marks = [entities.RunTag(legal(name), str(value)) for name, value in tags.items()]
+        self.store.client.log_batch(self.run_id, numbers, texts, marks)
 
     def write(self, metrics: Values = NONE, **given: Any) -> None:
         """Log as `log` does; where it fails, work goes on."""
@@ -105,14 +109,15 @@ class Run:
 
     def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
         """End the run as work does that stopped at this error, or with another status; an error before that is taken back."""
+        if self.fold_run:
+            self.fold_run.end(error, status=status)
         with self.store.going_on():
             text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
             line = text.strip().partition("\n")[0][:300]
             # A kernel that died was killed, if only for lack of memory.
             killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
             self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
-            noted = evbind_tags(error=line if line or failed_before else None)
-            self.log(metrics, tags={**tags, **noted})
+            self.log(metrics, tags={**tags, **evbind_tags(error=line if line or failed_before else None)})
             self.store.client.set_terminated(self.run_id, self.status)
 
 
@@ -122,8 +127,6 @@ class NotebookRun(Run):
 
     n_cells: int = 0
     began: float = field(default_factory=time.monotonic)
-
-    level, place = "notebook", "notebooks"
 
     @classmethod
     def join(cls, store: Store, run_id: str, parameters: Values) -> Self | None:
@@ -153,27 +156,24 @@ class NotebookRun(Run):
 
 
 @dataclass(eq=False)
-class FoldRuns(Run, Callback):
-    """A run whose folds are child runs, written while the folds are trained."""
+class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
+    """A run whose folds are child runs, of a trial or, as a context that ends as the work in it ended, of a cross-validation."""
 
     results: list[FoldResult] = field(default_factory=list)
-    fold_run: Run | None = None
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        """Open the fold's run."""
         with self.store.going_on():
             number = str(fold.index + 1)
             # The number comes first: MLflow's page cuts long names at this depth of the tree.
-            self.fold_run = self.child(Run, "fold", f"fold {number} of {self.name}", fold=number)
+            self.fold_run = Run.below(self, "fold", f"fold {number} of {self.name}", fold=number)
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
-        """Log the epoch's loss and, where it was validated, its metrics, by epoch."""
         numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
         if self.fold_run:
             self.fold_run.write(numbers, step=epoch.epoch)
 
     def on_fold_end(self, result: FoldResult) -> None:
-        """Log sizes and durations, close the fold's run, and log its metrics and their mean so far here."""
+        """Close the fold's run with its sizes, and log its metrics and their mean so far here."""
         self.results.append(result)
         if self.fold_run:
             tags = evbind_tags(cached="true" if result.cached else None)
@@ -184,83 +184,46 @@ class FoldRuns(Run, Callback):
         here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
         self.write({**here, "folds": n_folds}, step=result.fold + 1)
 
-    def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
-        """End this run, and a fold that it cuts off."""
-        if self.fold_run:
-            self.fold_run.end(error, status=status)
-        super().end(error, metrics, status=status, tags=tags)
-
-
-class TrainingRun(FoldRuns, AbstractContextManager["TrainingRun"]):
-    """Run of a single cross-validation: its callback, and a context that ends the run as the work in it ended."""
-
-    level = place = "training"
-
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
         numbers = {f"pooled/{name}": value for name, value in pooled.items()}
-        numbers["seconds"] = sum(result.seconds for result in self.results)
-        self.end(error, numbers)
-
-
-class StudyRun(Run):
-    """Run of a study; its trials and its summary are child runs."""
-
-    level, place = "study", "search"
-
-    def find(self, level: str, **tags: str) -> list[StoredRun]:
-        """Find the study's runs of a level, ``study``, ``trial``, ``fold`` or ``summary``, with these tags."""
-        key = self.inherited["evbind.study_key"]
-        return self.store.find(self.experiment, evbind_tags(study_key=key, level=level, **tags))
-
-    def mark_best(self, best: FrozenTrial) -> None:
-        """Mark the best trial's run, by tag and in its name, and take the mark from the one before."""
-        with self.store.going_on():
-            before, now = self.find("trial", best="true"), self.find("trial", trial=str(best.number))[-1:]
-            for run in [*before, *now]:
-                name = run.info.run_name.removesuffix(" (best)")
-                self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
-                self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
-            self.write({"best_value": best.value}, step=best.number, tags=evbind_tags(best_trial=best.number))
+        self.end(error, {**numbers, "seconds": sum(result.seconds for result in self.results)})
 
 
 class TrackedTrials(SearchCallback):
     """Writes the trials of one process below the study's run."""
 
-    def __init__(self, store: Store, study_run: StudyRun | None = None) -> None:
-        self.store, self.study_run = store, study_run
-        self.trial_runs: dict[int, FoldRuns] = {}  # those that are open
+    def __init__(self, store: Store, study_run: Any = None) -> None:
+        self.store, self.study_run = store, study_run  # which a search has when it begins
+        self.trial_runs: dict[int, TrainingRun] = {}  # those that are open
 
     def on_trial_begin(self, trial: optuna.Trial) -> None:
-        """Open the trial's run, and name it in the trial, so that a view of the study can lead to it."""
+        name = f"trial {trial.number:03d}"  # so that names sort as numbers do
         with self.store.going_on():
-            if self.study_run:
-                name = f"trial {trial.number:03d}"  # so that names sort as numbers do
-                run = self.study_run.child(FoldRuns, "trial", name, trial=str(trial.number))
-                self.trial_runs[trial.number] = run
-                TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
+            run = TrainingRun.below(self.study_run, "trial", name, trial=str(trial.number))
+            self.trial_runs[trial.number] = run
+            # So that a view of the study can lead to it.
+            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
-        """Give the trial's run, which follows its folds; the parameters are known by now."""
         run = self.trial_runs.get(trial.number)
-        if run:
-            run.write(parameters=trial.params)
-        return (run,) if run else ()
+        if run is None:
+            return ()
+        run.write(parameters=trial.params)  # known by now
+        return (run,)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """End the trial's run, where this process opened it; that of a pruned trial as FINISHED, with a tag and a name for it."""
+        run, record = self.trial_runs.pop(trial.number, None), TrialRecord.read(trial)
+        if run is None:
+            return
         with self.store.going_on():
-            run = self.trial_runs.pop(trial.number, None)
-            if run is None:
-                return
-            record = TrialRecord.read(trial)
             state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
-            pooled = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
-            # The value of a pruned trial is of fewer folds: it would sort among the others.
-            objective = trial.value if state == "COMPLETE" else None
             run.write(parameters=trial.params)
             tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
-            numbers = {**pooled, "seconds": record.seconds, "objective": objective}
+            numbers: dict[str, Any] = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
+            # The value of a pruned trial is of fewer folds: it would sort among the others.
+            numbers |= {"seconds": record.seconds, "objective": trial.value if state == "COMPLETE" else None}
             run.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags)
             if state == "PRUNED":
                 self.store.client.update_run(run.run_id, name=f"{run.name} (pruned)")
@@ -269,62 +232,64 @@ class TrackedTrials(SearchCallback):
 class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
     """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
 
-    def __init__(
-        self, store: Store, params: Params, tags: Values, *, parameters: Values = NONE, on_open: OnOpen | None = None
-    ) -> None:
+    def __init__(self, store: Store, parameters: Values, tags: Values, on_open: OnOpen | None = None) -> None:
         super().__init__(store)
-        # All parameters unless others are given; what is called with the study's run, "study" and its name.
-        self.parameters, self.tags, self.on_open = parameters or params.flat(), tags, on_open
+        self.parameters, self.tags, self.on_open = parameters, tags, on_open
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Open the study's run, or the one that it has already."""
-        name = study.study_name
+        name, values, tags = study.study_name, self.parameters, self.tags
         key = hashlib.sha256(f"{study_uid(study)}#{name}".encode()).hexdigest()[:16]  # names may hold quotes
-        self.study_run = StudyRun.open(self.store, name, parameters=self.parameters, tags=self.tags, study_key=key)
+        self.study_run = Run.open(self.store, "search", name, parameters=values, tags=tags, study_key=key)
         if self.on_open:
             self.on_open(self.study_run, "study", name)
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """End the trial's run, and mark it where it is the best."""
         super().on_trial_end(study, trial)
         if TrialRecord.read(trial).interrupted:
             self.store.end_abandoned()  # of a worker that died
         best = best_trial(study)
-        if self.study_run and best is not None and best.number == trial.number:
-            self.study_run.mark_best(best)
+        if best is not None and best.number == trial.number:
+            self._mark_best(best)
 
     def for_workers(self) -> TrackedTrials:
-        """Give what writes the trials in a worker, below the same run."""
         return TrackedTrials(self.store, self.study_run)
 
     def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
         """Write the child run 'Study Summary' or, where the study went on, the one it has, with the files as artifacts."""
+        run, best, counts = self.study_run, best_trial(study), count_trials(study)
+        if best is None:
+            return
+        self._mark_best(best)
         with self.store.going_on():
-            run, best, counts = self.study_run, best_trial(study), count_trials(study)
-            if run is None or best is None:
-                return
-            run.mark_best(best)
-            there = [Run(run.store, found.info.run_id, run.experiment, "", {}) for found in run.find("summary")]
-            summary = there[0] if there else run.child(Run, "summary", "Study Summary")
+            there = [Run(run.store, each.info.run_id, run.experiment, "", {}) for each in run.children("summary")]
+            summary = there[0] if there else Run.below(run, "summary", "Study Summary")
             numbers = {"best_value": best.value, **{f"trials_{name}": count for name, count in counts.items()}}
-            weights = {f"importance/{name}": weight for name, weight in importances.items()}
+            numbers |= {f"importance/{name}": weight for name, weight in importances.items()}
             states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
             note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
             # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
             tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
             for owner in (run, summary):
-                owner.write({**numbers, **weights}, step=counts["total"], tags=tags)
+                owner.write(numbers, step=counts["total"], tags=tags)
             for file in files.values():
                 self.store.client.log_artifact(summary.run_id, str(file))
             summary.end()
+
+    def _mark_best(self, best: FrozenTrial) -> None:
+        """Mark the best trial's run, by tag and in its name, and take the mark from the one before."""
+        find = self.study_run.children
+        with self.store.going_on():
+            before, now = find("trial", best="true"), find("trial", trial=str(best.number))[-1:]
+            for run in [*before, *now]:
+                name = run.info.run_name.removesuffix(" (best)")
+                self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
+                self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
+            best_now = evbind_tags(best_trial=best.number)
+            self.study_run.write({"best_value": best.value}, step=best.number, tags=best_now)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for run in self.trial_runs.values():  # cut off
             run.end(status="KILLED")
         if self.study_run:
             self.study_run.end(error)
-
-
-def evbind_tags(**values: Any) -> dict[str, Any]:
-    """Tags of evbind's own; those that are None are left out."""
-    return {f"evbind.{name}": value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The MLflow store: its experiments, one way to create and find runs, and what a value looks like in it.
+"""The MLflow store: its experiments, one way to create and find runs, and what tags and values look like in it.
 
 Only `MlflowClient` with explicit run and parent ids is used: MLflow's functions keep a global active run, which makes orphans as
 soon as two things run at once. Numbers, names and ids of runs are written, never text of posts.
@@ -36,9 +36,10 @@ from mlflow.exceptions import MlflowException
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+LEVELS = {"notebooks": "notebook", "search": "study", "training": "training"}  # of the runs at the top of an experiment
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
-HEARTBEATS = ("folds", "cells")  # metrics that are written while a run goes on
 DATA_FILES = ("data.posts", "data.annotations", "data.criteria", "data.pairs")
+MOST_RUNS = 50_000  # of one answer of MLflow's
 Values = Mapping[str, Any]
 NONE: Values = {}
 
@@ -72,7 +73,7 @@ class Store:
             # Of processes that make one database at the same time, MLflow lets all but one fail.
             with lock_between_processes(self.uri):
                 self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-                self.experiments = {name: self._experiment(name) for name in ("notebooks", "search", "training")}
+                self.experiments = {name: self._experiment(name) for name in LEVELS}
 
     def __reduce__(self) -> tuple[type[Store], tuple[TrackingParams]]:
         return Store, (self.tracking,)
@@ -124,21 +125,17 @@ class Store:
     def end_abandoned(self) -> None:
         """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat."""
         with self.going_on():
-            running = [run for experiment in self.experiments.values() for run in self.find(experiment, {}, "RUNNING")]
-            for run in running:
+            every, history = list(self.experiments.values()), self.client.get_metric_history
+            for run in self.client.search_runs(every, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
                 if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                    run_id = run.info.run_id
-                    beats = [
-                        beat.timestamp for name in HEARTBEATS for beat in self.client.get_metric_history(run_id, name)
-                    ]
-                    self.client.set_terminated(run_id, "KILLED", end_time=max([run.info.start_time, *beats]))
+                    heartbeats = history(run.info.run_id, "folds") + history(run.info.run_id, "cells")
+                    last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
+                    self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
 
-    def find(self, experiment: str, tags: Values, status: str | None = None) -> list[Run]:
+    def find(self, experiment: str, tags: Values) -> list[Run]:
         """Find the runs with all of these tags, oldest first."""
-        clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-        clauses += [f"attributes.status = '{status}'"] if status else []
-        wanted, order = " and ".join(clauses), ["attributes.start_time ASC"]
-        return list(self.client.search_runs([experiment], wanted, max_results=50_000, order_by=order))
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
 
 
 def git_commit() -> str:
@@ -150,17 +147,17 @@ def git_commit() -> str:
         return "unknown"
 
 
-def circumstances() -> dict[str, str]:
+def circumstances() -> dict[str, Any]:
     """Tags that say with what a run was made: process, commit, Python, platform, versions of packages."""
-    commit = git_commit()
-    return {
-        PROCESS: this_process(),
-        "evbind.git_commit": commit,
-        "mlflow.source.git.commit": commit.removesuffix("-dirty"),
-        "evbind.python": platform.python_version(),
-        "evbind.platform": f"{platform.system()} {platform.machine()}",
-        **{f"evbind.version.{name}": metadata.version(name) for name in PACKAGES},
-    }
+    commit, system = git_commit(), f"{platform.system()} {platform.machine()}"
+    own = evbind_tags(git_commit=commit, python=platform.python_version(), platform=system)
+    versions = {f"evbind.version.{name}": metadata.version(name) for name in PACKAGES}
+    return {PROCESS: this_process(), "mlflow.source.git.commit": commit.removesuffix("-dirty"), **own, **versions}
+
+
+def evbind_tags(**values: Any) -> dict[str, Any]:
+    """Tags of evbind's own; those that are None are left out."""
+    return {f"evbind.{name}": value for name, value in values.items() if value is not None}
 
 
 def plain(name: str, value: Any) -> Any:

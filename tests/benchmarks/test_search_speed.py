@@ -91,7 +91,7 @@ def test_cost_of_a_trial_when_the_study_is_old(benchmark: Any, workspace: Path, 
     ends: list[float] = []
 
     def search() -> optuna.Study:
-        with TrackedSearch(tracker, params, {}) as tracked:
+        with TrackedSearch(tracker, params.flat(), {}) as tracked:
             objective = WithoutTraining(params, make_folds(corpus, params), 400)
             return run_search(
                 objective, params, callbacks=[tracked, lambda study, trial: ends.append(time.perf_counter())]

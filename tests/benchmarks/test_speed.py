@@ -60,7 +60,7 @@ def test_share_of_study_time_outside_of_folds(benchmark: Any, workspace: Path, t
     def search() -> float:
         tracker = open_tracker(params.tracking)
         with contextlib.ExitStack() as stack:
-            tracked = [stack.enter_context(TrackedSearch(tracker, params, {}))] if tracker else []
+            tracked = [stack.enter_context(TrackedSearch(tracker, params.flat(), {}))] if tracker else []
             result = run_search(objective, params, callbacks=tracked)
         return sum(sum(trial.user_attrs["fold_seconds"]) for trial in finished_trials(result.study))
 

@@ -77,7 +77,7 @@ def new_study(name: str) -> optuna.Study:
 @contextlib.contextmanager
 def tracked(tracker: Store, study: optuna.Study, parameters: dict[str, Any] = PARAMETERS) -> Iterator[TrackedSearch]:
     """A search in its course, as far as callbacks know of it."""
-    with TrackedSearch(tracker, PARAMS, TAGS, parameters=parameters) as search:
+    with TrackedSearch(tracker, parameters, TAGS) as search:
         search.on_search_begin(study, 0)
         yield search
 
@@ -143,7 +143,7 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
     name, file = study.study_name, tmp_path / "optuna_trials.csv"
     file.write_text("number\n")
     opened: list[tuple[str, str]] = []
-    with TrackedSearch(tracker, PARAMS, TAGS, on_open=lambda run, kind, name: opened.append((kind, name))) as search:
+    with TrackedSearch(tracker, PARAMS.flat(), TAGS, lambda run, kind, name: opened.append((kind, name))) as search:
         search.on_search_begin(study, 0)
         run_trial(search, study, 0.6, 0.8, retry_of=7)
         run_trial(search, study, 0.4, state=TrialState.PRUNED)
@@ -283,7 +283,7 @@ def test_runs_of_a_dead_process_are_ended_and_its_study_goes_on(
 
 def test_a_training_holds_its_folds_and_ends_as_the_work_did(tracker: Store) -> None:
     for error in (None, KeyboardInterrupt(), ValueError(f"no\n{SENTENCE}")):
-        run = TrainingRun.open(tracker, "train tiny", parameters=PARAMETERS, tags=TAGS)
+        run = TrainingRun.open(tracker, "training", "train tiny", parameters=PARAMETERS, tags=TAGS)
         with pytest.raises(type(error)) if error else contextlib.nullcontext(), run:
             for fold, score in enumerate((0.6, 0.8)):
                 run_fold(run, fold, score, ends=not (error and fold))
@@ -303,7 +303,7 @@ def test_neither_post_text_nor_folders_nor_passwords_are_stored(place: TrackingP
     tracker, password = Store(place), "postgresql://ada:pass-word-1@db/optuna"
     with tracked(tracker, study, {**PARAMETERS, "hpo.study.storage": password}) as search:
         run_trial(search, study, 0.5, state=TrialState.FAIL, error=f"KeyError: 'x'\n  at {SENTENCE}")
-    with TrainingRun.open(tracker, "private", parameters={"hpo.study.storage": password}, tags=TAGS) as run:
+    with TrainingRun.open(tracker, "training", "private", parameters={"hpo.study.storage": password}, tags=TAGS) as run:
         run_fold(run, 0, 0.5)
     with contextlib.closing(sqlite3.connect(place.uri.removeprefix("sqlite:///"))) as connection:
         everything = "\n".join(connection.iterdump())
