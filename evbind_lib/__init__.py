@@ -1,7 +1,6 @@
 """evbind: is this sentence evidence for this criterion? Hyperparameter search for that question, driven from notebooks.
 
-Every name of ``__all__`` is loaded when it is first used: torch, transformers and mlflow take seconds. Behind it stand errors,
-config, data, training, evaluation, hpo, plots, tracking, notebook and cli; each imports only those named before it.
+Every name of ``__all__`` is loaded when it is first used: torch, transformers and mlflow take seconds.
 """
 
 from __future__ import annotations

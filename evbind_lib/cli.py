@@ -32,18 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.notebook is None:
             parser.print_help()
             return 0
-        return _score(options) if options.sentence or options.input else _run(options)
+        if options.sentence or options.input:
+            return _score(options)
+        notebook = run.find_notebook(options.notebook)
+        executed = run.run_notebook(notebook, *split_arguments(options.parameters), output=options.output)
     except (EvbindError, run.NotebookError) as error:
         print(f"evbind: {error}", file=sys.stderr)
         return 2 if isinstance(error, EvbindError) else 1
     except KeyboardInterrupt:
         print("\nevbind: stopped; the same command goes on with the study.", file=sys.stderr)
         return 130
-
-
-def _run(options: argparse.Namespace) -> int:
-    notebook = run.find_notebook(options.notebook)
-    executed = run.run_notebook(notebook, *split_arguments(options.parameters), output=options.output)
     files = [f"Notebook: {run.near(executed.notebook)}", f"Page:     {run.near(executed.html)}"]
     print(*executed.result.get("lines", []), *files, sep="\n")
     return 130 if executed.result.get("stopped") else 0
@@ -82,11 +80,14 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    titles = "\n".join(f"  {name:<14} {_title(file)}" for name, file in run.notebooks().items())
+    titles = []
+    for name, file in run.notebooks().items():
+        first = json.loads(file.read_text(encoding="utf-8"))["cells"][0]
+        titles.append(f"  {name:<14} {''.join(first['source']).splitlines()[0].lstrip('# ')}")
     parser = argparse.ArgumentParser(
         prog="evbind",
         usage="evbind NOTEBOOK [GROUP=FILE ...] [KEY=VALUE ...]",
-        description=f"Run a notebook of the kit with other parameters.\n\nnotebooks:\n{titles}",
+        description="\n".join(["Run a notebook of the kit with other parameters.", "", "notebooks:", *titles]),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -100,14 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("evbind score, from the shell").add_argument
     add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")
     add("--input", metavar="FILE", help="a table with a column sentence; scores go to --output, or here")
-    criteria = "a criterion's id, or a text of your own; default: all"
-    add("--criterion", action="append", default=[], metavar="ID", help=criteria)
+    criterion = "a criterion's id, or a text of your own; default: all"
+    add("--criterion", action="append", default=[], metavar="ID", help=criterion)
     return parser
-
-
-def _title(notebook: Path) -> str:
-    source = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
-    return "".join(source).partition("\n")[0].lstrip("# ")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from evbind_lib.config.schema import Params, TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
-from evbind_lib.notebook.front_end import has_front_end, show
+from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.plots.search import history
 from evbind_lib.plots.style import sentence
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
@@ -31,10 +31,7 @@ LAST_TRIALS = 8
 
 
 class Progress(Callback):
-    """One line about the folds, updated in place, in a front end or a terminal behind papermill's engine ``evbind``.
-
-    Where nobody watches nothing is shown, and when it is closed nothing stays in the notebook.
-    """
+    """One line about the folds, updated in place while a front end or papermill's engine ``evbind`` watches; it does not stay."""
 
     title = "Folds"
 
@@ -75,7 +72,7 @@ class Progress(Callback):
             self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
 
 
-class _SearchProgress(Progress, SearchCallback):
+class SearchProgress(Progress, SearchCallback):
     """The line of a search, about its trials, with the best value so far."""
 
     title = "Trials"
@@ -105,11 +102,6 @@ class _SearchProgress(Progress, SearchCallback):
         self.update(text)
 
 
-def follow_search(params: Params) -> SearchMonitor | _SearchProgress:
-    """What shows how far a search is: a monitor in a front end, a line elsewhere."""
-    return SearchMonitor(params) if has_front_end() else _SearchProgress(params.hpo.trials.n_trials)
-
-
 class SearchMonitor(SearchCallback, Callback):
     """Live view of a search: progress, best value, time left, trials, and a button that ends it after the current fold.
 
@@ -126,13 +118,14 @@ class SearchMonitor(SearchCallback, Callback):
         self.head, self.now, self.table = (ipywidgets.HTML() for _ in range(3))
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
         self.button = ipywidgets.Button(description="Stop after this fold", **looks)
-        self.button.on_click(self._press)
+        self.button.on_click(self.press)
         self.figure = go.FigureWidget(sentence("Score of each trial", "No trial is complete yet."))
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
         self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
         hear_while_busy(self.button)
 
-    def _press(self, _: Any) -> None:
+    def press(self, button: ipywidgets.Button) -> None:
+        """Let the search end after this fold, as the button does."""
         self.wants_stop = True
         self.on_stop_request()
 
@@ -142,7 +135,6 @@ class SearchMonitor(SearchCallback, Callback):
         display(self.view)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
-        """Show what the trial drew, and follow its folds."""
         drawn = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
         self.now.value = f"<b>trial {trial.number}</b>: {html.escape(drawn)}"
         return [self]
@@ -172,18 +164,18 @@ class SearchMonitor(SearchCallback, Callback):
             return
         self._refresh(self.study)
         if count_trials(self.study)["complete"]:
-            self.view.children = (*self.view.children[:-1], *_clickable(self.figure, self.study, self.tracking))
+            self.view.children = (*self.view.children[:-1], *clickable(self.figure, self.study, self.tracking))
 
     def _refresh(self, study: optuna.Study) -> None:
         counts, name = count_trials(study), html.escape(study.study_name)
         self.trials.value = total = counts["total"]
         where = f"Study <b>{name}</b>: {total} of {self.trials.max} trials ({states(counts)})"
         best = html.escape(_best_so_far(study))
-        self.head.value = " · ".join(
-            part for part in (where, best and f"<b>{best}</b>", self._time_left(total)) if part
-        )
+        parts = where, best and f"<b>{best}</b>", self._time_left(total)
+        self.head.value = " · ".join(part for part in parts if part)
         last = reversed(finished_trials(study)[-LAST_TRIALS:])
-        rows = [(trial.number, trial.state.name.lower(), _score(trial)) for trial in last]
+        scores = ((trial, "-" if trial.value is None else f"{trial.value:.4f}") for trial in last)
+        rows = [(trial.number, trial.state.name.lower(), score) for trial, score in scores]
         self.table.value = _table(rows, ("trial", "state", "score")) if rows else ""
         if best:
             drawn = history(study)
@@ -203,24 +195,14 @@ class SearchMonitor(SearchCallback, Callback):
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:
-    """Let a click reach the kernel while a cell runs.
-
-    JupyterLab, from 4.4, hands widgets' messages to a subshell, a thread of their own, but ipykernel 7.4 to the thread that
-    wrote to the widget last, here the busy one, unless its note of that thread is gone; there is no public way.
-    """
+    """Let a click reach the kernel while a cell runs; there is no public way."""
+    # JupyterLab, from 4.4, hands widgets' messages to a subshell, a thread of their own, but ipykernel 7.4 to the thread that
+    # wrote to the widget last, here the busy one, unless its note of that thread is gone.
     with contextlib.suppress(AttributeError):
         del button.comm._reply_subshell_id
 
 
-def show_trials(figure: go.Figure, study: optuna.Study, tracking: TrackingParams | None = None) -> None:
-    """Show a figure of a search whose points show their trial when clicked; without a front end just the figure."""
-    if has_front_end() and any(trace.meta for trace in figure.data):
-        display(ipywidgets.VBox(_clickable(go.FigureWidget(figure), study, tracking)))
-    else:
-        show(figure)
-
-
-def _clickable(figure: go.FigureWidget, study: optuna.Study, tracking: TrackingParams | None) -> list[Any]:
+def clickable(figure: go.FigureWidget, study: optuna.Study, tracking: TrackingParams | None) -> list[Any]:
     """The trial whose point was clicked last, above its figure."""
     details = ipywidgets.HTML("<i>Click a point to see its trial.</i>")
 
@@ -237,22 +219,17 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | N
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
     record = TrialRecord.read(trial)
-    value = f", {metric_name(study)} {_score(trial)}" if trial.value is not None else ""
+    value = "" if trial.value is None else f", {metric_name(study)} {trial.value:.4f}"
     folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
-    return (
-        f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(record.seconds or 0)}"
-        f"<p>folds: {folds}</p>{failed}{_table(trial.params.items())}{_mlflow_link(record.mlflow_run, tracking)}"
-    )
-
-
-def _mlflow_link(run: dict[str, str] | None, tracking: TrackingParams | None) -> str:
-    if not run or tracking is None:
-        return ""
-    uri, served = html.escape(tracking.uri), tracking.uri.startswith(("http://", "https://"))
-    address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
-    server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
-    return f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
+    link = ""
+    if (run := record.mlflow_run) and tracking is not None:
+        uri, served = html.escape(tracking.uri), tracking.uri.startswith(("http://", "https://"))
+        address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
+        server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
+        link = f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
+    head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(record.seconds or 0)}"
+    return f"{head}<p>folds: {folds}</p>{failed}{_table(trial.params.items())}{link}"
 
 
 def _table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
@@ -273,15 +250,11 @@ def short(value: Any) -> str:
 
 def _best_so_far(study: optuna.Study) -> str:
     best = best_trial(study)
-    return "" if best is None else f"best {metric_name(study)} {_score(best)} (trial {best.number})"
+    return "" if best is None else f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
 
 
 def _places(running: Sequence[FrozenTrial]) -> str:
     return ", ".join(f"trial {trial.number} after fold {len(trial.intermediate_values)}" for trial in running)
-
-
-def _score(trial: FrozenTrial) -> str:
-    return "-" if trial.value is None else f"{trial.value:.4f}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A look at the data before any training: lengths, overlap, and pairs to browse."""
+"""A look at the data before any training: lengths and overlap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pair_lengths(corpus: Corpus, params: Params) -> pd.DataFrame:
     texts = [*corpus.criteria.values(), *corpus.sentences["sentence"]]
     encoded = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length).encode(corpus.pairs)
     whole = np.array([len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens], np.int64)
-    words = _words(corpus.pairs).to_numpy(np.int64)
+    words = corpus.pairs["sentence"].str.count(r"\S+").to_numpy(np.int64)
     return pd.DataFrame({"words": words, "tokens": whole, "truncated": encoded.truncated()})
 
 
@@ -43,13 +43,3 @@ def overlap(corpus: Corpus) -> pd.DataFrame:
         (f"most posts of one {corpus.grouped_by}", posts.max(), "kept on one side of every fold"),
     ]
     return pd.DataFrame(rows, columns=["what", "count", "what it means"]).set_index("what")
-
-
-def browse(corpus: Corpus) -> pd.DataFrame:
-    """Labelled pairs: ids, label, words and, unless the corpus is sensitive, the sentence."""
-    columns = ["post_id", "sentence_id", "criterion_id", "label", "words", *([] if corpus.sensitive else ["sentence"])]
-    return corpus.pairs.assign(words=_words(corpus.pairs))[columns].reset_index(drop=True)
-
-
-def _words(pairs: pd.DataFrame) -> pd.Series:
-    return pairs["sentence"].map(lambda sentence: len(sentence.split()))

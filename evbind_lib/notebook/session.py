@@ -1,7 +1,6 @@
 """The verbs that a notebook's cell calls: each calls the pure function of its package, records it and shows how far it is.
 
-They record where this process began with `start`; after `compose` alone they record nothing. This module does not load torch:
-`start` sets what OpenMP reads at the moment when torch is loaded.
+They record after `start`, not after `compose` alone. No torch is loaded here: `start` sets what OpenMP reads when it is.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
 from evbind_lib.hpo.results import SearchResult, parameter_importances, write_results
-from evbind_lib.notebook.monitor import Progress, follow_search
+from evbind_lib.notebook.front_end import has_front_end
+from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
 from evbind_lib.tracking import executions
 from evbind_lib.training.cache import FoldCache
 from evbind_lib.training.result import Callback, CrossValidation
@@ -68,10 +68,9 @@ def start(
 
     Raises
     ------
-    ParamsError
-        For an unknown group, file, key or value, or a parameter that papermill put in and the notebook does not have.
-    TrackingError
-        When the MLflow store cannot be used.
+    ParamsError, TrackingError
+        For an unknown group, file, key or value, a parameter that papermill put in and the notebook does not have, or a store of
+        MLflow's that cannot be used.
 
     Examples
     --------
@@ -107,8 +106,8 @@ def search(
 ) -> SearchResult:
     """Search until the study holds ``hpo.trials.n_trials`` finished trials; the same call goes on with what is there.
 
-    An `Objective` leaves ``params/trainer/hpo_best.yaml``, ``optuna_study_summary.txt`` and ``optuna_trials.csv`` in the
-    workspace. After `start` the study, its trials and their folds are runs in MLflow.
+    After `start` the study, its trials and their folds are runs in MLflow. An `Objective` leaves files in the workspace:
+    ``params/trainer/hpo_best.yaml``, ``optuna_study_summary.txt`` and ``optuna_trials.csv``.
 
     Parameters
     ----------
@@ -127,10 +126,8 @@ def search(
 
     Raises
     ------
-    ParamsError, ModelError
-        Before anything is written, when something cannot be used.
-    SearchError
-        When the study is another objective's, or no trial was completed.
+    ParamsError, ModelError, SearchError
+        When something cannot be used or the study is another objective's, before anything is written; when no trial is complete.
 
     Examples
     --------
@@ -148,7 +145,8 @@ def search(
             from evbind_lib.tracking.runs import TrackedSearch
 
             tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
-        own = [stack.enter_context(contextlib.closing(follow_search(params))), *([tracked] if tracked else [])]
+        shown = SearchMonitor(params) if has_front_end() else SearchProgress(params.hpo.trials.n_trials)
+        own = [stack.enter_context(contextlib.closing(shown)), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}
         if tracked:
@@ -172,10 +170,8 @@ def cross_validate(
 
     Parameters
     ----------
-    corpus, folds
-        As `load_corpus` and `make_folds` give them.
-    params
-        The sections data, model and training count.
+    corpus, folds, params
+        As `load_corpus` and `make_folds` give them; of ``params`` the sections data, model and training count.
     loss
         A name of `LOSSES`, by default ``training.loss_function``, or a function ``(logits (n, 2) float, labels (n,) int64) ->
         (n,) float``: one number per pair.
@@ -192,10 +188,8 @@ def cross_validate(
 
     Raises
     ------
-    ParamsError, ModelError
-        Before anything is written, when something cannot be used.
-    TrainingError
-        When a loss is not a finite number or not one per pair.
+    ParamsError, ModelError, TrainingError
+        When something cannot be used, before anything is written; when a loss is not a finite number or not one per pair.
 
     Examples
     --------
@@ -234,10 +228,8 @@ def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
 
     Raises
     ------
-    ParamsError, ModelError
-        When something cannot be used.
-    TrainingError
-        When the loss is not a finite number.
+    ParamsError, ModelError, TrainingError
+        When something cannot be used, or the loss is not a finite number.
 
     Examples
     --------
@@ -258,8 +250,7 @@ def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
 @contextlib.contextmanager
 def _training_run(name: str, corpus: Corpus, folds: Sequence[Fold], params: Params) -> Iterator[list[Callback]]:
     """A training run around some work, as the callback of its folds; none where nothing is recorded."""
-    recorded = _recorded(params, corpus, folds)
-    if not recorded:
+    if not (recorded := _recorded(params, corpus, folds)):
         yield []
         return
     from evbind_lib.tracking.runs import TrainingRun
@@ -279,9 +270,7 @@ def _recorded(params: Params, corpus: Corpus | None, folds: Sequence[Fold]) -> d
     return {"store": Store(params.tracking), "parameters": values, "tags": tags}
 
 
-def _described(
-    params: Params, corpus: Corpus | None = None, folds: Sequence[Fold] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fold] = ()) -> tuple[dict, dict]:
     """Parameters and tags of a run: what its numbers were measured on and with."""
     from evbind_lib.training.model import choose_precision
 

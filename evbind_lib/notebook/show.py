@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display
@@ -15,8 +16,8 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.evaluation.estimate import at_threshold, compare
 from evbind_lib.hpo.results import SearchResult, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
-from evbind_lib.notebook import front_end
-from evbind_lib.notebook.monitor import short, show_trials, states
+from evbind_lib.notebook.front_end import has_front_end, show_figure
+from evbind_lib.notebook.monitor import clickable, short, states
 from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import aggregate
 from evbind_lib.training.result import CrossValidation
@@ -56,10 +57,10 @@ def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> 
     if isinstance(what, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             display(what)
-    elif result is None:
-        front_end.show(what)
+    elif result and has_front_end() and any(trace.meta for trace in what.data):
+        display(ipywidgets.VBox(clickable(go.FigureWidget(what), result.study, result.configured.tracking)))
     else:
-        show_trials(what, result.study, result.configured.tracking)
+        show_figure(what)
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -69,22 +70,17 @@ def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
 
 def search_summary(result: SearchResult) -> Summary:
     """Result and lines of a search."""
-    study, best, counts, n_earlier = (
-        result.study,
-        result.best_trial,
-        count_trials(result.study),
-        result.n_earlier_trials,
-    )
-    attributes, metric, value = TrialRecord.read(best), metric_name(study), result.best_value
+    study, best, n_earlier = result.study, result.best_trial, result.n_earlier_trials
+    counts, drawn, metric, value = count_trials(study), TrialRecord.read(best), metric_name(study), result.best_value
     trained, whole = folds_spent(study, result.configured.training.n_folds)
     found = {"study": study.study_name, "best_trial": best.number, "best_value": value, "best_params": best.params}
     found |= {"counts": counts, "folds": {"trained": trained, "whole": whole}}
     resumed = f", resumed: {n_earlier} of them are from earlier runs" if n_earlier else ""
     lines = [f"Study {study.study_name}: {counts['total']} trials ({states(counts)}){resumed}", *result.notes]
     scored = ""
-    if scores := attributes.fold_scores:
+    if scores := drawn.fold_scores:
         lines.append(f"{trained} of {whole} folds trained ({trained / whole:.0%})")
-        aggregation, reported = attributes.fold_aggregation or "mean", attributes.metric or metric
+        aggregation, reported = drawn.fold_aggregation or "mean", drawn.metric or metric
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"
     lines.append(f"Best: trial {best.number}, {metric} {value:.4f}{scored}")

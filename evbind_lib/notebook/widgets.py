@@ -1,4 +1,7 @@
-"""Views of data and predictions: pairs to browse, a threshold to move, errors to read, sentences to score."""
+"""Views of data and predictions: pairs to browse, a threshold to move, errors to read, sentences to score.
+
+Without a front end they show what there is to see at first.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ from IPython.display import display
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import EvbindError
 from evbind_lib.evaluation.estimate import confident_errors
-from evbind_lib.notebook.front_end import has_front_end, show
-from evbind_lib.notebook.overview import browse
+from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.validation import thresholds
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ WIDTH = "7em"  # of the description beside a control
 
 
 def browse_pairs(corpus: Corpus) -> None:
-    """Show labelled pairs by criterion, label, length and words in them; without a front end the first ten."""
-    pairs, texts = browse(corpus), corpus.pairs["sentence"].reset_index(drop=True)
+    """Show labelled pairs, of a sensitive corpus without sentences, by criterion, label, length and words; or just ten."""
+    texts = corpus.pairs["sentence"].reset_index(drop=True)
+    shown = ["post_id", "sentence_id", "criterion_id", "label", "words", *([] if corpus.sensitive else ["sentence"])]
+    pairs = corpus.pairs.reset_index(drop=True).assign(words=texts.str.count(r"\S+"))[shown]
     longest = int(pairs["words"].max())
 
     def view(criterion: str, label: str, words: tuple[int, int], text: str) -> None:
@@ -36,8 +40,8 @@ def browse_pairs(corpus: Corpus) -> None:
         wanted &= pairs["label"].eq(int(label == "evidence")) | (label == "both")
         wanted &= pairs["words"].between(*words) & texts.str.contains(text, case=False, regex=False)
         found = pairs[wanted]
-        shown = f", the first {MOST_ROWS} below" if len(found) > MOST_ROWS else ""
-        display(ipywidgets.HTML(f"<b>{len(found)} pairs</b>, {found['label'].sum()} of them evidence{shown}"))
+        below = f", the first {MOST_ROWS} below" if len(found) > MOST_ROWS else ""
+        display(ipywidgets.HTML(f"<b>{len(found)} pairs</b>, {found['label'].sum()} of them evidence{below}"))
         _show_table(found, MOST_ROWS)
 
     criteria = ipywidgets.Dropdown(options=[EVERY, *corpus.criteria])
@@ -48,10 +52,7 @@ def browse_pairs(corpus: Corpus) -> None:
 
 
 def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float = 0.5) -> None:
-    """Show wrong decisions, the surest first, by kind and criterion; without a front end the first ten.
-
-    Sentences are shown beside the ids unless the corpus is sensitive.
-    """
+    """Show wrong decisions, of a sensitive corpus without sentences, the surest first, by kind and criterion; or just ten."""
     errors = confident_errors(predictions, threshold, most=len(predictions))
     if not corpus.sensitive:
         known = pd.concat([corpus.pairs, corpus.sentences])[["post_id", "sentence_id", "sentence"]]
@@ -72,7 +73,7 @@ def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
     """Show precision, recall, F1 and confusion matrix of out-of-fold predictions, with a slider in a front end."""
     figure = thresholds(predictions, threshold)
     if not has_front_end():
-        show(figure)
+        show_figure(figure)
         return
     shown, looks = go.FigureWidget(figure), {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
     slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks)
@@ -88,7 +89,7 @@ def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
 
 
 def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
-    """Show the probability of evidence for each criterion, of sentences to type or paste; without a front end of the examples."""
+    """Show the probability of evidence for each criterion, of sentences to type or paste; at first of the examples."""
     if not has_front_end():
         display(_Scores(model, examples))
         return

@@ -10,13 +10,7 @@ from evbind_lib.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, styled
 
 
 def class_balance(support: pd.DataFrame) -> go.Figure:
-    """Evidence and annotated negatives of each criterion; one with little evidence cannot be scored well, whatever the model.
-
-    Parameters
-    ----------
-    support : pandas.DataFrame
-        As `Corpus.support` returns it: a row per criterion, columns ``evidence`` and ``explicit negatives``.
-    """
+    """Evidence and annotated negatives of each criterion, from `Corpus.support`; with little evidence none can be scored well."""
     ordered = support.sort_values("evidence", kind="stable")
     figure = go.Figure()
     look = {"orientation": "h", "textposition": "inside", "insidetextanchor": "middle"}
@@ -29,13 +23,7 @@ def class_balance(support: pd.DataFrame) -> go.Figure:
 
 
 def fold_balance(balance: pd.DataFrame) -> go.Figure:
-    """Annotated pairs and fraction of evidence in the validation part of each fold; the dotted line is that of all folds.
-
-    Parameters
-    ----------
-    balance : pandas.DataFrame
-        As `evbind_lib.data.folds.balance` returns it: a row per fold, columns ``annotated pairs`` and ``evidence``.
-    """
+    """Annotated pairs and fraction of evidence by fold, from `evbind_lib.data.folds.balance`; dotted is that of all folds."""
     folds, pairs, evidence = list(map(str, balance.index)), balance["annotated pairs"], balance["evidence"]
     figure = make_subplots(cols=2, horizontal_spacing=0.14)
     for name, counts, shade in (("evidence", evidence, BLUE), ("no evidence", pairs - evidence, ORANGE)):
@@ -50,15 +38,7 @@ def fold_balance(balance: pd.DataFrame) -> go.Figure:
 
 
 def lengths(table: pd.DataFrame, max_length: int) -> go.Figure:
-    """Lengths of sentences in words and of pairs in tokens; pairs to the right of the dotted line lose their ends.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        As `evbind_lib.notebook.overview.pair_lengths` returns it: a row per pair, columns ``words``, ``tokens``, ``truncated``.
-    max_length : int
-        Tokens that a pair may have.
-    """
+    """Lengths, from `evbind_lib.notebook.overview.pair_lengths`; pairs beyond ``max_length``, the dotted line, are cut."""
     figure = make_subplots(cols=2, horizontal_spacing=0.12)
     for column, (name, shade) in enumerate({"words": SKY, "tokens": BLUE}.items(), start=1):
         counts = table[name].value_counts().sort_index()

@@ -35,10 +35,7 @@ UNUSED = -0.13  # height of a trial on the upright axis of a parameter that it d
 
 
 def history(study: optuna.Study) -> go.Figure:
-    """Score of each trial and the best so far, in the order of the trials.
-
-    A pruned trial is drawn at the score that it had when it was stopped; where trials report another metric, at the lowest.
-    """
+    """Score of each trial and the best so far; of a pruned one its last or, where trials report another metric, the lowest."""
     title, every, scores = "Score of each trial", study.get_trials(deepcopy=False), _scores(study)
     if not scores:
         return sentence(title, "No trial is complete yet.")
@@ -61,10 +58,7 @@ def history(study: optuna.Study) -> go.Figure:
 
 
 def importances(study: optuna.Study) -> go.Figure:
-    """Fraction of the score's variance that each searched parameter explains, by PED-ANOVA (Watanabe et al., IJCAI 2023).
-
-    Few trials make it a rough estimate.
-    """
+    """Fraction of the score's variance that each parameter explains, by PED-ANOVA (Watanabe et al., IJCAI 2023): an estimate."""
     title, scores = "Importance of the parameters", _scores(study)
     found = parameter_importances(study) if len(scores) > 1 else {}
     if not found:
@@ -78,24 +72,21 @@ def importances(study: optuna.Study) -> go.Figure:
 
 
 def parallel_coordinates(study: optuna.Study) -> go.Figure:
-    """Each complete trial as a line through its score and its parameters; the best one stands out.
-
-    Below the axis of a parameter run the lines of trials that did not use it. A log scale of the search is one here too.
-    """
+    """Each complete trial as a line through its score and parameters, the best on top; below an axis run those without it."""
     title, scores, searched = "Parameters and score of each trial", _scores(study), _searched(study)
     if len(scores) < 2 or not searched:
         return sentence(title, "Parallel coordinates need two complete trials.")
     low, high = min(scores.values()), max(scores.values())
     axes = [_Axis(metric_name(study), FloatDistribution(low, high), scores), *searched.values()]
     best = (min if is_minimised(study) else max)(scores, key=scores.__getitem__)
-    figure = go.Figure()
+    figure, scale = go.Figure(), SCALE[::-1] if is_minimised(study) else SCALE
     for number in sorted(scores, key=lambda number: number == best):  # the best over the others
-        (shade,) = sample_colorscale(_scale(study), [(scores[number] - low) / (high - low or 1)])
+        (shade,) = sample_colorscale(scale, [(scores[number] - low) / (high - low or 1)])
         line = {"color": VERMILION, "width": 4} if number == best else {"color": shade, "width": 1.8}
         y = [axis.height(axis.places.get(number)) for axis in axes]
         used = [f"{axis.label} {_written(axis.values[number])}" for axis in axes if number in axis.values]
         _add(figure, [number] * len(y), y, x=list(range(len(y))), mode="lines", line=line, hover="<br>".join(used))
-    bar = {"cmin": low, "cmax": high, "colorscale": _scale(study), "colorbar": {"thickness": 12, "x": 1.01}}
+    bar = {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": {"thickness": 12, "x": 1.01}}
     figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [low], **bar})
     # Labels stand on a light ground of their own, in a dark template too, so that lines do not hide them.
     look = {"font": {"size": 11, "color": INK}, "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 0}
@@ -112,10 +103,7 @@ def parallel_coordinates(study: optuna.Study) -> go.Figure:
 
 
 def slices(study: optuna.Study) -> go.Figure:
-    """Score against each parameter by itself; the colour is the trial's number.
-
-    Later trials gather where the sampler expects good scores.
-    """
+    """Score against each parameter by itself, coloured by the trial's number: later ones gather where scores should be good."""
     title, scores, axes = "Score against each parameter", _scores(study), _searched(study)
     if not axes:
         return sentence(title, "No trial with a searched parameter is complete yet.")
@@ -134,10 +122,7 @@ def slices(study: optuna.Study) -> go.Figure:
 
 
 def contour(study: optuna.Study) -> go.Figure:
-    """Score over the two most important parameters that trials have together.
-
-    Dots are trials; between them the colours are only interpolated.
-    """
+    """Score over the two most important parameters that trials have together, interpolated between them."""
     scores, axes = _scores(study), _searched(study)
     ranked = [axes[name] for name in parameter_importances(study) or axes if name in axes]
     for across, up in itertools.combinations(ranked, 2):
@@ -148,7 +133,8 @@ def contour(study: optuna.Study) -> go.Figure:
     else:
         return sentence("Score over two parameters", "A contour needs three trials that differ in two parameters.")
     bar = {"title": {"text": _score_label(study), "side": "right"}, "thickness": 14}
-    look = {"colorscale": _scale(study), "contours_coloring": "heatmap", "connectgaps": True, "hoverinfo": "skip"}
+    scale = SCALE[::-1] if is_minimised(study) else SCALE
+    look = {"colorscale": scale, "contours_coloring": "heatmap", "connectgaps": True, "hoverinfo": "skip"}
     figure = go.Figure(go.Contour(x=x, y=y, z=z, line={"width": 0.5, "smoothing": 0}, colorbar=bar, **look))
     dots = {"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}}
     _add(figure, both, y, x=x, values=z, mode="markers", marker=dots, cliponaxis=False)
@@ -182,10 +168,7 @@ def intermediate_values(study: optuna.Study) -> go.Figure:
 
 
 def timeline(study: optuna.Study) -> go.Figure:
-    """When each trial ran and how it ended.
-
-    A trial whose process died may count as running for ever: it is drawn as long as the longest at most.
-    """
+    """When each trial ran and how it ended; one that is running, perhaps a dead process's, is as long as the longest at most."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
     if not trials:
         return sentence("When each trial ran", "No trial has been started yet.")
@@ -206,10 +189,7 @@ def timeline(study: optuna.Study) -> go.Figure:
 
 
 def distribution(study: optuna.Study) -> go.Figure:
-    """Fraction of complete trials with at most a given score.
-
-    Where higher scores are better: the further right the curve rises, the more of the searched space is good.
-    """
+    """Fraction of complete trials with at most a given score; where more is better, a curve far right means a good space."""
     title, scores = "Distribution of the scores", _scores(study)
     if len(scores) < 2:
         return sentence(title, "A distribution needs two complete trials.")
@@ -231,11 +211,6 @@ def _scores(study: optuna.Study) -> dict[int, float]:
 
 def _counted(trials: Collection[int]) -> str:
     return f"{len(trials)} complete trial{'s' * (len(trials) != 1)}"
-
-
-def _scale(study: optuna.Study) -> list[str]:
-    """Colours of scores, from the lowest on."""
-    return SCALE[::-1] if is_minimised(study) else SCALE
 
 
 def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], **look: Any) -> None:

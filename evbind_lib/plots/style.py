@@ -30,10 +30,9 @@ def styled(figure: go.Figure, title: str, caption: str, *, x: str = "", y: str =
     chosen = plotly.io.templates.default  # "plotly" unless the user chose another one
     figure.update_layout(template="plotly_white" if chosen == "plotly" else chosen, colorway=PALETTE, font_size=13)
     figure.update_layout(title_text=title, title_x=0.01, title_xanchor="left", title_font_size=17, height=height)
-    figure.update_layout(
-        title_subtitle={"text": caption, "font": {"size": 13, "color": GREY}}, hoverlabel_namelength=-1
-    )
-    figure.update_layout(margin={"l": 75, "r": 25, "t": 85 if caption else 60, "b": 60})
+    subtitle = {"text": caption, "font": {"size": 13, "color": GREY}}
+    margin = {"l": 75, "r": 25, "t": 85 if caption else 60, "b": 60}
+    figure.update_layout(title_subtitle=subtitle, hoverlabel_namelength=-1, margin=margin)
     figure.update_xaxes({"title_text": x} if x else {})
     figure.update_yaxes({"title_text": y} if y else {})
     return figure

@@ -1,7 +1,8 @@
 """Figures of validated predictions: scores of folds and criteria, learning curves, curves over thresholds, confusion matrix.
 
-``results`` is one result or a mapping of names to results, which are set side by side, each in the same colour in every figure. A
-table of predictions has the columns label (1 is evidence) and probability, and where they are needed fold and criterion_id.
+``results`` is a `CrossValidation`, a `FoldResult`, a table of predictions with the columns label (1 is evidence) and probability
+and where they are needed fold and criterion_id, or a mapping of names to such results, which are set side by side, each in the
+same colour in every figure. From ``threshold`` on a pair is called evidence.
 """
 
 from __future__ import annotations
@@ -27,16 +28,10 @@ Result = Trained | pd.DataFrame
 
 
 def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] = ()) -> go.Figure:
-    """Score of each fold and their mean, for each metric.
+    """Score of each fold and their mean, for each metric: by default all where higher is better, of several results four.
 
     How far the dots lie apart is how far a single split could mislead. Of two models one is better where its dots lie higher
     fold by fold, not only on average.
-
-    Parameters
-    ----------
-    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
-    metrics : sequence of str
-        Names of `METRICS`; by default those where higher is better, of several results the four main ones.
     """
     models, one = _named(results, _fold_metrics)
     every = [name for name in METRICS if METRICS[name].greater_is_better and name in next(iter(models.values()))]
@@ -59,15 +54,9 @@ def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] =
 
 
 def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "macro_f1") -> go.Figure:
-    """Training loss and a validation metric after each epoch, a line for each fold.
+    """Training loss and a validation metric after each epoch, a line for each fold; tables of predictions hold neither.
 
     A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs.
-
-    Parameters
-    ----------
-    results : CrossValidation or FoldResult, or a mapping of names to them
-    metric : str
-        A name of `METRICS`.
     """
     models, one = _named(results, _folds)
     most = max((len(fold.epochs) for folds in models.values() for fold in folds), default=0)
@@ -87,10 +76,7 @@ def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "mac
 
 
 def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
-    """Precision against recall over all thresholds, for all out-of-fold predictions together; of one result by fold too.
-
-    Average precision stands in the legend; the dotted line is what chance would reach.
-    """
+    """Precision against recall over all thresholds, for all folds together and for one result by fold too; dotted is chance."""
     axes = {"x": "recall: fraction of evidence that is found", "y": "precision: fraction of finds that are right"}
     title, score = "Precision and recall", ("average precision", average_precision_score)
     figure = _curves(results, lambda *pairs: precision_recall_curve(*pairs)[1::-1], title, score, **axes)
@@ -98,24 +84,14 @@ def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
 
 
 def roc(results: Result | Mapping[str, Result]) -> go.Figure:
-    """Receiver operating characteristic, for all out-of-fold predictions together; of one result by fold too.
-
-    Area under the curve stands in the legend; the dotted line is chance.
-    """
+    """True against false positive rate over all thresholds, of all folds together and of one result by fold too, with chance."""
     axes = {"x": "false positive rate: fraction of the others called evidence", "y": "true positive rate (recall)"}
     title, score = "Receiver operating characteristic", ("AUC", roc_auc_score)
     return _curves(results, lambda *pairs: roc_curve(*pairs)[:2], title, score, chance=(0, 1), **axes)
 
 
 def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
-    """Counts of right and wrong decisions, and their fraction of each row: rows are what is annotated, columns what is predicted.
-
-    Parameters
-    ----------
-    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
-    threshold : float
-        From this probability on a pair is called evidence.
-    """
+    """Counts of right and wrong decisions and their fraction of each row; rows are what is annotated, columns what is decided."""
     tables, one = _named(results, _predictions)
     figure = make_subplots(cols=len(tables), subplot_titles=None if one else list(tables), shared_yaxes=True)
     for column, table in enumerate(tables.values(), start=1):
@@ -126,13 +102,7 @@ def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = 
 
 
 def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> go.Figure:
-    """One score of each criterion, those with the most evidence on top; little evidence makes a score jump.
-
-    Parameters
-    ----------
-    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
-    score : {"pos_f1", "precision", "recall", "pr_auc"}
-    """
+    """One score (pos_f1, precision, recall or pr_auc) of each criterion, the most evidence on top; with little a score jumps."""
     tables, one = _named(results, lambda result: by_criterion(_predictions(result)))
     order = next(iter(tables.values()))["evidence"][::-1]
     names = [f"{criterion} ({evidence})" for criterion, evidence in order.items()]
@@ -150,12 +120,6 @@ def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESH
     """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other.
 
     A threshold that is chosen on the predictions it is judged by flatters its F1 a little.
-
-    Parameters
-    ----------
-    results : CrossValidation, FoldResult, pandas.DataFrame, or a mapping of names to them
-    threshold : float
-        The one that is marked, and whose confusion matrix is shown.
     """
     tables, one = _named(results, _predictions)
     lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}

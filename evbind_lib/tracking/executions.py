@@ -1,8 +1,7 @@
 """The execution of a notebook that this kernel is in: a run in MLflow with its page, whichever way it was started.
 
-Where papermill's engine ``evbind`` started the kernel, the engine owns the run and the kernel only adds to it. In Jupyter, and
-under papermill without that engine, the kernel owns the run: it watches its own cells. MLflow and nbformat are imported late, so
-that whether an execution has begun is known at no cost.
+Where papermill's engine ``evbind`` started the kernel, the engine owns the run; elsewhere the kernel does, and watches its cells.
+MLflow and nbformat are imported late, so that whether an execution has begun is known at no cost.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """What this kernel runs, as passes through a notebook; each pass is one run in MLflow.
+    """What this kernel runs, as passes through a notebook, each of them one run in MLflow.
 
-    A pass begins when the cell with `begin` is run. The next one begins when it is run once more directly after a cell above it
-    (so by Run All, or by running the parameters again); cells run again in any other way belong to the same pass.
+    A pass begins when the cell with `begin` is run, and again when it is run directly after a cell above it (so by Run All, or by
+    running the parameters again); cells run again in any other way belong to the same pass.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class Execution:
         return run
 
     def _watch(self, shell: Any) -> None:
-        """Follow the cells of this kernel and what they show."""
+        """Follow the cells of this kernel and what they show, from when there is a document."""
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
         shell.display_pub.register_hook(self._output)
