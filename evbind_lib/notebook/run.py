@@ -8,10 +8,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace
@@ -23,8 +22,7 @@ class NotebookError(Exception):
     """A cell failed with something that is not the user's mistake; the notebook up to there is kept."""
 
 
-@dataclass(frozen=True)
-class ExecutedNotebook:
+class ExecutedNotebook(NamedTuple):
     """An executed notebook: its file, its page, and what it recorded."""
 
     notebook: Path
