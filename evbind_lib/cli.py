@@ -1,7 +1,5 @@
 """The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`; nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,8 +3,6 @@
 A trial belongs to the process in its attribute ``worker``, written in the step that makes it RUNNING.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import threading

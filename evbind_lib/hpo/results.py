@@ -1,7 +1,5 @@
 """What a search leaves behind: its result, the best trial as a trainer file, a summary, the table of trials."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Samplers and pruners of Optuna by the names used in ``params/hpo/``; their options go to Optuna's constructors as they are."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Mapping

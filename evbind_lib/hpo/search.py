@@ -1,7 +1,5 @@
 """The search: open the study, run its trials here or in workers, find the best; callbacks track and show it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools

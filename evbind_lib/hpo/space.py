@@ -1,7 +1,5 @@
 """The search space: what a trial draws, with which known parameter sets a study begins, what changed since it began."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter

@@ -1,7 +1,5 @@
 """Studies in Optuna's storage: what a trial and a study record, open or resume one, count its trials, find the best."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

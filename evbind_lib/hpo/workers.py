@@ -3,8 +3,6 @@
 Trials never share a process, since PyTorch, tokenizers and random numbers keep state in it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import multiprocessing.connection

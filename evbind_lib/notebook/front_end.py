@@ -1,7 +1,5 @@
 """Whether a front end is there to use a widget, which is dead in a stored notebook."""
 
-from __future__ import annotations
-
 import os
 
 from IPython import get_ipython

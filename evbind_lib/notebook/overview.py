@@ -1,7 +1,5 @@
 """A look at the data before any training: lengths and overlap."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Run a notebook in batch: check parameters and data, execute it by papermill's engine ``evbind``, keep it and its HTML page."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json

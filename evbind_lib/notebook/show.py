@@ -1,7 +1,5 @@
 """What a notebook shows: tables of parameters and scores, figures, and the result that it records."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

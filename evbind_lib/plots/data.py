@@ -1,7 +1,5 @@
 """Figures of the data before any training: classes, folds, lengths."""
 
-from __future__ import annotations
-
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots

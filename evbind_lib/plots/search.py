@@ -4,8 +4,6 @@ Every function takes any `optuna.Study` of one objective, whether `ev.search` ma
 of several with a `SearchError`. ``meta`` of a trace names the trial of each of its points, for a widget that follows clicks.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Collection, Iterable

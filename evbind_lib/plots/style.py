@@ -1,7 +1,5 @@
 """The look that all figures have."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 import plotly.io
 

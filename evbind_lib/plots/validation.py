@@ -5,8 +5,6 @@ and where they are needed fold and criterion_id, or a mapping of names to such r
 same colour in every figure. From ``threshold`` on a pair is called evidence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

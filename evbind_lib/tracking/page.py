@@ -1,7 +1,5 @@
 """An executed notebook as a page of HTML, the result it recorded, and the words between a kernel and whoever runs it."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The racing pruner: after each fold a trial is compared with the best one on the same validation posts, pair by pair."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

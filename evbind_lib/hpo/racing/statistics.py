@@ -3,8 +3,6 @@
 As F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel and Braun, JMLR 16, 2015), with the noise of training added.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
