@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from evbind_lib.config.compose import compose
@@ -56,6 +60,49 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EVBIND_WORKSPACE", str(folder))
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Give a function that fills a folder once for all processes of the test session."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def make(name: str, fill: Callable[[Path], Any]) -> Path:
+        folder, made = shared / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir()
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def mlflow_tables(workspace: Path, once: Callable[..., Path]) -> None:
+    """An MLflow database without runs in the workspace: MLflow takes seconds to make its tables."""
+
+    def fill(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    shutil.copy(once("mlflow", fill) / "mlflow.db", workspace)
+
+
+@pytest.fixture
+def searched(workspace: Path, once: Callable[..., Path]) -> Path:
+    """The workspace with a finished search of three trials, made by the command; what it printed is in stdout and stderr."""
+
+    def fill(folder: Path) -> None:
+        command = [sys.executable, "-m", "evbind_lib.cli", "hpo_search", *BRIEF]
+        with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
+            environment = {**os.environ, "EVBIND_WORKSPACE": str(folder)}
+            subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, cwd=folder, timeout=300, check=True)
+
+    return shutil.copytree(once("searched", fill), workspace, dirs_exist_ok=True)
 
 
 @pytest.fixture

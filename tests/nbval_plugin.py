@@ -1,4 +1,4 @@
-"""How `pytest --nbval` compares the stored notebooks: in an empty workspace, without what no two runs share.
+"""How `pytest --nbval` compares the stored notebooks: in a workspace that begins empty, without what no two runs share.
 
 A plugin (``-p`` in pyproject.toml) rather than a conftest.py beside the notebooks, which would ship with them in the wheel.
 
@@ -11,6 +11,7 @@ fails the cell and shows both. Cells tagged ``nbval-ignore-output`` are run and 
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import re
 import shutil
@@ -96,18 +97,27 @@ def pytest_collectstart(collector: Any) -> None:
         collector.skip_compare += ("application/vnd.evbind.result+json",)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With ``--dist loadgroup``: each file is a group of tests, all notebooks are one, since they share a workspace."""
+    group = "notebooks" if isinstance(item, IPyNbCell) else item.nodeid.partition("::")[0]
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+# One for all notebooks, as a user has it: 04 and 05 read the folds that 02 and 03 trained. Gone with the process.
+WORKSPACE = functools.cache(partial(tempfile.TemporaryDirectory, prefix="evbind-nbval-"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: Any) -> None:
-    """Give each notebook, when its kernel is about to start, a workspace of its own with the stored best trainer set."""
+    """Let the kernel of a notebook, when it is about to start, work in a workspace with the stored best trainer set."""
     if not isinstance(item, IPyNbCell):
         return
-    notebook = item.parent
-    if getattr(notebook, "workspace", None) is None:
-        notebook.workspace = tempfile.TemporaryDirectory(prefix="evbind-nbval-")  # gone with the notebook
-        trainer = Path(notebook.workspace.name) / "params" / "trainer"
-        trainer.mkdir(parents=True)
-        shutil.copy(BEST, trainer / BEST.name)
-    os.environ["EVBIND_WORKSPACE"] = notebook.workspace.name
+    if not hasattr(item.parent, "has_begun"):
+        item.parent.has_begun = True
+        trainer = Path(WORKSPACE().name) / "params" / "trainer"
+        trainer.mkdir(parents=True, exist_ok=True)
+        shutil.copy(BEST, trainer / BEST.name)  # also over what 03 found, which on other processors may be another set
+    os.environ["EVBIND_WORKSPACE"] = WORKSPACE().name
     for name in ("EVBIND_STATIC_FIGURES", "EVBIND_WIDGETS", "JPY_SESSION_NAME"):
         os.environ.pop(name, None)
 

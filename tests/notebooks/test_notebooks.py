@@ -58,12 +58,11 @@ def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -
 
 
 @pytest.mark.slow
-def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(workspace: Path) -> None:
+def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(searched: Path) -> None:
+    first = (searched / "stdout").read_text()
+    assert "Study deberta-v3-hpo: 3 trials (3 complete, 0 pruned, 0 failed)\n" in first
+    assert "Trials [####################] 3/3" in (searched / "stderr").read_text()
     command = [sys.executable, "-m", "evbind_lib.cli"]
-    first = subprocess.run([*command, "hpo_search", *BRIEF], capture_output=True, text=True, timeout=300)
-    assert first.returncode == 0, first.stderr
-    assert "Study deberta-v3-hpo: 3 trials (3 complete, 0 pruned, 0 failed)\n" in first.stdout
-    assert "Trials [####################] 3/3" in first.stderr
     again = subprocess.run([*command, "hpo_search", *BRIEF], capture_output=True, text=True, timeout=300)
     assert "resumed: 3 of them are from earlier runs" in again.stdout
     trained = subprocess.run(
@@ -71,12 +70,12 @@ def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(workspa
     )
     assert trained.returncode == 0, trained.stderr
 
-    table = pd.read_csv(workspace / "optuna_trials.csv")
+    table = pd.read_csv(searched / "optuna_trials.csv")
     best = table.loc[table["value"].idxmax()]
-    assert f"Best: trial {best['trial']}, macro_f1 {best['value']:.4f}" in first.stdout
+    assert f"Best: trial {best['trial']}, macro_f1 {best['value']:.4f}" in first
     # The trainer set that was written scores on the same folds what the trial scored: its folds are read.
     assert "2 of 2 folds read from the cache\n" in trained.stdout
-    files = sorted((workspace / "runs").glob("*_train.ipynb"))
+    files = sorted((searched / "runs").glob("*_train.ipynb"))
     result = recorded_result(nbformat.read(files[0], as_version=4))
     assert result["mean"]["macro_f1"] == pytest.approx(best["value"], abs=1e-9)
     assert result["n_folds"] == 2
@@ -94,7 +93,7 @@ def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(workspa
     training = read_runs("training")
     assert training["tags.evbind.level"].value_counts().to_dict() == {"fold": 2, "training": 1}
 
-    pages = sorted((workspace / "runs").glob("*.html"))
+    pages = sorted((searched / "runs").glob("*.html"))
     assert len(pages) == 3
     for page in pages:
         text = page.read_text(encoding="utf-8")
@@ -103,6 +102,7 @@ def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(workspa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_plain_papermill_runs_the_search_as_well(workspace: Path) -> None:
     executed = papermill.execute_notebook(
         find_notebook("hpo_search"),
@@ -129,6 +129,7 @@ def executed(name: str, workspace: Path, **parameters: object) -> nbformat.Noteb
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_exploring_with_other_folds_and_sensitive_data(workspace: Path) -> None:
     overrides = ["training.n_folds=3", "data.sensitive=true", "model.max_length=30"]
     made = executed("explore_data", workspace, overrides=overrides)
@@ -144,6 +145,7 @@ def test_exploring_with_other_folds_and_sensitive_data(workspace: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_comparing_and_scoring_with_another_trainer_set(workspace: Path) -> None:
     trainer = workspace / "params" / "trainer"
     trainer.mkdir(parents=True)
@@ -177,6 +179,7 @@ def test_the_papermill_files_name_parameters_of_their_notebook(file: Path, works
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_an_error_of_ours_is_the_cells_whole_output(workspace: Path) -> None:
     with pytest.raises(papermill.exceptions.PapermillExecutionError):
         papermill.execute_notebook(
@@ -189,6 +192,7 @@ def test_an_error_of_ours_is_the_cells_whole_output(workspace: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_sensitive_posts_leave_no_word_behind(workspace: Path) -> None:
     words = [
         *("data=redsm5", f"data.posts={SAMPLE}/posts.csv", f"data.annotations={SAMPLE}/annotations.csv"),

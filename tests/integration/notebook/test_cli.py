@@ -113,6 +113,7 @@ def test_files_that_cannot_be_used(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 @pytest.mark.parametrize(
     ("word", "key", "suggestion"),
     [

@@ -21,6 +21,8 @@ from evbind_lib.notebook.show import search_summary
 from evbind_lib.tracking import executions
 from tests.conftest import BRIEF
 
+pytestmark = pytest.mark.usefixtures("mlflow_tables")
+
 
 @pytest.fixture
 def params(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:

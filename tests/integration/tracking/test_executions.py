@@ -28,6 +28,8 @@ from evbind_lib.notebook.run import find_notebook
 from evbind_lib.tracking.page import PROGRESS
 from tests.conftest import BRIEF
 
+pytestmark = pytest.mark.usefixtures("mlflow_tables")
+
 PARAMETERS = 'trainer: str = "default"  # file of params/trainer/\noverrides: list = []  # Hydra overrides'
 START = "import evbind_lib as ev\nparams = ev.start('own', overrides, trainer=trainer)"
 SHOW = "from IPython.display import display\nprint('a line')\ndisplay({'text/plain': 'shown'}, raw=True)"

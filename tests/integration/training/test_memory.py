@@ -131,10 +131,10 @@ def many_trials(brief: Callable[..., Params], number: int) -> Params:
     return brief(f"hpo.trials.n_trials={number}", "hpo.sampler.type=random", "hpo.pruner.type=none")
 
 
-def test_memory_does_not_grow_over_twenty_trials(
+def test_memory_does_not_grow_over_ten_trials(
     brief: Callable[..., Params], corpus: Corpus, folds: Sequence[Fold]
 ) -> None:
-    early, late = growth(many_trials(brief, 20), corpus, folds)
+    early, late = growth(many_trials(brief, 10), corpus, folds)
     assert late < early + 25, f"{early:.0f} MB grew to {late:.0f} MB"
 
 
