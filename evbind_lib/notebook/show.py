@@ -1,8 +1,5 @@
 """What a notebook shows: tables of parameters and scores, figures, and the result that it records."""
 
-import base64
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +14,9 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.evaluation.estimate import at_threshold, compare
 from evbind_lib.hpo.results import SearchResult, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
-from evbind_lib.notebook.front_end import has_front_end
+from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
-from evbind_lib.tracking.page import PLOTLY, RESULT
+from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import aggregate
 from evbind_lib.training.result import CrossValidation
 
@@ -54,20 +51,14 @@ def parameter_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
 
 
 def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> None:
-    """Show a table with its texts whole, or a figure; in a front end a click on a point of a search shows its trial.
-
-    With ``EVBIND_STATIC_FIGURES=1`` a figure has a picture too, for pages without JavaScript; that needs kaleido and Chrome.
-    """
+    """Show a table with its texts whole, or a figure; in a front end a click on a point of a search shows its trial."""
     if isinstance(what, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             display(what)
     elif result and has_front_end() and any(trace.meta for trace in what.data):
         display(ipywidgets.VBox(clickable(go.FigureWidget(what), result.study, result.configured.tracking)))
     else:
-        bundle: dict[str, Any] = {PLOTLY: json.loads(what.to_json())}
-        if os.environ.get("EVBIND_STATIC_FIGURES") == "1":
-            bundle["image/png"] = base64.b64encode(what.to_image(format="png", width=900, scale=1)).decode()
-        display(bundle, raw=True)
+        show_figure(what)
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:

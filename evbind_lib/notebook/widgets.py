@@ -17,8 +17,7 @@ from IPython.display import display
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import EvbindError
 from evbind_lib.evaluation.estimate import confident_errors
-from evbind_lib.notebook.front_end import has_front_end
-from evbind_lib.notebook.show import show
+from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.validation import thresholds
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
     """Show precision, recall, F1 and confusion matrix of out-of-fold predictions, with a slider in a front end."""
     figure = thresholds(predictions, threshold)
     if not has_front_end():
-        show(figure)
+        show_figure(figure)
         return
     shown, looks = go.FigureWidget(figure), {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
     slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks)
