@@ -258,9 +258,8 @@ def _corpus(
     pairs = rows.assign(label=highest)[first].reset_index(drop=True)
     counts |= {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
     # Of each distinct sentence, annotated or of a post's text, that of the first post that has it.
-    split = (
-        posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence").dropna(subset="sentence")
-    )
+    split = posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
+    split = split.dropna(subset="sentence")
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     columns = ["post_id", "sentence_id", "sentence"]
     every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)

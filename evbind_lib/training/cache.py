@@ -120,9 +120,8 @@ def _read(file: Path, name: str) -> FoldResult | None:
         return None
     facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
     logits = arrays.pop("logit")
-    metrics = compute_metrics(
-        arrays["label"], probabilities_of(logits)
-    )  # not stored, so never those of yesterday's code
+    # Computed, not stored, so that a changed metric is never stale.
+    metrics = compute_metrics(arrays["label"], probabilities_of(logits))
     predictions = prediction_table(facts["fold"], pd.DataFrame(arrays), logits)
     return FoldResult(**facts, metrics=metrics, predictions=predictions, cached=True)
 
