@@ -26,7 +26,7 @@ search: $(STAMP)
 test: $(STAMP)
 # Two files at a time, the longest first, and one thread for each: two trainings with two threads on two cores wait for each other
 # without end.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load

@@ -24,6 +24,7 @@ import nbformat
 import numpy as np
 import pytest
 from nbval.plugin import IPyNbCell
+from xdist.scheduler import LoadFileScheduling
 
 # What a search found when the notebooks were stored: 04 and 05 need one.
 BEST = Path(__file__).parent / "stored" / "hpo_best.yaml"
@@ -97,10 +98,18 @@ def pytest_collectstart(collector: Any) -> None:
         collector.skip_compare += ("application/vnd.evbind.result+json",)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With ``--dist loadgroup``: each file is a group of tests, all notebooks are one, since they share a workspace."""
-    group = "notebooks" if isinstance(item, IPyNbCell) else item.nodeid.partition("::")[0]
-    item.add_marker(pytest.mark.xdist_group(group))
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """The tests of a file go to one process, and all notebooks to one, since they share a workspace."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "notebooks" if file.endswith(".ipynb") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """For ``--dist loadfile``."""
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 # One for all notebooks, as a user has it: 04 and 05 read the folds that 02 and 03 trained. Gone with the process.
