@@ -1,7 +1,4 @@
-"""Who runs which trial: processes on any hosts claim exactly as many as the study is to hold; Optuna's ``ask`` counts nothing.
-
-A trial belongs to the process in its attribute ``worker``, written in the step that makes it RUNNING.
-"""
+"""Who runs which trial: processes on any hosts claim exactly as many as the study is to hold; ``worker`` names whose it is."""
 
 import contextlib
 import copy

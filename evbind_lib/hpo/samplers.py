@@ -55,10 +55,7 @@ def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampl
 
 
 def build_pruner(pruner: PrunerParams, *, n_folds: int, key: str = "hpo.pruner") -> BasePruner:
-    """Pruner of a study whose steps are folds, counted from 0; what ``patient`` wraps is one too, by default a median pruner.
-
-    One that knows no ``n_startup_trials``, ``n_warmup_steps`` or ``interval_steps`` ignores it.
-    """
+    """Pruner of a study whose steps are folds, counted from 0; what ``patient`` wraps is one too, by default a median pruner."""
     from evbind_lib.hpo.racing.pruner import RacingPruner
 
     shared: dict[str, Any] = pruner.model_dump(include={"n_startup_trials", "n_warmup_steps", "interval_steps"})

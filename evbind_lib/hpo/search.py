@@ -50,10 +50,7 @@ def run_search(
     study: str | optuna.Study | None = None,
     callbacks: Sequence[SearchCallback | OptunaCallback] = (),
 ) -> SearchResult:
-    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached.
-
-    Any number of searches may work on one study; a study that is given keeps its own sampler and pruner.
-    """
+    """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached."""
     started = time.perf_counter()
     check_search(params)
     if isinstance(study, optuna.Study) and len(study.directions) > 1:

@@ -1,7 +1,4 @@
-"""Worker processes of a search, on this machine or on a cluster of dask's; what they know of each other is in the storage.
-
-Trials never share a process, since PyTorch, tokenizers and random numbers keep state in it.
-"""
+"""Worker processes of a search, here or on dask's cluster: trials never share one, as PyTorch and random numbers keep state."""
 
 import contextlib
 import inspect

@@ -101,10 +101,7 @@ class SearchProgress(Progress, SearchCallback):
 
 
 class SearchMonitor(SearchCallback, Callback):
-    """Live view of a search: progress, best value, time left, trials, and a button that ends it after the current fold.
-
-    The button loses nothing: the trial is done again, with the same parameters, when the search goes on.
-    """
+    """Live view of a search: progress, best value, time left, trials, and a button that ends it after the current fold."""
 
     def __init__(self, params: Params) -> None:
         self.tracking, self.wants_stop = params.tracking, False

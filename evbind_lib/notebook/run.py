@@ -44,10 +44,8 @@ def find_notebook(name: str) -> Path:
 
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None.
-
-    papermill.inspect_notebook counts equal signs line by line: it loses ``overrides = ["training.n_folds=3"]``.
-    """
+    """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None."""
+    # papermill.inspect_notebook counts equal signs line by line: it loses `overrides = ["training.n_folds=3"]`.
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
@@ -98,10 +96,7 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
 def run_notebook(
     notebook: Path, choices: Mapping[str, str], overrides: Sequence[str] = (), *, output: Path | None = None
 ) -> ExecutedNotebook:
-    """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook.
-
-    After an `EvbindError` nothing is left behind, after a `NotebookError` the notebook up to the cell that failed.
-    """
+    """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook."""
     parameters = papermill_parameters(notebook, choices, overrides)
     check(notebook, choices, overrides)
     output = output or workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"

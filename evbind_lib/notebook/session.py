@@ -1,7 +1,4 @@
-"""The verbs that a notebook's cell calls: each calls the pure function of its package, records it and shows how far it is.
-
-They record after `start`, not after `compose` alone. No torch is loaded here: `start` sets what OpenMP reads when it is.
-"""
+"""The verbs that a notebook's cell calls: each calls a function of its package, shows it and, after `start`, records it."""
 
 from __future__ import annotations
 
@@ -65,12 +62,8 @@ def start(
     Returns
     -------
     Params
-
-    Raises
-    ------
-    ParamsError, TrackingError
-        For an unknown group, file, key or value, a parameter that papermill put in and the notebook does not have, or a store of
-        MLflow's that cannot be used.
+        `ParamsError` for an unknown group, file, key or value, or a parameter that papermill put in and the notebook does not
+        have; `TrackingError` for a store of MLflow's that cannot be used.
 
     Examples
     --------
@@ -123,11 +116,8 @@ def search(
     Returns
     -------
     SearchResult
-
-    Raises
-    ------
-    ParamsError, ModelError, SearchError
-        When something cannot be used or the study is another objective's, before anything is written; when no trial is complete.
+        `ParamsError`, `ModelError` or `SearchError` where something cannot be used or the study is another objective's, before
+        anything is written; `SearchError` where no trial is complete.
 
     Examples
     --------
@@ -185,11 +175,8 @@ def cross_validate(
     Returns
     -------
     CrossValidation
-
-    Raises
-    ------
-    ParamsError, ModelError, TrainingError
-        When something cannot be used, before anything is written; when a loss is not a finite number or not one per pair.
+        `ParamsError` or `ModelError` where something cannot be used, before anything is written; `TrainingError` where a loss is
+        not a finite number or not one per pair.
 
     Examples
     --------
@@ -225,11 +212,7 @@ def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
     -------
     EvidenceModel
         Its score on new posts is about what cross-validation estimated with a little less data; these posts cannot measure it.
-
-    Raises
-    ------
-    ParamsError, ModelError, TrainingError
-        When something cannot be used, or the loss is not a finite number.
+        `ParamsError`, `ModelError` or `TrainingError` where something cannot be used, or the loss is not a finite number.
 
     Examples
     --------

@@ -1,7 +1,4 @@
-"""Views of data and predictions: pairs to browse, a threshold to move, errors to read, sentences to score.
-
-Without a front end they show what there is to see at first.
-"""
+"""Views of data and predictions, without a front end as they begin: pairs, a threshold to move, errors, sentences to score."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
 """Figures by plotly of a study, of validated predictions and of the data; each function returns one and shows nothing.
 
-Where there is too little to plot, the figure says so in a sentence. ``plotly.io.templates.default = "plotly_dark"`` makes them
-dark. They are loaded on first use.
+Where there is too little to plot, the figure says so. ``plotly.io.templates.default = "plotly_dark"`` makes them dark.
 
 Examples
 --------
 >>> import optuna
 >>> import evbind_lib as ev
->>> optuna.logging.set_verbosity(optuna.logging.WARNING)
 >>> study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
 >>> study.optimize(lambda trial: trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True), n_trials=5)
 >>> figure = ev.plots.history(study)

@@ -1,7 +1,6 @@
 """Figures of a study: its trials, their parameters and the course of the search.
 
-Every function takes any `optuna.Study` of one objective, whether `ev.search` made it or not; those that show a score refuse one
-of several with a `SearchError`. ``meta`` of a trace names the trial of each of its points, for a widget that follows clicks.
+Each takes any study of one objective (of several: `SearchError`); ``meta`` of a trace names the trial of each of its points.
 """
 
 import itertools

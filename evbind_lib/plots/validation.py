@@ -1,8 +1,7 @@
 """Figures of validated predictions: scores of folds and criteria, learning curves, curves over thresholds, confusion matrix.
 
-``results`` is a `CrossValidation`, a `FoldResult`, a table of predictions with the columns label (1 is evidence) and probability
-and where they are needed fold and criterion_id, or a mapping of names to such results, which are set side by side, each in the
-same colour in every figure. From ``threshold`` on a pair is called evidence.
+``results`` is a `CrossValidation`, a `FoldResult`, a table of predictions (columns label, probability and, where needed, fold
+and criterion_id), or a mapping of names to such, set side by side. From ``threshold`` on a pair is called evidence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +25,7 @@ Result = Trained | pd.DataFrame
 
 
 def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] = ()) -> go.Figure:
-    """Score of each fold and their mean, for each metric: by default all where higher is better, of several results four.
-
-    How far the dots lie apart is how far a single split could mislead. Of two models one is better where its dots lie higher
-    fold by fold, not only on average.
-    """
+    """Score of each fold and their mean, for each metric: by default all where higher is better, of several results four."""
     models, one = _named(results, _fold_metrics)
     every = [name for name in METRICS if METRICS[name].greater_is_better and name in next(iter(models.values()))]
     chosen = list(metrics or (every if one else MAIN))
@@ -52,10 +47,7 @@ def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] =
 
 
 def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "macro_f1") -> go.Figure:
-    """Training loss and a validation metric after each epoch, a line for each fold; tables of predictions hold neither.
-
-    A metric that falls while the loss falls on is overfitting; one that still rises asks for more epochs.
-    """
+    """Training loss and a validation metric after each epoch, a line for each fold; tables of predictions hold neither."""
     models, one = _named(results, _folds)
     most = max((len(fold.epochs) for folds in models.values() for fold in folds), default=0)
     if not most:
@@ -115,10 +107,7 @@ def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> g
 
 
 def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
-    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other.
-
-    A threshold that is chosen on the predictions it is judged by flatters its F1 a little.
-    """
+    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other."""
     tables, one = _named(results, _predictions)
     lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
     now = {model: at_threshold(table, threshold) for model, table in tables.items()}

@@ -1,7 +1,4 @@
-"""Papermill's engine ``evbind``: runs any notebook as papermill does, tracks it in MLflow and passes its progress on.
-
-Papermill loads it by its entry point whenever it is imported itself, hence the rest of the library is imported late.
-"""
+"""Papermill's engine ``evbind``: tracks any notebook and passes its progress on. Papermill loads it always: imports come late."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The execution of a notebook that this kernel is in: a run in MLflow with its page, whichever way it was started.
 
 Where papermill's engine ``evbind`` started the kernel, the engine owns the run; elsewhere the kernel does, and watches its cells.
-MLflow and nbformat are imported late, so that whether an execution has begun is known at no cost.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """What this kernel runs, as passes through a notebook, each of them one run in MLflow.
-
-    A pass begins when the cell with `begin` is run, and again when it is run directly after a cell above it (so by Run All, or by
-    running the parameters again); cells run again in any other way belong to the same pass.
-    """
+    """What this kernel runs: passes through a notebook, each a run in MLflow, begun by the cell with `begin` or those above."""
 
     def __init__(self) -> None:
         self.begun = False  # whether this process has called `begin`

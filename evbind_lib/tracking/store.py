@@ -1,7 +1,6 @@
 """The MLflow store: its experiments, one way to create and find runs, and what tags and values look like in it.
 
-Only `MlflowClient` with explicit run and parent ids is used: MLflow's functions keep a global active run, which makes orphans as
-soon as two things run at once. Numbers, names and ids of runs are written, never text of posts.
+Only `MlflowClient` with explicit ids is used: MLflow's global active run makes orphans as soon as two things run at once.
 """
 
 from __future__ import annotations

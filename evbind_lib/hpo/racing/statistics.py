@@ -1,7 +1,6 @@
-"""Whether a trial is worse than the best, or unlikely to end better, by the same posts of the folds that it has done.
+"""Whether a trial is worse than the best, or unlikely to end better, by the same posts of the folds that it has done."""
 
-As F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel and Braun, JMLR 16, 2015), with the noise of training added.
-"""
+# As F-race (Birattari et al., GECCO 2002) and CVST (Krueger, Panel, Braun, JMLR 16, 2015), with the noise of training added.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +89,7 @@ def null_differences(
 ) -> Array:
     """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
 
-    Noise of posts comes as (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile`` is what all would
-    score without noise in each fold, ``training_sd`` (n_resamples,) the spread of trainings, ``shape`` by `training_shape`.
+    Noise of posts: (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile``: folds' scores without noise.
     """
     combine: Any = AGGREGATIONS[aggregation]
     random, (n_done, n_resamples) = np.random.default_rng(0), candidate.shape
@@ -133,10 +131,7 @@ def judge(
     margin: float = 0.0,
     n_looks: int | None = None,
 ) -> Verdict:
-    """Compare the folds that a trial has done, fewer than there are, with all folds of at least two complete trials.
-
-    The rules are those of `RacingPruner`; ``n_looks`` is how often a trial is judged, by default after each fold but the last.
-    """
+    """Compare the folds that a trial has done, fewer than there are, with all folds of at least two complete trials."""
     # A metric to be minimised is turned over, and the aggregation with it.
     sign = 1.0 if greater_is_better else -1.0
     if not greater_is_better:
