@@ -1,0 +1,216 @@
+"""Probabilities one can act on: logits to the fraction of evidence among all pairs, and thresholds for a stated aim.
+
+Platt scaling of out-of-fold logits (Platt 1999, "Probabilistic outputs for support vector machines"). Negatives are sampled, so
+each counts ``weight`` times (eligible / drawn): King and Zeng 2001, "Logistic regression in rare events data", Political Analysis
+9:137. A table of predictions has the columns fold, criterion_id, label, logit and weight.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import entr, expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from evbind_lib.errors import DataError, ParamsError
+from evbind_lib.training.metrics import THRESHOLD, log_losses
+
+AIMS = ("f1", "macro_f1", "recall>=R", "precision>=P")
+SCORES = ["precision", "recall", "f1", "macro_f1", "flagged"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Map of logits (n,) to probabilities of evidence (n,): ``expit(slope * logit + intercept)``; the order of pairs stays."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities of evidence, float64, in the shape of the logits."""
+        return np.asarray(expit(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept))
+
+
+def fit_calibration(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> Calibration:
+    """The map of greatest likelihood, each pair counted ``weights`` times, with Platt's targets in place of 1 and 0.
+
+    These stand for one more pair of each class, as scikit-learn's ``method="sigmoid"`` has them: the map is finite where logits
+    separate the classes, or only one occurs. A negative slope becomes 0 (the fraction of evidence for every pair): the likelihood
+    is concave, so that is its greatest value where no slope may be negative.
+    """
+    labels, logits, weights = (np.asarray(values, dtype=np.float64) for values in (labels, logits, weights))
+    positive, negative = weights @ labels, weights @ (1 - labels)
+    target = np.where(labels == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    if np.ptp(logits) > 0:
+        centre, scale = logits.mean(), logits.std()  # the solver wants numbers around 0 and 1
+        scaled, answers = np.tile((logits - centre) / scale, 2), np.repeat([1, 0], len(logits))
+        parts = np.concatenate([weights * target, weights * (1 - target)])  # each pair is one of both classes, in part
+        model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
+        model.fit(scaled[:, None], answers, sample_weight=parts)
+        slope = float(model.coef_[0, 0] / scale)
+        if slope > 0:
+            return Calibration(slope, float(model.intercept_[0] - slope * centre))
+    return Calibration(0.0, float(logit(np.average(target, weights=weights))))
+
+
+def fit_by_fold(predictions: pd.DataFrame) -> dict[int, Calibration]:
+    """A map for the model of each fold, by its own validated pairs: for an ensemble, whose mean is taken of probabilities."""
+    return {int(str(fold)): _fit(part) for fold, part in predictions.groupby("fold")}
+
+
+def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
+    """Calibrated probabilities (n,), those of each fold by the map of the other folds: what one map is worth on new posts."""
+    probabilities, logits = np.empty(len(predictions)), predictions["logit"].to_numpy()
+    for fold, calibration in _fit_on_others(predictions).items():
+        inside = (predictions["fold"] == fold).to_numpy()
+        probabilities[inside] = calibration(logits[inside])
+    return probabilities
+
+
+def _fit(predictions: pd.DataFrame) -> Calibration:
+    return fit_calibration(*_arrays(predictions))
+
+
+def _arrays(predictions: pd.DataFrame) -> list[np.ndarray]:
+    return [predictions[name].to_numpy() for name in ("label", "logit", "weight")]
+
+
+def _fit_on_others(predictions: pd.DataFrame) -> dict[int, Calibration]:
+    """For each fold the map of all others."""
+    if predictions["fold"].nunique() < 2:
+        raise DataError("Calibration is judged on folds it has not seen; give predictions of two folds or more.")
+    return {fold: _fit(predictions[predictions["fold"] != fold]) for fold in predictions["fold"].unique()}
+
+
+def calibration_scores(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray
+) -> pd.DataFrame:
+    """Value of ``ece, brier, log_loss, base_rate_brier, base_rate_log_loss`` with a 95 % interval (value, low, high).
+
+    ``ece`` is the expected calibration error over the bins of `reliability`; the base rate is what a model would score that gives
+    the fraction of evidence to every pair. Groups are resampled, the map is not fitted again.
+    """
+    sums = _resampled(labels, probabilities, weights, groups, 10)
+    weight, evidence, expected, brier, log_loss = np.moveaxis(sums, -1, 0)
+    total = weight.sum(axis=1)
+    rate = evidence.sum(axis=1) / total
+    gaps = (evidence - expected) / total[:, None]
+    scores = {"ece": np.abs(gaps).sum(axis=1)}
+    scores |= {"brier": brier.sum(axis=1) / total, "log_loss": log_loss.sum(axis=1) / total}
+    scores |= {"base_rate_brier": rate * (1 - rate), "base_rate_log_loss": entr(rate) + entr(1 - rate)}
+    rows = {name: [values[0], *_percentiles(values[1:])] for name, values in scores.items()}
+    # Resampling adds noise, which adds to an error that cannot be below 0: the percentiles, too high, are mirrored at the value,
+    # and an error that noise alone would reach may be none.
+    (value, low, high), noise = rows["ece"], _percentiles(np.abs(gaps[1:] - gaps[0]).sum(axis=1))[1]
+    rows["ece"] = [value, 2 * value - high if value > noise else 0.0, max(2 * value - low, value)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray, n_bins: int = 10
+) -> pd.DataFrame:
+    """A row per bin, from low to high probability: predicted mean, observed fraction of evidence, its 95 % interval, pairs.
+
+    Bins hold alike many pairs as the weights count them; equal probabilities share one, so there can be fewer.
+    """
+    weight, evidence, expected = np.moveaxis(_resampled(labels, probabilities, weights, groups, n_bins), -1, 0)[:3]
+    with np.errstate(invalid="ignore"):  # a bin that a resample leaves empty
+        observed = evidence / weight
+    low, high = _percentiles(observed[1:])
+    columns = {"predicted": expected[0] / weight[0], "observed": observed[0], "low": low, "high": high}
+    return pd.DataFrame({**columns, "pairs": weight[0]})
+
+
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.nanquantile(values, [0.025, 0.975], axis=0))
+
+
+def _resampled(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray, n_bins: int
+) -> np.ndarray:
+    """Sums of weight, evidence, probability, Brier and log loss in each bin: of all, then of 1,000 resamples of the groups."""
+    edges = np.quantile(probabilities, np.arange(1, n_bins) / n_bins, weights=weights, method="inverted_cdf")
+    bins = np.unique(np.searchsorted(edges, probabilities), return_inverse=True)[1]
+    names, members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    values = np.ones_like(probabilities), labels, probabilities, (probabilities - labels) ** 2
+    shape, cells = (len(names), bins.max() + 1), members * (bins.max() + 1) + bins
+    sums = [
+        np.bincount(cells, weights * each, minlength=shape[0] * shape[1]).reshape(shape)
+        for each in (*values, log_losses(labels, probabilities))
+    ]
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
+    return np.tensordot(np.vstack([np.ones_like(drawn[:1]), drawn]), np.stack(sums, axis=-1), axes=1)
+
+
+def parse_aim(aim: str) -> tuple[str, float]:
+    """Score that an aim is about, and the least that it must be; 0 where it is to be as great as possible."""
+    bound = re.fullmatch(r"(recall|precision)\s*>=\s*(0?\.\d*[1-9]\d*|1(?:\.0*)?)", aim)
+    if bound is None and aim not in AIMS[:2]:
+        known = f"{', '.join(AIMS)}, with R and P above 0 and up to 1"
+        raise ParamsError(f"aim={aim}: a threshold cannot be chosen for that; known are: {known}, as in recall>=0.9.")
+    return (bound[1], float(bound[2])) if bound else (aim, 0.0)
+
+
+def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, aim: str) -> float:
+    """The threshold that does best what the aim says; a pair is called evidence from it on.
+
+    ``recall>=R`` gives the best precision among those of such a recall, ``precision>=P`` the best recall; where no threshold
+    reaches P, the one that comes nearest. Where no pair is evidence, there is nothing to choose by: 0.5.
+    """
+    name, least = parse_aim(aim)
+    order = np.argsort(-np.asarray(probabilities), kind="stable")
+    value, label, weight = (np.asarray(each, dtype=float)[order] for each in (probabilities, labels, weights))
+    if not label.any():
+        return THRESHOLD
+    last = np.flatnonzero(np.diff(value, append=-1.0))  # equal probabilities are called alike
+    scores = _scores((weight * label).cumsum()[last], weight.cumsum()[last], weight @ label, weight.sum())
+    merit = scores[name]
+    if least:
+        other = scores["recall" if name == "precision" else "precision"]
+        merit = np.where(merit >= least - 1e-12, other, merit - 2)  # those that miss the bound come after all others
+    best = int(np.argmax(merit))
+    return float(np.append(value[last], 0.0)[best : best + 2].mean())  # amid the last called and the first that is not
+
+
+def _scores(found: np.ndarray, called: np.ndarray, evidence: float, total: float) -> dict[str, np.ndarray]:
+    """Scores by the weights of evidence called, all called, all evidence and all pairs; 0 where there is nothing to count."""
+    others = total - evidence - called + found  # rightly not called
+    parts: dict[str, tuple[Any, Any]]
+    parts = {"precision": (found, called), "recall": (found, evidence), "f1": (2 * found, called + evidence)}
+    parts |= {"f1_of_others": (2 * others, 2 * total - called - evidence), "flagged": (called, total)}
+    scores = {name: part / np.maximum(whole, 1e-9) for name, (part, whole) in parts.items()}
+    return {**scores, "macro_f1": (scores["f1"] + scores["f1_of_others"]) / 2}
+
+
+def thresholds(predictions: pd.DataFrame, aim: str) -> pd.DataFrame:
+    """Thresholds on calibrated probabilities for an aim, and what such a choice is worth on posts that it was not made on.
+
+    Rows: ``all`` (one threshold for all criteria), the criteria (each its own), ``each`` (these together). Columns: threshold,
+    chosen on all folds; precision, recall, f1, macro_f1 and flagged, the fraction of pairs called evidence, where map and
+    threshold of each fold are chosen on the other folds.
+    """
+    predictions = predictions.reset_index(drop=True)
+    final, others = _fit(predictions), _fit_on_others(predictions)
+
+    def chosen(rows: pd.DataFrame, calibration: Calibration) -> float:
+        label, logits, weight = _arrays(rows)
+        return choose_threshold(label, calibration(logits), weight, aim)
+
+    def judged(rows: pd.DataFrame) -> list[float]:
+        (label, _, weight), now = _arrays(rows), called[rows.index].to_numpy()
+        scores = _scores(weight @ (label * now), weight @ now, weight @ label, weight.sum())
+        return [float(scores[name]) for name in SCORES]
+
+    table, called = {}, pd.Series(False, index=predictions.index)
+    for name, rows in [("all", predictions), *predictions.groupby("criterion_id")]:
+        for fold, calibration in others.items():
+            inside = rows[rows["fold"] == fold]
+            threshold = chosen(rows.drop(inside.index), calibration)
+            called[inside.index] = calibration(inside["logit"].to_numpy()) >= threshold
+        table[name] = [chosen(rows, final), *judged(rows)]
+    table["each"] = [np.nan, *judged(predictions)]
+    return pd.DataFrame.from_dict(table, orient="index", columns=["threshold", *SCORES]).rename_axis("criterion")
