@@ -5,8 +5,6 @@ each counts ``weight`` times (eligible / drawn): King and Zeng 2001, "Logistic r
 9:137. A table of predictions has the columns fold, criterion_id, label, logit and weight.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Numbers only, no predictions: a score of each trial in each fold. `tests/benchma
 truth, beside the methods that were not taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest

@@ -1,21 +1,34 @@
 """What a search leaves behind: its result, the best trial as a trainer file, a summary, the table of trials."""
 
 import contextlib
+import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import optuna
 import pandas as pd
 import yaml
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.paths import without_password, workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
 from evbind_lib.errors import SearchError, did_you_mean
-from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, finished_trials, metric_name, open_storage
+from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
+from evbind_lib.hpo.study import (
+    StudyRecord,
+    TrialRecord,
+    best_trial,
+    complete_trials,
+    finished_trials,
+    is_minimised,
+    metric_name,
+    open_storage,
+)
 from evbind_lib.training.cache import FoldCache, trial_name
 
 
@@ -49,6 +62,21 @@ class SearchResult:
     def best_value(self) -> float:
         """Value of the best trial."""
         return float(self.best_trial.values[0])
+
+    def corrected_score(self) -> CorrectedScore:
+        """Best value corrected for having been chosen on its own folds; `SearchError` with the reason where there is none."""
+        complete, identity = complete_trials(self.study), StudyRecord.read(self.study).identity or {}
+        for trial in complete:
+            record = TrialRecord.read(trial)
+            if not record.fold_scores:
+                raise SearchError("the objective does not report its folds by ev.report_folds.")
+            if (record.fold_aggregation or identity.get("fold_aggregation")) != "mean":
+                raise SearchError("it is defined for the mean over folds alone (hpo.metric.fold_aggregation=mean).")
+            if not math.isclose(np.mean(record.fold_scores), trial.values[0], abs_tol=1e-6):
+                raise SearchError("the objective returns something else than the mean over its folds.")
+        stopped = [trial for trial in finished_trials(self.study) if trial.state == TrialState.PRUNED]
+        scores = [TrialRecord.read(trial).fold_scores or [] for trial in [*complete, *stopped]]
+        return corrected_score(scores, greater_is_better=not is_minimised(self.study))
 
     @property
     def params(self) -> Params:
@@ -128,6 +156,16 @@ def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
     return trained, len(records) * n_folds
 
 
+def corrected_line(result: SearchResult) -> str:
+    """The corrected score with its interval and what it estimates, as a sentence, or why there is none."""
+    try:
+        score = result.corrected_score()
+    except SearchError as reason:
+        return f"No score corrected for selection: {reason}"
+    interval = f"{score.value:.4f}, 95 % interval {score.low:.4f} to {score.high:.4f}"
+    return f"Corrected for selection: {interval}; expect it of one more training with the chosen set, on new posts like these."
+
+
 def summary_text(result: SearchResult, params: Params) -> str:
     """Account of a study in plain text."""
     study, best, name, trials = result.study, result.best_trial, metric_name(result.study), trials_table(result.study)
@@ -151,7 +189,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
         ],
         f"Best: trial {best.number}, {name} {result.best_value:.4f}": [
             *values,
-            "It is selected by this score, so the score is optimistic: expect a little less on new posts.",
+            corrected_line(result),
         ],
         f"Importance for {name} (PED-ANOVA):": importances,
         "Best trials:": [f"trial {row.trial:>4}  {name} {row.value:.4f}" for row in ranked.itertuples()],
@@ -168,6 +206,11 @@ def best_trainer_yaml(result: SearchResult) -> str:
     folds = identity.get("n_folds", len(TrialRecord.read(best).fold_scores or ()))
     provenance = {"study": study.study_name, "trial": best.number, "metric": name, "score": round(result.best_value, 6)}
     provenance |= {"folds": folds, "model": params.model.name, "data_fingerprint": identity.get("data")}
+    with contextlib.suppress(SearchError):
+        corrected = dataclasses.asdict(result.corrected_score())
+        provenance["corrected_score"] = {
+            key: round(value, 6) if key != "method" else value for key, value in corrected.items()
+        }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "provenance"})
     training = {key: value for key, value in training.items() if key != "loss_args" or value}

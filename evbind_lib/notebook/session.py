@@ -16,7 +16,7 @@ from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
-from evbind_lib.errors import ParamsError
+from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
 from evbind_lib.hpo.results import SearchResult, parameter_importances, write_results
 from evbind_lib.notebook.front_end import has_front_end
@@ -140,7 +140,10 @@ def search(
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}
         if tracked:
-            tracked.summary(result.study, importances=parameter_importances(result.study), files=files)
+            numbers = {f"importance/{name}": each for name, each in parameter_importances(result.study).items()}
+            with contextlib.suppress(SearchError):
+                numbers["corrected_score"] = result.corrected_score().value
+            tracked.summary(result.study, numbers=numbers, files=files)
     return result
 
 

@@ -1,5 +1,7 @@
 """What a notebook shows: tables of parameters and scores, figures, and the result that it records."""
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ from IPython.display import display
 from evbind_lib.config.compose import describe
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
+from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.estimate import at_threshold, compare
-from evbind_lib.hpo.results import SearchResult, folds_spent
+from evbind_lib.hpo.results import SearchResult, corrected_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
@@ -81,7 +84,9 @@ def search_summary(result: SearchResult) -> Summary:
         aggregation, reported = drawn.fold_aggregation or "mean", drawn.metric or metric
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"
-    lines.append(f"Best: trial {best.number}, {metric} {value:.4f}{scored}")
+    lines += [f"Best: trial {best.number}, {metric} {value:.4f}{scored}", corrected_line(result)]
+    with contextlib.suppress(SearchError):
+        found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
         lines += [f"  {FILES[0]}   use it: evbind train trainer=hpo_best", *(f"  {file}" for file in FILES[1:])]
     found |= {"went_on_from": n_earlier, "stopped": result.stopped}

@@ -255,7 +255,7 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
     def for_workers(self) -> TrackedTrials:
         return TrackedTrials(self.store, self.study_run)
 
-    def summary(self, study: optuna.Study, *, importances: Mapping[str, float], files: Mapping[str, Path]) -> None:
+    def summary(self, study: optuna.Study, *, numbers: Mapping[str, float], files: Mapping[str, Path]) -> None:
         """Write the child run 'Study Summary' or, where the study went on, the one it has, with the files as artifacts."""
         run, best, counts = self.study_run, best_trial(study), count_trials(study)
         if best is None:
@@ -264,14 +264,13 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         with self.store.going_on():
             there = [Run(run.store, each.info.run_id, run.experiment, "", {}) for each in run.children("summary")]
             summary = there[0] if there else Run.below(run, "summary", "Study Summary")
-            numbers = {"best_value": best.value, **{f"trials_{name}": count for name, count in counts.items()}}
-            numbers |= {f"importance/{name}": weight for name, weight in importances.items()}
+            counted = {f"trials_{name}": count for name, count in counts.items()}
             states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
             note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
             # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
             tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
             for owner in (run, summary):
-                owner.write(numbers, step=counts["total"], tags=tags)
+                owner.write({"best_value": best.value, **counted, **numbers}, step=counts["total"], tags=tags)
             for file in files.values():
                 self.store.client.log_artifact(summary.run_id, str(file))
             summary.end()

@@ -147,7 +147,7 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
         search.on_search_begin(study, 0)
         run_trial(search, study, 0.6, 0.8, retry_of=7)
         run_trial(search, study, 0.4, state=TrialState.PRUNED)
-        search.summary(study, importances={"learning_rate": 0.7}, files={"trials": file})
+        search.summary(study, numbers={"importance/learning_rate": 0.7, "corrected_score": 0.6}, files={"trials": file})
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     trials, folds = runs_of(tracker, name, level="trial"), runs_of(tracker, name, level="fold")
     assert opened == [("study", name)]
@@ -196,7 +196,7 @@ def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingP
         with tracked(tracker, study, now) as search:
             assert the_run(tracker, name, level="study").info.status == "RUNNING"
             run_trial(search, study, score)
-            search.summary(study, importances={}, files={})
+            search.summary(study, numbers={}, files={})
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     assert parent.info.status == "FINISHED" and len(parent.data.params) == 126
     assert parent.data.params["hpo.trials.n_trials"] == "10" and parent.data.params["new.in.session.2"] == "2"
@@ -376,7 +376,7 @@ def test_a_store_that_is_lost_costs_a_warning_and_no_training(
         tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{free_port()}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         run_trial(search, study, 0.5)
-        search.summary(study, importances={}, files={})
+        search.summary(study, numbers={}, files={})
         tracker.end_abandoned()
         assert tracker.has_gaps
         assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["evbind_lib"]
@@ -418,7 +418,7 @@ def test_a_server_records_the_same_tree(study: optuna.Study, tmp_path: Path, cap
         for session in range(2):
             with tracked(tracker, study, {**PARAMETERS, "session": session}) as search:
                 run_trial(search, study, 0.5 + session / 10, 0.7)
-                search.summary(study, importances={}, files={"summary": file})
+                search.summary(study, numbers={}, files={"summary": file})
         levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, name)]
         assert sorted(levels) == ["fold"] * 4 + ["study", "summary"] + ["trial"] * 2
         assert the_run(tracker, name, best="true").data.tags["evbind.trial"] == "1"

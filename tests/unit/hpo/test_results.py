@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import SearchError
+from evbind_lib.evaluation.selection import corrected_score
 from evbind_lib.hpo.results import (
     SearchResult,
     folds_spent,
@@ -115,6 +116,39 @@ def test_the_summary_counts_trials_and_folds(result: SearchResult, params: Param
     assert parameter_importances(optuna.create_study()) == {}
 
 
+def test_the_corrected_score_goes_by_complete_and_stopped_trials_and_stands_in_summary_and_file(
+    result: SearchResult, params: Params
+) -> None:
+    corrected = result.corrected_score()
+    # Nothing of the failed trial and the surplus one.
+    assert corrected == corrected_score([[0.6, 0.7], [0.8, 0.9], [0.6, 0.7], [0.3]])
+    assert corrected.low < corrected.value <= result.best_value + 1e-9 < corrected.high
+    line = f"Corrected for selection: {corrected.value:.4f}, 95 % interval {corrected.low:.4f} to {corrected.high:.4f}"
+    assert line in summary_text(result, params)
+    files = write_results(result, params)
+    provenance = yaml.safe_load(files["hpo_best.yaml"].read_text())["training"]["provenance"]
+    assert set(provenance["corrected_score"]) == {"value", "low", "high", "method"}
+    assert provenance["corrected_score"]["value"] == pytest.approx(corrected.value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trials", "identity", "reason"),
+    [
+        ([([0.6, 0.7], 0.65), ([0.8, 0.9], 0.85)], {}, "3 trials"),
+        ([([0.6, 0.7], 0.6), ([0.8, 0.9], 0.8), ([0.1, 0.2], 0.1)], {"fold_aggregation": "min"}, "mean over folds"),
+        ([([0.6, 0.7], 0.55), ([0.8, 0.9], 0.75), ([0.1, 0.2], 0.05)], {}, "something else"),
+        ([([], 0.55), ([], 0.75), ([], 0.05)], {}, "report_folds"),
+    ],
+)
+def test_where_there_is_no_corrected_score_the_line_says_why(
+    params: Params, trials: list[tuple[list[float], float]], identity: dict[str, Any], reason: str
+) -> None:
+    result = result_of(params, [trial(params, 1e-3, folds, value=value) for folds, value in trials], **identity)
+    assert reason in next(line for line in summary_text(result, params).splitlines() if "No score corrected" in line)
+    files = write_results(result, params)
+    assert "corrected_score" not in yaml.safe_load(files["hpo_best.yaml"].read_text())["training"]["provenance"]
+
+
 def test_folds_of_a_trial_that_was_cut_off_count_once(params: Params) -> None:
     study = optuna.create_study(direction="maximize")
     study.add_trial(trial(params, 1e-3, [], state=TrialState.FAIL, interrupted=True))
@@ -134,10 +168,15 @@ def test_the_files_of_a_search(result: SearchResult, params: Params) -> None:
     written = written_training(files)
     assert written["args"]["learning_rate"] == 2e-3 and not {"n_folds", "seed", "loss_args"} & set(written)
     provenance = written["provenance"]
-    assert provenance.pop("date") and provenance == {
-        **{"study": "made-up", "trial": 1, "metric": "macro_f1", "score": 0.85, "folds": 2, "model": "tiny"},
-        "data_fingerprint": "d" * 64,
-    }
+    assert (
+        provenance.pop("date")
+        and provenance.pop("corrected_score")
+        and provenance
+        == {
+            **{"study": "made-up", "trial": 1, "metric": "macro_f1", "score": 0.85, "folds": 2, "model": "tiny"},
+            "data_fingerprint": "d" * 64,
+        }
+    )
     assert compose(trainer="hpo_best").training.args["learning_rate"] == 2e-3
     assert len(pd.read_csv(files["optuna_trials.csv"])) == 5
     assert files["optuna_study_summary.txt"].read_text() == summary_text(result, params)
