@@ -2,6 +2,7 @@
 # make test     set up, then the whole test suite
 # make test-full  the long forms: kills at thirty moments, two hundred trials (about a quarter of an hour)
 # make lab      JupyterLab on the notebooks
+# make simulate  what the scores and comparisons are worth, with known truth
 # make lint     ruff, format check, mypy
 # make notebooks  run all notebooks again and store them with their outputs
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: search test test-full lab lint notebooks bench clean
+.PHONY: search test test-full lab lint notebooks simulate bench clean
 .DEFAULT_GOAL := search
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +42,9 @@ lint: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m tests.store_notebooks
+
+simulate: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.selection
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
