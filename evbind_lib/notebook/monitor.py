@@ -1,6 +1,8 @@
 """What shows how far work is: a line or, in a front end, a monitor of the search; and the trial behind a point of its figures."""
 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
+from __future__ import annotations  # go.FigureWidget, once named, loads a second of widgets and schemas
+
 import contextlib
 import functools
 import html
