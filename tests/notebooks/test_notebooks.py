@@ -46,12 +46,17 @@ def test_every_notebook_has_typed_and_commented_parameters(name: str) -> None:
     assert "Unknown type" not in shown.stdout
 
 
-def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then_nor_widgets_schemas() -> None:
+def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -> None:
     cells = [nbformat.read(file, as_version=4).cells for file in notebooks().values()]
     first = [next(cell.source for cell in each if "ev.start(" in cell.source) for each in cells]
     imports = [line for source in first for line in source.splitlines() if line.startswith(("import ", "from "))]
     code = "\n".join(
-        [*imports, "import sys", "ev.start", "print([n for n in ('torch', 'transformers', 'jsonschema') if n in sys.modules])"]
+        [
+            *imports,
+            "import sys",
+            "ev.start",
+            "print([n for n in ('torch', 'transformers', 'jsonschema') if n in sys.modules])",
+        ]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert len(first) == 6 and done.stdout.strip() == "[]", done.stderr
