@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import mlflow
 import optuna
 import psutil
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.study import finished_trials
@@ -85,6 +87,7 @@ def check(workspace: Path, n_trials: int) -> None:
             assert {name: again.params[name] for name in trial.params} == trial.params or not again.params
             if again.params and trial.intermediate_values:
                 assert again.user_attrs["folds_from_before"] >= len(trial.intermediate_values)
+                assert again.intermediate_values[0] == trial.intermediate_values[0]
 
     client = mlflow.MlflowClient(f"sqlite:///{workspace}/mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
@@ -107,11 +110,37 @@ def check(workspace: Path, n_trials: int) -> None:
     )
 
 
+def first_fold(workspace: Path, running: subprocess.Popen[bytes], known: Collection[int] = ()) -> FrozenTrial:
+    """The first trial in training, but the known ones, that has a fold done."""
+    deadline = time.monotonic() + 120
+    while running.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # the file is there before its tables
+            study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+            for trial in study.get_trials(states=(TrialState.RUNNING,)):
+                if trial.intermediate_values and trial.number not in known:
+                    return trial
+        time.sleep(0.1)
+    raise AssertionError("no trial came to its first fold")
+
+
 @pytest.mark.slow
-def test_a_worker_and_then_the_parent_killed(workspace: Path) -> None:
-    killed = kill_at_random(workspace, kills=2, n_trials=6, seed=10)
-    assert killed.total() >= 1
-    check(workspace, 6)
+def test_a_worker_and_then_the_parent_killed_within_a_trial(workspace: Path) -> None:
+    running = start(workspace, 5)
+    try:
+        cut_off = first_fold(workspace, running)
+        os.kill(int(cut_off.user_attrs["worker"].split()[1]), signal.SIGKILL)
+        first_fold(workspace, running, [cut_off.number])
+        workers = workers_of(running.pid)
+    finally:
+        running.kill()
+        running.wait()
+    assert len(workers) == 2  # the killed one was replaced
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive  # they leave with their parent
+    assert start(workspace, 5).wait(timeout=600) == 0
+    check(workspace, 5)
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+    assert study.trials[cut_off.number].user_attrs["interrupted"]
 
 
 @pytest.mark.full
