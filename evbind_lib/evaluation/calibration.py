@@ -74,6 +74,9 @@ def _fit(predictions: pd.DataFrame) -> Calibration:
 
 
 def _arrays(predictions: pd.DataFrame) -> list[np.ndarray]:
+    if predictions["weight"].isna().any():  # of a cache that did not hold it yet
+        problem = "These predictions were made before pairs had weights, which calibration needs"
+        raise DataError(f"{problem}; cross-validate with these parameters again.")
     return [predictions[name].to_numpy() for name in ("label", "logit", "weight")]
 
 

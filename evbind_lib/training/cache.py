@@ -1,4 +1,4 @@
-"""Finished folds on disk, for trials cut off, parameters trained before and racing: logits, ids, labels, a checksum; no text."""
+"""Finished folds on disk, for trials cut off, known parameters and racing: ids, labels, logits, weights, a checksum; no text."""
 
 import contextlib
 import functools
@@ -91,6 +91,7 @@ class FoldCache:
         table = result.predictions
         arrays = {column: table[column].to_numpy(dtype=np.str_) for column in IDS}
         arrays |= {"label": table["label"].to_numpy(np.int8), "logit": table["logit"].to_numpy(np.float32)}
+        arrays["weight"] = table["weight"].to_numpy(np.float64)
         facts = {key: value for key, value in vars(result).items() if key not in NOT_STORED}
         text = json.dumps({**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]})
         stream, checksum = io.BytesIO(), _checksum(arrays, text)
@@ -108,7 +109,7 @@ class FoldCache:
 def _read(file: Path, name: str) -> FoldResult | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in (*IDS, "label", "logit")}
+            arrays = {key: stored[key] for key in (*IDS, "label", "logit", "weight") if key in stored}
             text, checksum = str(stored["facts"]), str(stored["checksum"])
         facts = json.loads(text)
         if checksum != _checksum(arrays, text) or facts.pop("name") != name:
@@ -122,7 +123,9 @@ def _read(file: Path, name: str) -> FoldResult | None:
     logits = arrays.pop("logit")
     # Computed, not stored, so that a changed metric is never stale.
     metrics = compute_metrics(arrays["label"], probabilities_of(logits))
-    predictions = prediction_table(facts["fold"], pd.DataFrame(arrays), logits)
+    # A file of before weights serves racing and a trial's retry as well as ever. Calibration refuses the NaN; by a 1 it would be
+    # wrong without a word.
+    predictions = prediction_table(facts["fold"], pd.DataFrame({"weight": np.nan, **arrays}), logits)
     return FoldResult(**facts, metrics=metrics, predictions=predictions, cached=True)
 
 

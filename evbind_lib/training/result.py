@@ -15,7 +15,7 @@ from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics, pro
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "logit", "probability"]
+PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "logit", "probability", "weight"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FoldResult:
         Counted from 0; results of its epochs; metrics of the validation part after the last one, by the names of `METRICS`.
     predictions
         A row for each validated pair: fold, post_id, sentence_id, criterion_id, label (int8), logit (float32: evidence minus
-        no evidence), probability (float64). No text.
+        no evidence), probability (float64), weight (float64: how many combinations a sampled pair stands for). No text.
     seconds, n_training, n_validation, precision, cached, model
         Time and pairs it took; ``bf16``, ``fp16`` or ``fp32``; whether it was read from disk; the model, with ``keep_model``.
     peak_memory_mb, micro_batch
@@ -73,7 +73,8 @@ def prediction_table(fold: int, pairs: pd.DataFrame, logits: np.ndarray) -> pd.D
     table = pairs[["post_id", "sentence_id", "criterion_id"]].reset_index(drop=True)
     table.insert(0, "fold", np.int8(fold))
     logit = np.asarray(logits, dtype=np.float32)
-    return table.assign(label=pairs["label"].to_numpy(np.int8), logit=logit, probability=probabilities_of(logit))
+    table = table.assign(label=pairs["label"].to_numpy(np.int8), logit=logit, probability=probabilities_of(logit))
+    return table.assign(weight=pairs["weight"].to_numpy(np.float64))
 
 
 class Callback:

@@ -63,7 +63,8 @@ class WithoutTraining:
         self.random = np.random.default_rng(0)
         names = {"post_id": [f"s_{number // 8}" for number in range(n_pairs)], "criterion_id": "A"}
         label = (self.random.random(n_pairs) < 0.25).astype(np.int8)
-        self.pairs = pd.DataFrame({**names, "sentence_id": [str(number) for number in range(n_pairs)], "label": label})
+        names |= {"sentence_id": [str(number) for number in range(n_pairs)], "weight": 1.0}
+        self.pairs = pd.DataFrame({**names, "label": label})
 
     def __call__(self, trial: optuna.Trial) -> float:
         suggest(trial, self.params)

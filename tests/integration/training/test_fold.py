@@ -68,6 +68,8 @@ def test_metrics_are_scikit_learns_on_the_predictions_per_fold_and_pooled(
     result = cross_validate(corpus, folds, brief("training.args.max_steps=40", "training.args.learning_rate=3e-3"))
     predictions = result.predictions
     assert list(predictions.columns) == PREDICTION_COLUMNS
+    drawn = pd.concat([fold_pairs(corpus, fold, brief())[1] for fold in folds])
+    assert predictions["weight"].tolist() == drawn["weight"].tolist() and predictions["weight"].max() > 1
     for fold in result.folds:
         own = expected_metrics(predictions[predictions["fold"] == fold.fold])
         assert fold.metrics == pytest.approx(own, abs=1e-9)

@@ -48,7 +48,7 @@ def fold_result(
     labels = np.arange(n) % 2
     decided = np.where(np.arange(n) < round(right * n), labels, 1 - labels)
     ids = {"post_id": [f"s_{number}" for number in range(n)], "sentence_id": ["0"] * n, "criterion_id": ["A"] * n}
-    table = prediction_table(fold, pd.DataFrame({**ids, "label": labels}), 4.0 * decided - 2)
+    table = prediction_table(fold, pd.DataFrame({**ids, "label": labels, "weight": 1.0}), 4.0 * decided - 2)
     metrics = compute_metrics(labels, table["probability"].to_numpy())
     return FoldResult(fold, metrics, (), table, 1.0, 1, n, "fp32", 1.0, micro_batch, cached)
 

@@ -46,7 +46,7 @@ def made_fold(fold: int, skill: float, seed: int, n_posts: int = 30, n_pairs: in
     label, hard = (shared.random(len(number)) < 0.3).astype(np.int8), shared.standard_normal(len(number))
     pairs = pd.DataFrame({"post_id": number // n_pairs, "sentence_id": number, "criterion_id": "C1"}).astype(str)
     logits = skill * (2 * label - 1) + hard + 0.3 * own.standard_normal(len(number))
-    return prediction_table(fold, pairs.assign(label=label), logits)
+    return prediction_table(fold, pairs.assign(label=label, weight=1.0), logits)
 
 
 def made_result(fold: int, skill: float, seed: int) -> FoldResult:

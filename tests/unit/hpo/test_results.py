@@ -207,7 +207,7 @@ def test_an_objective_without_suggest_and_folds_leaves_no_trainer_file(params: P
 
 def fold_result(fold: int) -> FoldResult:
     pairs = pd.DataFrame(
-        {"post_id": ["a", "b"], "sentence_id": ["1", "2"], "criterion_id": ["C", "C"], "label": [1, 0]}
+        {"post_id": ["a", "b"], "sentence_id": ["1", "2"], "criterion_id": "C", "label": [1, 0], "weight": [1.0, 9.5]}
     )
     table = prediction_table(fold, pairs, np.array([fold + 0.5, -1.0]))
     return FoldResult(fold, {}, (), table, 1.0, 2, 2, "fp32", 0.0)
@@ -220,6 +220,7 @@ def test_the_predictions_of_a_trial_are_those_of_its_reported_folds(result: Sear
             cache.save(trial_name(number, fold), fold_result(fold))
     best = result.predictions()
     assert best["fold"].tolist() == [0, 0, 1, 1] and best["logit"].tolist() == [0.5, -1.0, 1.5, -1.0]
+    assert best["weight"].tolist() == [1.0, 9.5, 1.0, 9.5]
     assert len(result.predictions(2)) == 2  # pruned after its first fold
     for number, counts in {0: "1 of 2", 4: "0 of 0", 99: "0 of 0"}.items():
         with pytest.raises(SearchError, match=f"trial {number}.*{counts}"):
