@@ -1,4 +1,4 @@
-"""Estimates from out-of-fold predictions: comparisons with intervals, thresholds, scores by criterion, errors."""
+"""Estimates from out-of-fold predictions: comparisons over folds, thresholds, scores by criterion, errors."""
 
 import contextlib
 import warnings
@@ -9,6 +9,12 @@ import pandas as pd
 
 from evbind_lib.data.tables import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
+from evbind_lib.evaluation.selection import (
+    CorrectedScore,
+    corrected_t,
+    holm,
+    probability_of_practical_difference,
+)
 from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
 from evbind_lib.training.result import CrossValidation
 
@@ -18,9 +24,17 @@ MOST_CELLS = 4_000_000  # of an array of resamples by pairs
 
 
 def compare(
-    results: Mapping[str, CrossValidation | pd.DataFrame], metric: str, *, reference: str | None = None
+    results: Mapping[str, CrossValidation | pd.DataFrame],
+    metric: str,
+    *,
+    reference: str | None = None,
+    selected: Mapping[str, CorrectedScore | None] | None = None,
+    rope: float = 0.01,
 ) -> pd.DataFrame:
-    """Compare results on the same pairs by one metric, with intervals.
+    """Compare results on the same folds and pairs by one metric, with intervals and tests over the folds.
+
+    Folds differ in posts and in training, so both are in the intervals. A set that was chosen by its score on these very folds is
+    compared by its score corrected for selection, or not at all: name it in ``selected``.
 
     Parameters
     ----------
@@ -28,20 +42,27 @@ def compare(
         Cross-validations, or tables with fold, post_id, sentence_id, criterion_id, label and probability, by names of your own.
     metric, reference
         A name of `METRICS`; the result that the others are compared with, by default the first.
+    selected
+        Results whose set a search chose on these folds, with their corrected score by this metric
+        (``SearchResult.corrected_score()``, or `evbind_lib.evaluation.selection.selected_on`), or None where they have none.
+    rope
+        Differences up to here, in units of the metric, make no difference in practice.
 
     Returns
     -------
     pandas.DataFrame
-        A row per result, in units of the metric: ``mean_of_folds`` (NaN for a table); ``pooled`` over all predictions, with
-        ``low`` and ``high``; ``difference`` of that to the reference, ``difference_low`` and ``difference_high`` (NaN for the
-        reference itself); ``pairs`` and ``evidence``, the counts that this rests on. Bounds are of 95 % intervals, percentiles of
-        1,000 resamples of posts (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Efron and Tibshirani 1993, chapter 13), the same
-        for all: where that of a difference holds 0, the two cannot be told apart. The noise of training again is not in it.
+        A row per result, in units of the metric: ``mean`` over folds with ``low`` and ``high``; ``difference`` to the reference
+        with ``difference_low``, ``difference_high`` and two-sided ``p_value``, by the corrected resampled t over paired folds
+        (Nadeau and Bengio 2003, Machine Learning 52:239), ``p_holm`` the same for all rows together (Holm 1979); probabilities
+        that the result is truly ``worse`` or ``better`` by more than ``rope``, or ``alike`` (Benavoli et al. 2017, JMLR 18:77);
+        ``pairs`` and ``evidence`` that this rests on; ``mean_is``: how the mean is made. Bounds are of 95 % intervals. Of the
+        reference, and of a selected set without a corrected score, differences are NaN: no verdict.
 
     Raises
     ------
     ParamsError, DataError
-        For an unknown metric or reference; for results of other pairs, or a table that lacks a column.
+        For an unknown metric or name; for other pairs or folds, fewer than 2 folds, a fold where the metric is not defined, or a
+        table that lacks a column.
 
     Examples
     --------
@@ -54,32 +75,56 @@ def compare(
     >>> bool(ev.compare(results, "macro_f1").loc["words", "difference_low"] > 0)
     True
     """
-    reference = next(iter(results), "") if reference is None else reference
-    if reference not in results:
-        raise ParamsError(f"reference={reference}: there is no result of that name{did_you_mean(reference, results)}")
+    reference, selected = next(iter(results), "") if reference is None else reference, selected or {}
+    for argument, names in {"reference": [reference], "selected": selected}.items():
+        for name in set(names) - set(results):
+            raise ParamsError(f"{argument}={name}: there is no result of that name{did_you_mean(name, results)}")
     tables = {name: one.predictions if isinstance(one, CrossValidation) else one for name, one in results.items()}
     for name, table in tables.items():
         as_text(table.head(1), f"results[{name!r}]", [*PAIR, "probability"])  # refuses a missing column
-    scores, rows = {name: bootstrap(table, metric) for name, table in tables.items()}, {}
     expected, types = tables[reference][PAIR].sort_values(KEYS, ignore_index=True), tables[reference][PAIR].dtypes
+    scores, rows = {}, {}
     for name, table in tables.items():
-        mean = result.score(metric, "mean") if isinstance(result := results[name], CrossValidation) else np.nan
-        gain = (np.nan, np.nan, np.nan)
         if not expected.equals(table[PAIR].astype(types.to_dict()).sort_values(KEYS, ignore_index=True)):
             remedy = "cross-validate both on the same corpus and folds, with the same data.eval_neg_ratio"
-            raise DataError(f"These predictions are not of the same pairs; {remedy}.")
-        if name != reference:
-            gain = _interval(scores[name] - scores[reference])
-        rows[name] = (mean, *_interval(scores[name]), *gain, len(table), int(table["label"].sum()))
-    found, gains = ["pooled", "low", "high"], ["difference", "difference_low", "difference_high"]
-    columns = ["mean_of_folds", *found, *gains, "pairs", "evidence"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("result")
+            raise DataError(f"{name} and {reference} are not of the same pairs in the same folds; {remedy}.")
+        scores[name] = _fold_scores(table, metric, name)
+    known = {name: score.value for name, score in selected.items() if score}
+    moved = {name: folds - folds.mean() + known.get(name, folds.mean()) for name, folds in scores.items()}
+    for name, folds in scores.items():
+        _, low, high, _ = corrected_t(folds)
+        own = (folds.mean(), low, high, "mean of the folds")
+        if score := selected.get(name):
+            own = (score.value, score.low, score.high, "corrected for selection")
+        elif name in selected:
+            own = (folds.mean(), np.nan, np.nan, "selected on these folds")
+        gain = [np.nan] * 7
+        if name != reference and selected.get(name, True) and selected.get(reference, True):
+            apart = moved[name] - moved[reference]
+            gain = [*corrected_t(apart), *probability_of_practical_difference(apart, rope)]
+            if not METRICS[metric].greater_is_better:
+                gain[4:] = gain[:3:-1]
+        rows[name] = (*own[:3], *gain, len(tables[name]), int(tables[name]["label"].sum()), own[3])
+    columns = ["mean", "low", "high", "difference", "difference_low", "difference_high", "p_value"]
+    columns += ["worse", "alike", "better", "pairs", "evidence", "mean_is"]
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("result")
+    found.insert(7, "p_holm", holm(found["p_value"].to_numpy()))
+    return found
 
 
-def _interval(scores: np.ndarray) -> tuple[float, float, float]:
-    """The first of the scores that `bootstrap` gives, and the percentiles of the others that hold 95 %."""
-    low, high = np.nanquantile(scores[1:], [0.025, 0.975])
-    return float(scores[0]), float(low), float(high)
+def _fold_scores(predictions: pd.DataFrame, metric: str, name: str) -> np.ndarray:
+    """Metric of each fold, in the order of their numbers; at least two, all finite."""
+    fold, label, probability = (predictions[column].to_numpy() for column in ("fold", "label", "probability"))
+    numbers = np.unique(fold)
+    if len(numbers) < 2:
+        raise DataError(f"{name} has {len(numbers)} fold, and a comparison needs 2; cross-validate it on all folds.")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="sklearn")
+        scores = np.array([METRICS[metric](label[fold == number], probability[fold == number]) for number in numbers])
+    for number in numbers[~np.isfinite(scores)]:
+        remedy = "compare by another metric, or on fewer folds"
+        raise DataError(f"{name}: {metric} is not defined in fold {number + 1}, which has one class alone; {remedy}.")
+    return scores
 
 
 def bootstrap(predictions: pd.DataFrame, metric: str, *, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:

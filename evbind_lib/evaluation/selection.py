@@ -4,13 +4,16 @@ Numbers only, no predictions: a score of each trial in each fold. `tests/benchma
 truth, beside the methods that were not taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
 from scipy import stats
 
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError, SearchError
 
 FEWEST_TRIALS = 3  # with all folds; the noise of a fold's score is estimated from them
@@ -104,6 +107,21 @@ def _scores_of_the_choice(scores: np.ndarray, complete: np.ndarray) -> tuple[np.
         found.append((known[chosen].mean(), known[distance.argmax()]))
     smoothed, single = np.array(found).T
     return smoothed, single
+
+
+def selected_on(
+    corpus: Corpus, folds: Sequence[Fold], metric: str, sets: Mapping[str, Params]
+) -> dict[str, CorrectedScore | None]:
+    """Which sets a search chose on these very folds by their provenance, and their corrected score by the metric, if any."""
+    found: dict[str, CorrectedScore | None] = {}
+    here = {"data_fingerprint": corpus.fingerprint, "folds": len(folds), "folds_fingerprint": folds_fingerprint(folds)}
+    for name, params in sets.items():
+        chosen = params.training.provenance
+        # What a file does not say (older ones have no fingerprint of the folds) is taken to be the same: rather no verdict.
+        if chosen and all((chosen.get(key) or value) == value for key, value in here.items()):
+            corrected = chosen.get("corrected_score") if chosen.get("metric") == metric else None
+            found[name] = CorrectedScore(**corrected) if corrected else None
+    return found
 
 
 def _spread_of_mean(differences: Sequence[float] | np.ndarray) -> tuple[float, float, int]:

@@ -206,6 +206,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
     folds = identity.get("n_folds", len(TrialRecord.read(best).fold_scores or ()))
     provenance = {"study": study.study_name, "trial": best.number, "metric": name, "score": round(result.best_value, 6)}
     provenance |= {"folds": folds, "model": params.model.name, "data_fingerprint": identity.get("data")}
+    provenance |= {"folds_fingerprint": identity.get("folds")}
     with contextlib.suppress(SearchError):
         corrected = dataclasses.asdict(result.corrected_score())
         provenance["corrected_score"] = {

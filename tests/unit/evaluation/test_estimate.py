@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import brier_score_loss, cohen_kappa_score
 
 from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import make_folds
+from evbind_lib.data.folds import folds_fingerprint, make_folds
 from evbind_lib.data.negatives import fold_pairs
 from evbind_lib.errors import DataError, ParamsError
 from evbind_lib.evaluation.baselines import cross_validate_baseline, majority_class, words
@@ -27,6 +28,7 @@ from evbind_lib.evaluation.estimate import (
     confident_errors,
     resampled,
 )
+from evbind_lib.evaluation.selection import CorrectedScore, selected_on
 from evbind_lib.training.metrics import METRICS, Metric, compute_metrics
 
 
@@ -101,28 +103,101 @@ def test_ranks_hold_ties_posts_left_out_and_one_class_as_scikit_learns_do(
             assert resampled(table, metric, weights) == pytest.approx(found, nan_ok=True)
 
 
-def test_a_95_percent_interval_holds_the_truth_95_times_in_100() -> None:
-    truth, held = metrics_of(made_predictions(20_000))["recall"], 0
-    for seed in range(200):
-        found = compare({"model": made_predictions(80, seed=seed + 1)}, "recall").loc["model"]
-        held += found["low"] <= truth <= found["high"]
-    assert 0.89 <= held / 200 <= 0.99  # four standard errors around 0.95, and a little for few posts
+def predictions_scoring(*scores: float) -> pd.DataFrame:
+    """Out-of-fold predictions whose metric ``mean`` is, in each fold, one of these."""
+    names = {name: [str(number) for number in range(2 * len(scores))] for name in ("post_id", "sentence_id")}
+    fold, label = np.repeat(np.arange(len(scores)), 2), np.tile([0, 1], len(scores)).astype(np.int8)
+    return pd.DataFrame(names).assign(criterion_id="A", fold=fold, label=label, probability=np.repeat(scores, 2))
 
 
-def test_a_difference_is_paired_and_distinguishes_better_from_alike() -> None:
-    weak, strong = made_predictions(skill=1.0), made_predictions(skill=2.5)
-    results, ends = (
-        {"weak": weak, "strong": strong, "again": strong.sample(frac=1, random_state=1)},
-        ["", "_low", "_high"],
-    )
-    columns = [f"difference{end}" for end in ends]
-    gain = compare(results, "macro_f1").loc["strong", columns]
-    assert gain["difference_low"] > 0
-    turned = compare(results, "macro_f1", reference="strong")
-    loss = turned.loc["weak", columns]
-    assert loss.tolist() == pytest.approx([-gain["difference"], -gain["difference_high"], -gain["difference_low"]])
-    assert turned.loc["again", columns].tolist() == [0, 0, 0]
-    assert turned.loc["strong", columns].isna().all()
+@pytest.fixture
+def mean() -> Iterator[None]:
+    """A metric that a table's probabilities set at will: their mean; and its opposite, where less is better."""
+    METRICS["mean"] = Metric(lambda labels, values: float(np.mean(values)))
+    METRICS["cost"] = Metric(lambda labels, values: float(np.mean(values)), greater_is_better=False)
+    yield
+    del METRICS["mean"], METRICS["cost"]
+
+
+LEVEL, BETTER, OTHER = [0.5, 0.6, 0.7, 0.55], [0.62, 0.7, 0.79, 0.68], [0.48, 0.63, 0.69, 0.56]
+GAIN = ["difference", "difference_low", "difference_high", "p_value"]
+
+
+def test_a_comparison_is_the_corrected_t_over_paired_folds_with_holm_and_practical_differences(mean: None) -> None:
+    sets = {"default": LEVEL, "better": BETTER, "other": OTHER}
+    found = compare({name: predictions_scoring(*scores) for name, scores in sets.items()}, "mean")
+    for name, scores in sets.items():  # by scipy: the t interval with 1 / 4 + 1 / 3 in place of 1 / 4
+        half = stats.t.ppf(0.975, 3) * np.std(scores, ddof=1) * np.sqrt(1 / 4 + 1 / 3)
+        expected = [np.mean(scores), np.mean(scores) - half, np.mean(scores) + half]
+        assert found.loc[name, ["mean", "low", "high"]].tolist() == pytest.approx(expected)
+        assert found.loc[name, ["pairs", "evidence", "mean_is"]].tolist() == [8, 4, "mean of the folds"]
+    assert found.loc["default", [*GAIN, "p_holm", "worse", "alike", "better"]].isna().all()
+    apart = np.subtract(BETTER, LEVEL)
+    error = apart.std(ddof=1) * np.sqrt(1 / 4 + 1 / 3)
+    p_value = 2 * stats.t.sf(apart.mean() / error, 3)
+    assert found.loc["better", ["difference", "p_value"]].tolist() == pytest.approx([apart.mean(), p_value])
+    assert found.loc["better", "p_holm"] == pytest.approx(2 * p_value)  # the smaller of two
+    assert found.loc["other", "p_holm"] == pytest.approx(found.loc["other", "p_value"])
+    assert found.loc["better", "better"] == pytest.approx(stats.t.sf((0.01 - apart.mean()) / error, 3))
+    assert found.loc["other", ["worse", "alike", "better"]].sum() == pytest.approx(1)
+    turned = compare({name: predictions_scoring(*scores) for name, scores in sets.items()}, "cost", reference="better")
+    # Less is better, and the other one is the reference.
+    swapped = found.loc["better", ["better", "alike", "worse"]].tolist()
+    assert turned.loc["default", ["better", "alike", "worse"]].tolist() == pytest.approx(swapped)
+    ends = found.loc["better", ["difference_high", "difference_low"]]
+    assert turned.loc["default", GAIN].tolist() == pytest.approx([-apart.mean(), *-ends, p_value])
+
+
+def test_a_set_chosen_on_these_folds_is_compared_by_its_corrected_score_or_not_at_all(mean: None) -> None:
+    results = {"default": predictions_scoring(*LEVEL), "best": predictions_scoring(*BETTER)}
+    plain = compare(results, "mean").loc["best"]
+    corrected = CorrectedScore(0.62, 0.5, 0.74, "by hand")
+    found = compare(results, "mean", selected={"best": corrected}).loc["best"]
+    assert found[["mean", "low", "high", "mean_is"]].tolist() == [0.62, 0.5, 0.74, "corrected for selection"]
+    lost = np.mean(BETTER) - 0.62
+    assert found[GAIN[:3]].tolist() == pytest.approx((plain[GAIN[:3]] - lost).tolist())
+    assert found["p_value"] > plain["p_value"] and found["better"] < plain["better"]
+    none = compare(results, "mean", selected={"best": None}).loc["best"]
+    assert none["mean"] == plain["mean"] and none["mean_is"] == "selected on these folds"
+    assert none[["low", "high", *GAIN, "p_holm", "worse", "alike", "better"]].isna().all()
+    turned = compare(results, "mean", reference="best", selected={"best": None})  # nothing can be held against it
+    assert turned.loc["default", GAIN].isna().all() and turned.loc["default", "low"] > 0
+
+
+def test_of_many_equal_sets_few_families_hold_a_false_claim_and_few_intervals_miss(mean: None) -> None:
+    random, claimed, missed = np.random.default_rng(3), 0, 0
+    for _ in range(150):
+        shared = 0.5 + 0.06 * random.standard_normal(5)
+        tables = [predictions_scoring(*np.clip(shared + 0.03 * random.standard_normal(5), 0, 1)) for _ in range(4)]
+        found = compare(dict(zip("abcd", tables, strict=True)), "mean")
+        claimed += bool((found["p_holm"] < 0.05).any())
+        missed += int(((found["difference_low"] > 0) | (found["difference_high"] < 0)).sum())
+    assert claimed / 150 <= 0.07 and missed / 450 <= 0.05
+
+
+def test_sets_are_known_as_selected_by_the_provenance_of_their_file(corpus: Corpus) -> None:
+    folds, params = make_folds(corpus, compose()), compose()
+    score = {"value": 0.79, "low": 0.73, "high": 0.85, "method": "as in the file"}
+    chosen = {"metric": "macro_f1", "folds": 5, "data_fingerprint": corpus.fingerprint, "corrected_score": score}
+    chosen["folds_fingerprint"] = folds_fingerprint(folds)
+    provenances = {
+        "of a search": chosen,
+        "by an older file": {name: value for name, value in chosen.items() if name != "folds_fingerprint"},
+        "without a score": {name: value for name, value in chosen.items() if name != "corrected_score"},
+        "by another metric": {**chosen, "metric": "pr_auc"},
+        "on other data": {**chosen, "data_fingerprint": "d" * 64},
+        "on other folds": {**chosen, "folds_fingerprint": "f" * 64},
+        "on three folds": {**chosen, "folds": 3},
+    }
+    sets = {name: params.with_values({"training.provenance": value}) for name, value in provenances.items()}
+    found = selected_on(corpus, folds, "macro_f1", {"default": params, **sets})
+    known = CorrectedScore(**score)
+    assert found == {
+        "of a search": known,
+        "by an older file": known,
+        "without a score": None,
+        "by another metric": None,
+    }
 
 
 def test_results_are_compared_with_the_reference_on_the_same_pairs(corpus: Corpus) -> None:
@@ -130,23 +205,30 @@ def test_results_are_compared_with_the_reference_on_the_same_pairs(corpus: Corpu
     folds = make_folds(corpus, params)
     results = {each.__name__: cross_validate_baseline(each, corpus, folds, params) for each in (majority_class, words)}
     table, predictions = results["words"].predictions, results["majority_class"].predictions
-    found = compare({**results, "table": table}, "macro_f1")
+    found = compare({**results, "table": table.sample(frac=1, random_state=1)}, "macro_f1")
     assert found.index.tolist() == ["majority_class", "words", "table"]
-    assert found.loc["words", "mean_of_folds"] == results["words"].score("macro_f1", "mean")
-    assert np.isnan(found.loc["table", "mean_of_folds"])
-    assert found.loc["words", "low"] < found.loc["words", "pooled"] < found.loc["words", "high"]
-    assert found.loc["words", "pooled"] == pytest.approx(metrics_of(table)["macro_f1"])
+    assert found.loc["words", "mean"] == pytest.approx(results["words"].score("macro_f1", "mean"))
+    assert found.loc["table"].drop("mean_is").tolist() == pytest.approx(found.loc["words"].drop("mean_is").tolist())
     assert found.loc["words", ["pairs", "evidence"]].tolist() == [len(table), table["label"].sum()]
     with pytest.raises(ParamsError, match="did you mean 'words'"):
         compare(results, "macro_f1", reference="word")
+    with pytest.raises(ParamsError, match=r"selected=word.*did you mean 'words'"):
+        compare(results, "macro_f1", selected={"word": None})
     with pytest.raises(ParamsError, match="'macro_f1'"):
         compare(results, "macro_f")
     with pytest.raises(ParamsError):
         compare({}, "macro_f1")
-    with pytest.raises(DataError, match=r"data\.eval_neg_ratio"):
+    with pytest.raises(DataError, match=r"part and all .*data\.eval_neg_ratio"):
         compare({"all": predictions, "part": table.iloc[1:]}, "macro_f1")
+    with pytest.raises(DataError, match=r"same folds"):
+        compare({"all": predictions, "other folds": table.assign(fold=(table["fold"] + 1) % 5)}, "macro_f1")
     with pytest.raises(DataError, match=r"'mine'.*probability.*did you mean 'probabilities'"):
         compare({"mine": table.rename(columns={"probability": "probabilities"})}, "macro_f1")
+    with pytest.raises(DataError, match="1 fold"):
+        compare({"one": table[table["fold"] == 0]}, "macro_f1")
+    evidence = table[(table["label"] == 1) | (table["fold"] > 0)]
+    with pytest.raises(DataError, match="roc_auc is not defined in fold 1"):
+        compare({"one class": evidence}, "roc_auc")
 
 
 @settings(max_examples=50, deadline=None)

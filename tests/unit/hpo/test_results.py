@@ -31,7 +31,7 @@ from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.result import FoldResult, prediction_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-IDENTITY = {"data": "d" * 64, "n_folds": 2, "metric": "macro_f1", "fold_aggregation": "mean"}
+IDENTITY = {"data": "d" * 64, "folds": "f" * 64, "n_folds": 2, "metric": "macro_f1", "fold_aggregation": "mean"}
 
 
 def trial(params: Params, rate: float, folds: list[float], **others: Any) -> FrozenTrial:
@@ -174,7 +174,7 @@ def test_the_files_of_a_search(result: SearchResult, params: Params) -> None:
         and provenance
         == {
             **{"study": "made-up", "trial": 1, "metric": "macro_f1", "score": 0.85, "folds": 2, "model": "tiny"},
-            "data_fingerprint": "d" * 64,
+            **{"data_fingerprint": "d" * 64, "folds_fingerprint": "f" * 64},
         }
     )
     assert compose(trainer="hpo_best").training.args["learning_rate"] == 2e-3
