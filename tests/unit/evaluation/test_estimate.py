@@ -272,7 +272,17 @@ def test_baselines_use_the_pairs_of_the_folds(corpus: Corpus) -> None:
         assert result.predictions["sentence_id"].tolist() == validation["sentence_id"].tolist()
         assert (result.n_training, result.n_validation, result.precision) == (len(training), len(validation), "fp64")
     by_words = cross_validate_baseline(words, corpus, folds, params)
-    # Words alone are not enough, or the sample would be too easy.
-    assert majority.score("macro_f1") + 0.1 < by_words.score("macro_f1") < 0.68
+    # Words are not enough, or the sample would be too easy.
+    assert majority.score("macro_f1") + 0.1 < by_words.score("macro_f1") < 0.72
     sure = cross_validate_baseline(lambda training, pairs: pairs["label"].to_numpy(float), corpus, folds, params)
     assert sure.score("macro_f1") == 1.0 and np.isfinite(sure.predictions["logit"]).all()
+
+
+def test_words_see_which_sentence_goes_with_which_criterion() -> None:
+    names = ["sleep", "appetite", "energy", "guilt"]
+    rows = [(f"trouble with {one}", f"my {other} is bad", int(one == other)) for one in names for other in names]
+    table = pd.DataFrame(rows * 20, columns=["criterion", "sentence", "label"])
+    found = words(table, table)  # every criterion and every sentence has the same fraction of evidence
+    assert ((found > 0.5) == (table["label"] == 1)).all()
+    unseen = pd.DataFrame({"criterion": ["trouble with tears"] * 2, "sentence": ["my tears is bad", "..."]})
+    assert words(table, unseen)[0] > words(table, unseen)[1]
