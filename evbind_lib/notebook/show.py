@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display
@@ -14,13 +15,14 @@ from evbind_lib.config.compose import describe
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import SearchError
-from evbind_lib.evaluation.estimate import at_threshold, compare
+from evbind_lib.evaluation.estimate import at_threshold, by_criterion
+from evbind_lib.evaluation.selection import CorrectedScore
 from evbind_lib.hpo.results import SearchResult, corrected_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
 from evbind_lib.tracking.page import RESULT
-from evbind_lib.training.metrics import aggregate
+from evbind_lib.training.metrics import METRICS, aggregate
 from evbind_lib.training.result import CrossValidation
 
 Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them
@@ -132,16 +134,41 @@ def mean_scores(results: Mapping[str, CrossValidation]) -> pd.DataFrame:
     return pd.DataFrame({name: result.table().loc["mean"] for name, result in results.items()}).T.round(2)
 
 
-def comparison_summary(results: Mapping[str, CrossValidation], metric: str) -> Summary:
-    """Result and lines of a comparison, the best result last."""
-    means = {name: result.score(metric, "mean") for name, result in results.items()}
-    *_, second, best = ranking = sorted(means, key=lambda name: means[name])
-    table = compare({name: results[name] for name in (second, best)}, metric)
-    gain, low, high = (float(table[f"difference{end}"].iloc[-1]) for end in ("", "_low", "_high"))
-    verdict = "more than chance" if low > 0 else "not distinguishable from chance"
-    lines = [f"{name:<15} {metric} {means[name]:.3f}" for name in ranking]
-    lines.append(f"{best} over {second}: {gain:.3f} ({low:.3f} to {high:.3f}), {verdict}")
-    return {"means": means, "best": best, "gain": [gain, low, high]}, lines
+def earlier_search(study: str, params: Params, metric: str) -> tuple[pd.DataFrame, CorrectedScore | None]:
+    """Out-of-fold predictions of the best trial of an earlier search, and its corrected score where this metric has one."""
+    found = SearchResult.load(params.with_values({"hpo.study.study_name": study}))
+    with contextlib.suppress(SearchError):
+        return found.predictions(), found.corrected_score() if metric_name(found.study) == metric else None
+    return found.predictions(), None
+
+
+def criteria_table(results: Mapping[str, CrossValidation | pd.DataFrame], score: str) -> pd.DataFrame:
+    """One score (pos_f1, precision, recall or pr_auc) of each criterion, a column for each result, with pairs and evidence."""
+    tables = {name: by_criterion(_predictions(result)) for name, result in results.items()}
+    support = next(iter(tables.values()))[["pairs", "evidence"]]
+    return support.join(pd.DataFrame({name: table[score] for name, table in tables.items()}))
+
+
+def comparison_summary(table: pd.DataFrame, metric: str, reference: str) -> Summary:
+    """Result and lines of what `compare` found, the best result last."""
+    lower_first = METRICS[metric].greater_is_better
+    ranked, lines, differences = table.sort_values("mean", ascending=lower_first, kind="stable"), [], {}
+    for name, row in ranked.iterrows():
+        interval = "" if np.isnan(row["low"]) else f" ({row['low']:.3f} to {row['high']:.3f})"
+        remark = "" if row["mean_is"] == "mean of the folds" else f", {row['mean_is']}"
+        lines.append(f"{name:<15} {metric} {row['mean']:.3f}{interval}{remark}")
+    for name, row in ranked[ranked["p_holm"].notna()].iterrows():
+        differences[str(name)] = [
+            float(row[column]) for column in ("difference", "difference_low", "difference_high", "p_holm")
+        ]
+        gain, low, high, p_value = differences[str(name)]
+        odds = f"better {row['better']:.2f}, alike {row['alike']:.2f}, worse {row['worse']:.2f}"
+        lines.append(f"{name} against {reference}: {gain:+.3f} ({low:+.3f} to {high:+.3f}), p {p_value:.3f}; {odds}")
+    return {"means": ranked["mean"].to_dict(), "best": ranked.index[-1], "differences": differences}, lines
+
+
+def _predictions(result: CrossValidation | pd.DataFrame) -> pd.DataFrame:
+    return result if isinstance(result, pd.DataFrame) else result.predictions
 
 
 def threshold_summary(result: CrossValidation, threshold: float) -> Summary:

@@ -155,13 +155,16 @@ def test_comparing_and_scoring_with_another_trainer_set(workspace: Path) -> None
     trainer = workspace / "params" / "trainer"
     trainer.mkdir(parents=True)
     (trainer / "mine.yaml").write_text("# @package training\nargs: {learning_rate: 0.002}\nloss_function: focal\n")
-    made = executed("compare", workspace, trainer="mine", overrides=list(BRIEF[:4]))
+    (trainer / "slow.yaml").write_text("# @package training\nargs: {learning_rate: 0.0001}\n")
+    made = executed("compare", workspace, trainer="mine", trainers=["slow"], overrides=list(BRIEF[:4]))
     result = recorded_result(made)
-    assert set(result["means"]) == {"majority class", "words", "default", "mine"}
+    assert set(result["means"]) == {"majority class", "words", "default", "mine", "slow"}
     assert result["means"]["words"] > result["means"]["majority class"]
-    assert result["gain"][1] <= result["gain"][0] <= result["gain"][2]
+    assert set(result["differences"]) == set(result["means"]) - {"default"}
+    for gain, low, high, p_value in result["differences"].values():
+        assert low <= gain <= high and 0 <= p_value <= 1
     runs = read_runs("training")
-    assert (runs["tags.evbind.level"] == "training").sum() == 2
+    assert (runs["tags.evbind.level"] == "training").sum() == 3
 
     made = executed("score", workspace, trainer="mine", overrides=list(BRIEF[:4]))
     result = recorded_result(made)

@@ -7,15 +7,22 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pandas as pd
 import pytest
 
 from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.errors import ParamsError
+from evbind_lib.errors import ParamsError, SearchError
+from evbind_lib.evaluation.estimate import compare
+from evbind_lib.evaluation.selection import corrected_score
+from evbind_lib.hpo.study import StudyRecord, open_storage
 from evbind_lib.notebook import session, show
 from evbind_lib.tracking import executions
+from evbind_lib.training.cache import FoldCache, trial_name
+from evbind_lib.training.result import FoldResult, prediction_table
 from tests.conftest import BRIEF
 
 
@@ -74,3 +81,45 @@ def test_a_corpus_in_memory_is_never_described_as_the_sample(corpus: Corpus, fol
     assert values["data.pos_neg_ratio"] == 3
     assert not any("sample" in str(value) for value in values.values())
     assert not any("sample" in str(value) for value in session._described(params)[0].values())
+
+
+def predictions(fold: int, logits: list[float]) -> pd.DataFrame:
+    """Predictions of a fold of four pairs, the first two of them evidence."""
+    ids = {"post_id": list("pqrs"), "sentence_id": [f"{fold}{n}" for n in range(4)], "criterion_id": list("AABB")}
+    return prediction_table(fold, pd.DataFrame({**ids, "label": [1, 1, 0, 0]}), np.array(logits))
+
+
+def test_an_earlier_search_is_a_row_by_name_with_its_corrected_score() -> None:
+    params, scores = compose(["training.n_folds=2"], tracking="none"), [[0.7, 0.8], [0.6, 0.7], [0.5, 0.6]]
+    study = optuna.create_study(study_name="seen", storage=open_storage("sqlite:///optuna.db"), direction="maximize")
+    with warnings.catch_warnings(action="ignore"):
+        study.set_metric_names(["macro_f1"])
+    StudyRecord(uid="1234", identity={"fold_aggregation": "mean"}).write(study)
+    for folds in scores:
+        attributes = {"fold_scores": folds, "metric": "macro_f1"}
+        options = {"intermediate_values": dict(enumerate(folds)), "user_attrs": attributes}
+        study.add_trial(optuna.trial.create_trial(value=float(np.mean(folds)), **options))
+    with pytest.raises(SearchError, match="0 of 2"):
+        show.earlier_search("seen", params, "macro_f1")
+    for fold in (0, 1):
+        table = predictions(fold, [2.0, -1.0, -2.0, -3.0])
+        FoldCache("1234").save(trial_name(0, fold), FoldResult(fold, {}, (), table, 1.0, 4, 4, "fp32", 0.0))
+    table, score = show.earlier_search("seen", params, "macro_f1")
+    assert table["logit"].tolist() == [2.0, -1.0, -2.0, -3.0] * 2 and score == corrected_score(scores)
+    assert (
+        show.earlier_search("seen", params, "pr_auc")[1] is None
+    )  # nothing was selected by that, and nothing corrects it
+
+
+def test_a_comparison_says_means_differences_and_what_has_no_verdict() -> None:
+    sure, fair = [3.0, 2.0, -2.0, -3.0], [3.0, -1.0, -2.0, 1.0]
+    sets = {"default": [fair, fair], "mine": [sure, fair], "chosen": [sure, sure]}
+    results = {name: pd.concat([predictions(*fold) for fold in enumerate(folds)]) for name, folds in sets.items()}
+    table = compare(results, "accuracy", selected={"chosen": None})
+    result, lines = show.comparison_summary(table, "accuracy", "default")
+    assert result["means"] == {"default": 0.5, "mine": 0.75, "chosen": 1.0} and result["best"] == "chosen"
+    assert list(result["differences"]) == ["mine"] and result["differences"]["mine"][0] == 0.25
+    assert lines[2] == "chosen          accuracy 1.000, selected on these folds"
+    assert len(lines) == 4 and lines[3].startswith("mine against default: +0.250 (")
+    by_criterion = show.criteria_table(results, "recall")
+    assert by_criterion.loc["A"].tolist() == [4, 4, 0.5, 0.75, 1.0] and by_criterion.loc["B", "pairs"] == 4
