@@ -140,7 +140,8 @@ def search(
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}
         if tracked:
-            numbers = {f"importance/{name}": each for name, each in parameter_importances(result.study).items()}
+            lifts = parameter_importances(result.study)["importance"]
+            numbers = {f"importance_for_best_tenth/{name}": each for name, each in lifts.items()}
             with contextlib.suppress(SearchError):
                 numbers["corrected_score"] = result.corrected_score().value
             tracked.summary(result.study, numbers=numbers, files=files)

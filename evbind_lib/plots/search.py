@@ -17,7 +17,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from evbind_lib.errors import SearchError
-from evbind_lib.hpo.results import parameter_importances
+from evbind_lib.hpo.results import FEWEST_FOR_IMPORTANCE, parameter_importances
 from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, complete_trials, is_minimised, metric_name
 from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, SCALE, SKY, VERMILION, sentence, styled, whole_steps
 
@@ -28,6 +28,9 @@ STATES = {  # name, colour, line and marker
     TrialState.FAIL: ("failed", GREY, "dash", "square"),
     TrialState.RUNNING: ("running", GREEN, "solid", "diamond"),
 }
+FEWER = "pruned (fewer folds)"
+CROSS = {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": GREY}}
+FEWEST_FOR_CONTOUR = 20  # places; between fewer, what is interpolated is mostly made up
 UNUSED = -0.13  # height of a trial on the upright axis of a parameter that it does not have
 
 
@@ -43,100 +46,126 @@ def history(study: optuna.Study) -> go.Figure:
     line = {"color": ORANGE, "width": 2, "shape": "hv"}
     _add(figure, [*scores, every[-1].number], [*best, best[-1]], name="best so far", mode="lines", line=line)
     _add(figure, scores, values, name="complete", mode="markers", marker={"color": BLUE, "size": 8})
-    pruned = {trial.number: trial for trial in every if trial.state == TrialState.PRUNED and trial.intermediate_values}
-    if pruned:
-        last = [trial.intermediate_values[trial.last_step] for trial in pruned.values()]
-        comparable = _reported(study)[0] == metric_name(study)
-        y, name = (last, "fewer folds") if comparable else ([min(values)] * len(last), "no score")
-        cross = {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": GREY}}
-        _add(figure, pruned, y, values=last, name=f"pruned ({name})", mode="markers", marker=cross)
+    if stopped := _last_reported(study):
+        last = list(stopped.values())
+        y, name = (last, FEWER) if _stopped(study) else ([min(values)] * len(stopped), "pruned (no score)")
+        _add(figure, stopped, y, values=last, name=name, mode="markers", marker=CROSS)
     figure.update_xaxes(dtick=whole_steps(len(every)))
-    return styled(figure, title, f"{_counted(scores)}, {len(pruned)} pruned", x="trial", y=_score_label(study))
+    return styled(figure, title, _counted(study, scores, stopped), x="trial", y=_score_label(study))
 
 
 def importances(study: optuna.Study) -> go.Figure:
-    """Fraction of the score's variance that each parameter explains, by PED-ANOVA (Watanabe et al., IJCAI 2023): an estimate."""
-    title, scores = "Importance of the parameters", _scores(study)
-    found = parameter_importances(study) if len(scores) > 1 else {}
-    if not found:
-        return sentence(title, "Importances need two complete trials with different parameters and scores.")
-    fractions, names = list(found.values())[::-1], [_short(name, found) for name in found][::-1]
-    look = {"orientation": "h", "texttemplate": "%{x:.1%}", "textposition": "outside", "hoverinfo": "skip"}
-    figure = go.Figure(go.Bar(x=fractions, y=names, marker_color=BLUE, **look))
-    figure.update_layout(xaxis={"range": [0, 1.15 * max(fractions)], "tickformat": ".0%"}, yaxis_ticksuffix="  ")
-    x = f"fraction of the variance of {metric_name(study)}"
-    return styled(figure, title, f"{_counted(scores)}; PED-ANOVA", x=x, height=170 + 34 * len(found))
+    """How far each parameter lifts a trial into the best tenth, by PED-ANOVA (Watanabe et al., IJCAI 2023), with its spread."""
+    title, scores = "What lifts a trial into the best tenth", _scores(study)
+    found = parameter_importances(study, n_resamples=100)[::-1]
+    if found.empty:
+        few = f"Too few trials to say: {len(scores)} complete, and {FEWEST_FOR_IMPORTANCE} are needed."
+        return sentence(title, few if len(scores) < FEWEST_FOR_IMPORTANCE else "The trials have no parameters.")
+    value, names = found["importance"], [_short(name, found.index) for name in found.index]
+    # A resample repeats trials, which sharpens what it finds: the estimate may lie outside of all but few of them.
+    spread = {"array": (found["high"] - value).clip(0), "arrayminus": (value - found["low"]).clip(0), "color": GREY}
+    hover = "%{x:.2f}, resampled %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>"
+    bars = go.Bar(x=value, y=names, error_x=spread, customdata=found[["low", "high"]], marker_color=BLUE)
+    figure = go.Figure(bars.update(orientation="h", hovertemplate=hover))
+    figure.update_layout(xaxis_range=[0, 1.02], yaxis_ticksuffix="  ")
+    x = f"importance for the best tenth by {metric_name(study)} (together 1)"
+    caption = f"{_counted(study, scores)}; PED-ANOVA; lines: nine tenths of 100 resamples of the trials"
+    return styled(figure, title, caption, x=x, height=170 + 34 * len(found))
 
 
 def parallel_coordinates(study: optuna.Study) -> go.Figure:
-    """Each complete trial as a line through its score and parameters, the best on top; below an axis run those without it."""
-    title, scores, searched = "Parameters and score of each trial", _scores(study), _searched(study)
+    """Each trial as a line through its score and parameters, the best on top, stopped ones dotted; below an axis: without it."""
+    title, scores, stopped, searched = (
+        "Parameters and score of each trial",
+        _scores(study),
+        _stopped(study),
+        _searched(study),
+    )
     if len(scores) < 2 or not searched:
         return sentence(title, "Parallel coordinates need two complete trials.")
+    shown = {**stopped, **scores}
     low, high = min(scores.values()), max(scores.values())
-    axes = [_Axis(metric_name(study), FloatDistribution(low, high), scores), *searched.values()]
+    reached = FloatDistribution(min(shown.values()), max(shown.values()))
+    axes = [_Axis(metric_name(study), reached, shown), *searched.values()]
     best = (min if is_minimised(study) else max)(scores, key=scores.__getitem__)
     figure, scale = go.Figure(), SCALE[::-1] if is_minimised(study) else SCALE
-    for number in sorted(scores, key=lambda number: number == best):  # the best over the others
-        (shade,) = sample_colorscale(scale, [(scores[number] - low) / (high - low or 1)])
+    for number in sorted(shown, key=lambda number: (number in scores, number == best)):  # the best over the others
+        (shade,) = sample_colorscale(scale, [(min(max(shown[number], low), high) - low) / (high - low or 1)])
         line = {"color": VERMILION, "width": 4} if number == best else {"color": shade, "width": 1.8}
+        if number in stopped:
+            line = {"color": GREY, "width": 1, "dash": "dot"}
         y = [axis.height(axis.places.get(number)) for axis in axes]
         used = [f"{axis.label} {_written(axis.values[number])}" for axis in axes if number in axis.values]
-        _add(figure, [number] * len(y), y, x=list(range(len(y))), mode="lines", line=line, hover="<br>".join(used))
+        hover = "<br>".join([FEWER] * (number in stopped) + used)
+        _add(figure, [number] * len(y), y, x=list(range(len(y))), mode="lines", line=line, hover=hover)
     bar = {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": {"thickness": 12, "x": 1.01}}
     figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [low], **bar})
     # Labels stand on a light ground of their own, in a dark template too, so that lines do not hide them.
     look = {"font": {"size": 11, "color": INK}, "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 0}
     for x, axis in enumerate(axes):
-        marks = axis.ticks() | ({None: "not used"} if len(axis.values) < len(scores) else {})
+        marks = axis.ticks() | ({None: "not used"} if len(axis.values) < len(shown) else {})
         for place, text in marks.items():
             figure.add_annotation(x=x, y=axis.height(place), text=text, xanchor="right", showarrow=False, **look)
     names = [axis.label.replace("_", "_<br>") for axis in axes]
     figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=names, gridcolor=GREY, zeroline=False)
     figure.update_xaxes(range=[-0.05, len(axes) - 0.95])
     figure.update_layout(showlegend=False, yaxis={"visible": False, "range": [UNUSED - 0.06, 1.04]})
-    caption = f"{_counted(scores)}; the best, trial {best} with {scores[best]:.4f}, in red"
-    return styled(figure, title, caption, height=480)
+    caption = f"{_counted(study, scores, stopped)} (dotted)" if stopped else _counted(study, scores)
+    return styled(figure, title, f"{caption}; the best, trial {best} with {scores[best]:.4f}, in red", height=480)
 
 
 def slices(study: optuna.Study) -> go.Figure:
     """Score against each parameter by itself, coloured by the trial's number: later ones gather where scores should be good."""
-    title, scores, axes = "Score against each parameter", _scores(study), _searched(study)
-    if not axes:
+    title, scores, stopped, axes = "Score against each parameter", _scores(study), _stopped(study), _searched(study)
+    if not axes or not scores:
         return sentence(title, "No trial with a searched parameter is complete yet.")
     columns, rows = min(4, len(axes)), math.ceil(len(axes) / 4)
     figure = make_subplots(rows, columns, shared_yaxes=True, horizontal_spacing=0.035, vertical_spacing=0.36 / rows)
     for position, axis in enumerate(axes.values()):
         panel = {"row": position // columns + 1, "col": position % columns + 1}
-        marker = {"color": list(axis.values), "coloraxis": "coloraxis", "size": 8}
-        x, y = list(axis.places.values()), [scores[number] for number in axis.values]
-        _add(figure, axis.values, y, x=x, mode="markers", marker=marker, **panel)
+        for name, of in ((FEWER, stopped), ("complete", scores)):
+            numbers = [number for number in of if number in axis.values]
+            marker = CROSS if of is stopped else {"color": numbers, "coloraxis": "coloraxis", "size": 8}
+            named = of is stopped and position == 0  # the colour of the others is the trial's
+            look = {"name": name, "legendgroup": name, "showlegend": named, "mode": "markers", "marker": marker}
+            x, y = [axis.places[number] for number in numbers], [of[number] for number in numbers]
+            if numbers:
+                _add(figure, numbers, y, x=x, **look, **panel)
         figure.update_xaxes(axis.layout(), **panel)
     figure.update_yaxes(title_text=metric_name(study), col=1)
-    bar = {"title": {"text": "trial", "side": "right"}, "dtick": whole_steps(max(scores) - min(scores))}
-    figure.update_layout(coloraxis={"colorscale": SCALE, "colorbar": {"thickness": 12, **bar}}, showlegend=False)
-    return styled(figure, title, _counted(scores), height=150 + 240 * rows)
+    last = max(scores)
+    bar = {"title": {"text": "trial", "side": "right"}, "tickvals": list(range(0, last + 1, 1 + last // 10))}
+    colours = {"colorscale": SCALE, "cmin": 0, "cmax": max(last, 1), "colorbar": {"thickness": 12, **bar}}
+    legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
+    figure.update_layout(coloraxis=colours, showlegend=bool(stopped), legend=legend)
+    return styled(figure, title, _counted(study, scores, stopped), height=150 + 240 * rows)
 
 
 def contour(study: optuna.Study) -> go.Figure:
-    """Score over the two most important parameters that trials have together, interpolated between them."""
+    """Score over the two most important parameters that trials have together, interpolated where there are enough of them.
+
+    Where there are too few trials to say what is important, over the first two.
+    """
     scores, axes = _scores(study), _searched(study)
-    ranked = [axes[name] for name in parameter_importances(study) or axes if name in axes]
+    ranked = [axes[name] for name in [*parameter_importances(study).index] or axes if name in axes]
     for across, up in itertools.combinations(ranked, 2):
-        both = [number for number in across.places if number in up.places]
+        both = [number for number in scores if number in across.places and number in up.places]
         x, y, z = ([of[number] for number in both] for of in (across.places, up.places, scores))
         if len(both) > 2 and len(set(x)) > 1 and len(set(y)) > 1:
             break
     else:
         return sentence("Score over two parameters", "A contour needs three trials that differ in two parameters.")
     bar = {"title": {"text": _score_label(study), "side": "right"}, "thickness": 14}
-    scale = SCALE[::-1] if is_minimised(study) else SCALE
-    look = {"colorscale": scale, "contours_coloring": "heatmap", "connectgaps": True, "hoverinfo": "skip"}
-    figure = go.Figure(go.Contour(x=x, y=y, z=z, line={"width": 0.5, "smoothing": 0}, colorbar=bar, **look))
-    dots = {"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}}
+    scale, figure = SCALE[::-1] if is_minimised(study) else SCALE, go.Figure()
+    dots = {"color": z, "colorscale": scale, "colorbar": bar, "size": 13, "line": {"color": GREY, "width": 1}}
+    caption = _counted(study, both)
+    if len({*zip(x, y, strict=True)}) >= FEWEST_FOR_CONTOUR:
+        look = {"colorscale": scale, "contours_coloring": "heatmap", "connectgaps": True, "hoverinfo": "skip"}
+        figure.add_contour(x=x, y=y, z=z, line={"width": 0.5, "smoothing": 0}, colorbar=bar, **look)
+        dots = {"color": "white", "size": 9, "line": {"color": "black", "width": 1.5}}
+        caption += "; colours between the dots are interpolated"
     _add(figure, both, y, x=x, values=z, mode="markers", marker=dots, cliponaxis=False)
     figure.update_layout(xaxis=across.layout(), yaxis=up.layout())
-    caption = f"{_counted(both)}; colours between the dots are interpolated"
     return styled(figure, f"Score over {across.label} and {up.label}", caption)
 
 
@@ -161,7 +190,7 @@ def intermediate_values(study: optuna.Study) -> go.Figure:
     single = (StudyRecord.read(study).pruner or {}).get("type") == "wilcoxon"  # that pruner wants single folds
     folds = f"{metric} of the fold" if single else f"{metric}, {aggregation} of folds done"
     axes: dict[str, Any] = {"x": "folds done", "y": folds} if aggregation else {"x": "step", "y": metric}
-    return styled(figure, "Scores that trials reported", f"{len(trials)} trials", **axes)
+    return styled(figure, "Scores that trials reported", _counted(study, trials), **axes)
 
 
 def timeline(study: optuna.Study) -> go.Figure:
@@ -182,21 +211,26 @@ def timeline(study: optuna.Study) -> go.Figure:
     figure.update_yaxes(dtick=whole_steps(len(trials)), autorange="reversed", ticksuffix=" ")
     figure.update_layout(barmode="overlay", showlegend=True, xaxis={"type": "date", "hoverformat": "%d %b %H:%M:%S"})
     height = min(900, max(360, 160 + 16 * len(trials)))
-    return styled(figure, "When each trial ran", f"{len(trials)} trials", x="time", y="trial", height=height)
+    return styled(figure, "When each trial ran", _counted(study, trials), x="time", y="trial", height=height)
 
 
 def distribution(study: optuna.Study) -> go.Figure:
-    """Fraction of complete trials with at most a given score; where more is better, a curve far right means a good space."""
-    title, scores = "Distribution of the scores", _scores(study)
+    """Fraction of complete trials with at most a given score; last scores of stopped trials, which it leaves out, as crosses."""
+    title, scores, stopped = "Distribution of the scores", _scores(study), _stopped(study)
     if len(scores) < 2:
         return sentence(title, "A distribution needs two complete trials.")
     numbers = sorted(scores, key=scores.__getitem__)
     numbers = [numbers[0], *numbers]  # the curve rises from 0
     x, y = [scores[number] for number in numbers], [count / len(scores) for count in range(len(numbers))]
     figure, line = go.Figure(), {"color": BLUE, "width": 2.5, "shape": "hv"}
-    _add(figure, numbers, y, x=x, mode="lines", line=line, hover="%{y:.0%} of the trials have %{x:.4f} or less")
+    hover = "%{y:.0%} of the complete trials have %{x:.4f} or less"
+    _add(figure, numbers, y, x=x, mode="lines", name="complete", line=line, hover=hover)
+    if stopped:
+        places, values = [0.02] * len(stopped), list(stopped.values())
+        _add(figure, stopped, places, x=values, values=values, mode="markers", name=FEWER, marker=CROSS)
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-    return styled(figure, title, _counted(scores), x=_score_label(study), y="fraction of trials at or below")
+    y_title = "fraction of complete trials at or below"
+    return styled(figure, title, _counted(study, scores, stopped), x=_score_label(study), y=y_title)
 
 
 def _scores(study: optuna.Study) -> dict[int, float]:
@@ -206,8 +240,23 @@ def _scores(study: optuna.Study) -> dict[int, float]:
     return {trial.number: trial.value for trial in complete_trials(study) if math.isfinite(trial.value)}
 
 
-def _counted(trials: Collection[int]) -> str:
-    return f"{len(trials)} complete trial{'s' * (len(trials) != 1)}"
+def _last_reported(study: optuna.Study) -> dict[int, float]:
+    """What stopped trials reported last, by the trial's number."""
+    pruned = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.PRUNED]
+    last = {trial.number: trial.intermediate_values[trial.last_step] for trial in pruned if trial.intermediate_values}
+    return {number: value for number, value in last.items() if math.isfinite(value)}
+
+
+def _stopped(study: optuna.Study) -> dict[int, float]:
+    """Scores of stopped trials over the folds they have, by number; none where trials report another metric than their score."""
+    return _last_reported(study) if _reported(study)[0] == metric_name(study) else {}
+
+
+def _counted(study: optuna.Study, shown: Collection[Any], stopped: Collection[int] = ()) -> str:
+    """How many of how many trials a figure shows: ``10 of 12 trials, 6 of them pruned``."""
+    every = len(study.get_trials(deepcopy=False))
+    text = f"{len(shown) + len(stopped)} of {every} trial{'s' * (every != 1)}"
+    return f"{text}, {len(stopped)} of them pruned" if stopped else text
 
 
 def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], **look: Any) -> None:
@@ -286,7 +335,8 @@ class _Axis:
 
 def _searched(study: optuna.Study) -> dict[str, _Axis]:
     """The searched parameters in the order in which trials drew them, each with its latest distribution."""
-    trials = [trial for trial in complete_trials(study) if math.isfinite(trial.value)]
+    shown, stopped = _scores(study), _stopped(study)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in shown or trial.number in stopped]
     kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
     values = {name: {trial.number: trial.params[name] for trial in trials if name in trial.params} for name in kinds}
     return {name: _Axis(_short(name, kinds), kind, values[name]) for name, kind in kinds.items()}

@@ -69,7 +69,14 @@ def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
     """Precision against recall over all thresholds, for all folds together and for one result by fold too; dotted is chance."""
     axes = {"x": "recall: fraction of evidence that is found", "y": "precision: fraction of finds that are right"}
     title, score = "Precision and recall", ("average precision", average_precision_score)
-    figure = _curves(results, lambda *pairs: precision_recall_curve(*pairs)[1::-1], title, score, **axes)
+
+    def curve(label: pd.Series, probability: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        precision, recall, _ = precision_recall_curve(label, probability)
+        return recall[:-1], precision[:-1]  # the last point is made up: where nothing is called, there is no precision
+
+    figure = _curves(results, curve, title, score, **axes)
+    for trace in figure.data:
+        trace.mode = "lines" if len(trace.x) > 1 else "markers"
     return figure.update_traces(line_shape="hv")
 
 

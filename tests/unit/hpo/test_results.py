@@ -112,8 +112,19 @@ def test_the_summary_counts_trials_and_folds(result: SearchResult, params: Param
         assert line in lines
     ranked = lines[lines.index("Best trials:") + 1 :][:3]
     assert [line.split()[1] for line in ranked] == ["1", "0", "3"]
-    assert set(parameter_importances(result.study)) == {"learning_rate"}
-    assert parameter_importances(optuna.create_study()) == {}
+    assert "too few trials to say: 3 complete, 50 needed" in lines
+    assert parameter_importances(result.study).empty and parameter_importances(optuna.create_study()).empty
+
+
+def test_importance_for_the_best_tenth_counts_complete_trials_of_the_study_alone(params: Params) -> None:
+    random = np.random.default_rng(0)
+    rates = 10 ** random.uniform(-4, -2, 50)
+    trials = [trial(params, rate, [0.5, 0.5 + rate], value=0.5 + rate / 2) for rate in rates]
+    surplus = [trial(params, 5e-4, [0.9, 0.9], value=0.9, surplus=True)] * 20
+    found = parameter_importances(result_of(params, [*trials, *surplus]).study, n_resamples=20)
+    assert found.index.tolist() == ["learning_rate"] and found.loc["learning_rate"].tolist() == [1, 1, 1]
+    assert parameter_importances(result_of(params, [*trials[:49], *surplus]).study).empty
+    assert "1.00  learning_rate" in summary_text(result_of(params, trials), params)
 
 
 def test_the_corrected_score_goes_by_complete_and_stopped_trials_and_stands_in_summary_and_file(

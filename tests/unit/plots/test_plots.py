@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.io
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -91,7 +92,9 @@ def test_names_are_loaded_on_first_use_and_say_what_there_is() -> None:
 def test_every_figure_fits_the_page_is_reproducible_names_no_machine_and_sets_results_side_by_side(
     study: optuna.Study, result: CrossValidation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (name for name, module in MODULES.items() if module != "data"):
+    for name in (
+        name for name, module in MODULES.items() if module != "data" and name != "importances"
+    ):  # needs 50 trials
         plot, shown = getattr(plots, name), study if MODULES[name] == "search" else result
         figure, content = plot(shown), plot(shown).to_json()
         assert figure.data and figure.layout.title.text and figure.layout.title.subtitle.text, name
@@ -106,7 +109,7 @@ def test_every_figure_fits_the_page_is_reproducible_names_no_machine_and_sets_re
 
 
 def test_history_and_distribution_show_the_trials_and_the_best_so_far(study: optuna.Study) -> None:
-    figure, (curve,) = plots.history(study), plots.distribution(study).data
+    figure, (curve, ticks) = plots.history(study), plots.distribution(study).data
     (scores,), (stopped,), (line,) = (traces(figure, name) for name in ("complete", "pruned", "best"))
     pruned = study.get_trials(states=(TrialState.PRUNED,))
     assert points(scores) == {trial.number: trial.value for trial in complete_trials(study)}
@@ -114,6 +117,8 @@ def test_history_and_distribution_show_the_trials_and_the_best_so_far(study: opt
     assert line.x[-1] == study.trials[-1].number and line.y[-1] == study.best_value and list(line.y) == sorted(line.y)
     assert all(trace.meta == trace.x for trace in figure.data)
     assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
+    assert figure.layout.title.subtitle.text == "16 of 20 trials, 4 of them pruned"  # the failed ones have no score
+    assert dict(zip(ticks.meta, ticks.x, strict=True)) == points(stopped)
     assert curve.x[1:] == tuple(sorted(scores.y)) and list(curve.y) == pytest.approx(np.linspace(0, 1, len(curve.x)))
     other = made({}, state=TrialState.PRUNED, intermediate_values={0: 0.4}, user_attrs={"metric": "pr_auc"})
     costs = make_study(*(made({"gamma": cost}, cost) for cost in (3, 1, 2)), other, direction="minimize")
@@ -122,36 +127,67 @@ def test_history_and_distribution_show_the_trials_and_the_best_so_far(study: opt
     assert [trace.meta[0] for trace in plots.parallel_coordinates(costs).data if trace.meta][-1] == 1
 
 
-def test_parallel_coordinates_draw_every_complete_trial_and_the_best_last(study: optuna.Study) -> None:
+def test_parallel_coordinates_draw_every_trial_with_a_score_stopped_ones_dotted_and_the_best_last(
+    study: optuna.Study,
+) -> None:
     figure = plots.parallel_coordinates(study)
     lines = {trace.meta[0]: trace for trace in figure.data if trace.mode == "lines"}
     trials = {number: study.trials[number] for number in lines}
-    assert {*lines} == {trial.number for trial in complete_trials(study)} and [*lines][-1] == study.best_trial.number
+    complete, pruned = {trial.number for trial in complete_trials(study)}, {4, 5, 12, 13}
+    assert {*lines} == complete | pruned and {*[*lines][:4]} == pruned and [*lines][-1] == study.best_trial.number
+    assert {number for number, line in lines.items() if line.line.dash == "dot"} == pruned
     assert {"not used", "1e-05", "weighted_ce"} < {note.text for note in figure.layout.annotations}
     rates = np.log10([trial.params[RATE] for trial in trials.values()])  # a log scale
     assert [line.y[1] for line in lines.values()] == pytest.approx((rates - rates.min()) / np.ptp(rates))
     for number, trial in trials.items():
         assert lines[number].y[3] == ["weighted_ce", "focal"].index(trial.params["loss"])
         assert (lines[number].y[4] < 0) == ("gamma" not in trial.params)
-        assert f"macro_f1 {trial.value:.5g}" in lines[number].hovertemplate
+        score = trial.intermediate_values[trial.last_step] if number in pruned else trial.value
+        assert f"macro_f1 {score:.5g}" in lines[number].hovertemplate
 
 
-def test_slices_contour_and_importances_show_parameters_on_their_scales(study: optuna.Study) -> None:
-    slices, (colours, dots), (bars,) = plots.slices(study), plots.contour(study).data, plots.importances(study).data
+def test_slices_and_contour_show_parameters_on_their_scales_and_stopped_trials_apart(study: optuna.Study) -> None:
+    slices, (dots,) = plots.slices(study), plots.contour(study).data
     axes = [slices.layout[f"xaxis{number}"] for number in ("", 2, 3, 4)]
     assert [axis.title.text for axis in axes] == [f"{RATE} (log scale)", "epochs", "loss", "gamma"]
     assert [axis.type for axis in axes] == ["log", None, None, None]
-    for trace, name in zip(slices.data, (RATE, "num_train_epochs", "loss", "gamma"), strict=True):
-        having = [trial for trial in complete_trials(study) if name in trial.params]
+    complete = [trial.number for trial in complete_trials(study)]
+    for trace, name in zip(traces(slices, "complete"), (RATE, "num_train_epochs", "loss", "gamma"), strict=True):
+        having = [study.trials[number] for number in complete if name in study.trials[number].params]
         assert list(trace.meta) == list(trace.marker.color) == [trial.number for trial in having]
         assert list(trace.y) == [trial.value for trial in having]
         values = [axes[2].ticktext[int(x)] for x in trace.x] if name == "loss" else list(trace.x)
         assert values == [trial.params[name] for trial in having]
-    expected = optuna.importance.get_param_importances(study)
-    assert list(bars.x) == list(expected.values())[::-1] and bars.y[-1] == RATE == next(iter(expected))
-    both = [study.trials[number] for number in dots.meta]  # have the two most important parameters
-    assert [list(dots.x), list(dots.y)] == [[trial.params[name] for trial in both] for name in (RATE, "gamma")]
-    assert list(colours.z) == [trial.value for trial in both]
+    assert [list(trace.meta) for trace in traces(slices, "pruned")] == [[4, 5, 12, 13]] * 3 + [[5, 13]]
+    assert all(isinstance(tick, int) for tick in slices.layout.coloraxis.colorbar.tickvals)
+    # Of twelve complete trials nothing says which parameters matter, and nothing is drawn between them: the first two, as dots.
+    both = [study.trials[number] for number in complete]
+    assert [list(dots.x), list(dots.y)] == [
+        [trial.params[name] for trial in both] for name in (RATE, "num_train_epochs")
+    ]
+    assert list(dots.marker.color) == [trial.value for trial in both] and dots.meta == tuple(complete)
+    assert plots.contour(study).layout.title.subtitle.text == "12 of 20 trials"
+
+
+def test_from_fifty_complete_trials_on_importance_is_for_the_best_tenth_with_its_spread() -> None:
+    random, trials = np.random.default_rng(1), []
+    for _ in range(50):
+        params = {RATE: 10 ** random.uniform(-6, -4), "gamma": random.uniform(1, 3), "num_train_epochs": 2}
+        trials.append(made(params, 0.8 - abs(np.log10(params[RATE]) + 5) + 0.01 * random.standard_normal()))
+    few, enough = make_study(*trials[:49], made({RATE: 1e-5}, float("inf"))), make_study(*trials)
+    figure = plots.importances(few)
+    assert not figure.data and "49 complete, and 50 are needed" in figure.layout.annotations[0].text
+    (bars,) = plots.importances(enough).data
+    expected = optuna.importance.get_param_importances(enough, evaluator=PedAnovaImportanceEvaluator())
+    assert dict(zip(bars.y, bars.x, strict=True)) == pytest.approx(
+        {"epochs" if "epochs" in k else k: v for k, v in expected.items()}
+    )
+    assert bars.y[-1] == RATE and bars.x[-1] > 0.5 and sum(bars.x) == pytest.approx(1)
+    low, high = np.array(bars.customdata).T
+    assert (low <= high).all() and high[-1] - low[-1] > 0.05 and (np.array(bars.error_x.array) >= 0).all()
+    surface, dots = plots.contour(enough).data
+    assert surface.type == "contour" and plots.contour(enough).layout.xaxis.title.text.startswith(RATE)
+    assert list(surface.z) == [trial.value for trial in trials] and len(dots.x) == 50
 
 
 def test_intermediate_values_count_folds_from_one_and_the_best_is_on_top(study: optuna.Study) -> None:
@@ -187,7 +223,7 @@ def test_too_little_to_plot_gives_a_sentence_and_no_error() -> None:
     for trials in ([], rate[:1], bare, rate, alike, apart, infinite):
         figures = {name: getattr(plots, name)(make_study(*trials)) for name in MODULES if MODULES[name] == "search"}
         assert all(figure.data or figure.layout.annotations[0].text.endswith(".") for figure in figures.values())
-        assert not figures["contour"].data
+        assert not figures["contour"].data and not figures["importances"].data
     with pytest.raises(SearchError, match=r"optuna\.visualization"):
         plots.history(optuna.create_study(directions=["maximize", "minimize"]))
 
@@ -223,8 +259,10 @@ def test_fold_scores_and_learning_curves_show_each_fold(result: CrossValidation)
 def test_curves_are_those_of_scikit_learn(result: CrossValidation) -> None:
     table = result.predictions
     label, probability, evidence = table["label"], table["probability"], table["label"].mean()
+    precision, recall, _ = precision_recall_curve(label, probability)
+    called = recall[:-1], precision[:-1]  # where nothing is called there is no precision, and scikit-learn adds a 1
     for plot, score, x, y, chance in (
-        (plots.precision_recall, average_precision_score, *precision_recall_curve(label, probability)[1::-1], evidence),
+        (plots.precision_recall, average_precision_score, *called, evidence),
         (plots.roc, roc_auc_score, *roc_curve(label, probability)[:2], (0, 1)),
     ):
         curve, *folds, guess = plot(table).data
@@ -233,7 +271,9 @@ def test_curves_are_those_of_scikit_learn(result: CrossValidation) -> None:
         assert not plot(table[label == 1]).data and not plot(table.head(0)).data  # one class, no curve
     many = pd.DataFrame({"label": [0, 1] * 2000, "probability": np.linspace(0, 1, 4000)})
     curve = plots.precision_recall(many).data[0]  # stays light and keeps its ends
-    assert len(curve.x) <= MOST_POINTS and (curve.x[0], curve.x[-1], curve.y[-1]) == (1.0, 0.0, 1.0)
+    assert len(curve.x) <= MOST_POINTS and (curve.x[0], curve.x[-1], curve.y[-1]) == (1.0, 1 / 2000, 1.0)
+    majority = plots.precision_recall(many.assign(probability=0.5)).data[0]
+    assert (majority.mode, majority.x, majority.y) == ("markers", (1.0,), (0.5,))
 
 
 def test_decisions_are_counted_by_hand() -> None:
