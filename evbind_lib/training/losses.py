@@ -37,9 +37,11 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: fl
     p_t is the softmax probability of the true class; the larger ``gamma``, the less an easy pair counts, at 0 all count alike;
     ``alpha`` is the weight of the evidence class, the other has 1 - alpha.
     """
-    log_p = functional.log_softmax(logits.float(), dim=-1).gather(1, labels[:, None]).squeeze(1)
+    log_both = functional.log_softmax(logits.float(), dim=-1)
+    log_p, log_rest = (log_both.gather(1, answers[:, None]).squeeze(1) for answers in (labels, 1 - labels))
     alpha_t = torch.where(labels == 1, alpha, 1.0 - alpha)
-    return -alpha_t * (1.0 - log_p.exp()).clamp_min(0) ** gamma * log_p
+    # 1 - p_t by its logarithm: where p_t is 1 exactly, the slope of 0 ** gamma is infinite for gamma below 1.
+    return -alpha_t * (gamma * log_rest).exp() * log_p
 
 
 LOSSES = Registry[Callable[[TrainingParams, np.ndarray], Loss]](

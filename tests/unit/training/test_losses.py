@@ -73,6 +73,18 @@ def test_focal_stays_finite_where_a_pair_is_certain() -> None:
     assert torch.isfinite(value).all() and torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0])
+def test_gradients_of_focal_are_those_in_double_precision_also_where_a_pair_is_saturated(gamma: float) -> None:
+    distances = [0.0, 1.0, 5.0, 17.0, 30.0, 104.0, -5.0, -30.0]  # in float32 the probability is 1 exactly from 17 on
+    logits = torch.tensor([[0.0, distance] for distance in distances], requires_grad=True)
+    focal(logits, torch.ones(len(distances), dtype=torch.int64), gamma=gamma, alpha=0.25).sum().backward()
+    exact = torch.tensor(distances, dtype=torch.float64, requires_grad=True)
+    p, rest = torch.sigmoid(exact), torch.sigmoid(-exact)  # as accurate near 1 as near 0
+    (-0.25 * rest**gamma * p.log()).sum().backward()
+    assert exact.grad is not None and logits.grad is not None and torch.isfinite(exact.grad).all()
+    torch.testing.assert_close(logits.grad[:, 1].double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_losses_are_made_by_name_for_the_labels_of_a_fold() -> None:
     labels = np.array([0, 0, 0, 1])
     weighted = LOSSES["weighted_ce"](TrainingParams(), labels)(LOGITS, LABELS)
