@@ -129,6 +129,7 @@ class TrainingParams(Section):
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
     args: dict[str, Any] = {}
+    validation: Literal["last", "each"] = "last"
     loss_function: str = Field(default="weighted_ce", min_length=1)
     focal_gamma: float = Field(default=2.0, ge=0)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)

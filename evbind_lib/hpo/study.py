@@ -29,7 +29,7 @@ HEARTBEAT, GRACE = 30, 150
 OBJECTIVE = "evbind_lib.Objective"
 # Parameters that change scores, and those among them that do not, or stand in the identity by themselves.
 COUNTED = ("training.", "model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
-_apart = ("n_folds", "seed", "provenance", "args.dataloader_", "args.per_device_eval_")
+_apart = ("n_folds", "seed", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
 APART = tuple(f"training.{name}" for name in _apart)
 _this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()

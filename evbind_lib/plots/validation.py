@@ -47,7 +47,7 @@ def fold_scores(results: Result | Mapping[str, Result], metrics: Sequence[str] =
 
 
 def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "macro_f1") -> go.Figure:
-    """Training loss and a validation metric after each epoch, a line for each fold; tables of predictions hold neither."""
+    """Training loss and a validation metric after each epoch (``training.validation=each``), a line for each fold."""
     models, one = _named(results, _folds)
     most = max((len(fold.epochs) for folds in models.values() for fold in folds), default=0)
     if not most:

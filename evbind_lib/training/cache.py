@@ -46,11 +46,12 @@ def fold_key(
     digests = [digest_of(function) if function is not None else "evbind" for function in own]
     if None in digests:
         return None
+    apart = {"n_folds", "validation", "provenance", "loss_function"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
     files = sorted(file for file in resolve_path(params.model.name).rglob("*") if file.is_file())
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     tree = {
-        "training": params.training.model_dump(exclude={"n_folds", "provenance", "loss_function"} | without_focal),
+        "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
         "data": params.data.model_dump(include={"pos_neg_ratio", "negative_strategy", "eval_neg_ratio"}),
         "model": [*params.model.model_dump(include={"name", "max_length", "precision"}).values()],

@@ -32,11 +32,14 @@ def cross_validate(
     ours = [callback for callback in callbacks if isinstance(callback, Callback)]
     if len(ours) < len(callbacks):
         cache = None  # a TrainerCallback can change anything, and nothing says what it does
+    each = params.training.validation == "each"
     results: list[FoldResult] = []
     with quiet_libraries():
         for fold in folds:
             key = fold_key(corpus, folds, fold, params, loss=loss, model_init=model_init) if cache else None
             result = cache.load(key) if cache and key else None
+            if each and result and None in [epoch.metrics for epoch in result.epochs]:
+                result = None  # it was trained where no curve was asked for
             if result is None:
                 save = functools.partial(cache.save, key) if cache and key else None
                 # Memory that was too small for one fold is too small for the next.

@@ -75,7 +75,7 @@ def train_fold(
     callbacks: Sequence[Callback | TrainerCallback] = (),
     keep_model: bool = False,
 ) -> FoldResult:
-    """Fine-tune a fresh model on the training part of a fold and predict the other part after every epoch; no checkpoints.
+    """Fine-tune a fresh model on the training part of a fold and predict the other part; no checkpoints.
 
     Where memory does not hold a batch, the fold begins again with half as many pairs at once and twice as many steps to
     accumulate gradients over: the effective batch, and so the optimisation, stays the same.
@@ -137,7 +137,7 @@ def train_prepared(
     while model is None:
         tried = micro_batch or batch
         watched = TrainerLoss(choose_loss(params, data.training.labels, loss), f"fold {fold + 1}")
-        validation = _Validation(data, precision, watched, ours)
+        validation = _Validation(data, params, precision, watched, ours)
         smaller, hooks = trainer.with_micro_batch(params, tried), [validation, *theirs]
         try:
             model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks)
@@ -173,39 +173,47 @@ def train_prepared(
 
 
 class _Validation(TrainerCallback):
-    """Predict the validation part at the end of each epoch, and call evbind's callbacks."""
+    """Predict the validation part after each epoch or after the last, and call evbind's callbacks."""
 
-    def __init__(self, data: FoldData, precision: str, loss: TrainerLoss, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self, data: FoldData, params: Params, precision: str, loss: TrainerLoss, callbacks: Sequence[Callback]
+    ) -> None:
         self.data, self.precision, self.loss, self.callbacks = data, precision, loss, callbacks
+        self.each = params.training.validation == "each"
         self.epochs: list[EpochResult] = []
         self.logits = np.empty(0, dtype=np.float32)
-        self.started = time.perf_counter()
+        self.started, self.trained = time.perf_counter(), False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trained:  # only now it shows that the epoch before was not the last
+            self._close()
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trained = True
         for callback in self.callbacks:
             callback.on_step()
 
     on_substep_end = on_step_end
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # max_steps or a fractional num_train_epochs may end between two epochs.
-        if self.loss.values or not self.epochs:
-            self.on_epoch_end(args, state, control, **kwargs)
-
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        batch_size, pairs = args.per_device_eval_batch_size, self.data.validation
-        logits = predict(kwargs["model"], pairs, batch_size=batch_size, precision=self.precision)
-        self.logits = logits.astype(np.float32)  # as it is cached, so that metrics of cached folds are the same
-        epoch = EpochResult(
-            fold=self.data.fold.index,
-            epoch=len(self.epochs) + 1,
-            training_loss=self.loss.epoch_mean(),
-            metrics=compute_metrics(pairs.labels, probabilities_of(self.logits)),
-            seconds=time.perf_counter() - self.started,
-        )
+        if self.each:
+            self._close(kwargs["model"], args.per_device_eval_batch_size)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # max_steps, a fractional num_train_epochs or a callback may end it at any step.
+        if self.trained or not self.epochs:
+            self._close(kwargs["model"], args.per_device_eval_batch_size)
+
+    def _close(self, model: PreTrainedModel | None = None, batch_size: int = 0) -> None:
+        """End an epoch, validated with a model where one is given."""
+        training_loss, metrics, self.trained = self.loss.epoch_mean(), None, False
+        if model is not None:
+            logits = predict(model, self.data.validation, batch_size=batch_size, precision=self.precision)
+            self.logits = logits.astype(np.float32)  # as it is cached, so that metrics of cached folds are the same
+            metrics = compute_metrics(self.data.validation.labels, probabilities_of(self.logits))
+        seconds = time.perf_counter() - self.started
+        epoch = EpochResult(self.data.fold.index, len(self.epochs) + 1, training_loss, metrics, seconds)
         self.epochs.append(epoch)
         for callback in self.callbacks:
             callback.on_epoch_end(epoch)

@@ -68,7 +68,7 @@ def check_model(model: ModelParams) -> None:
     tokenizer = load_tokenizer(model, ())
     longest = tokenizer("criterion", "sentence " * length, truncation=True, max_length=length, return_tensors="pt")
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             load_model(model, tokenizer).eval()(**longest)
     except (IndexError, RuntimeError) as error:  # RoBERTa has two positions less than its configuration says
         reason = str(error).splitlines()[0].rstrip(".")
@@ -98,7 +98,8 @@ def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, pre
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
+    # Not inference_mode: what a model then keeps for itself, as positions of a length, cannot take part in training.
+    with torch.no_grad(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = pairs.collate([pairs[int(row)] for row in rows])

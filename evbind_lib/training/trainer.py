@@ -40,6 +40,7 @@ RANGES: dict[str, Any] = {
 OUT_OF_MEMORY = re.compile(
     "(?i)can(no|')t allocate memory|not enough memory|out of memory|could not create a primitive"
 )
+READ_EVERY = 32  # steps; a loss that is not finite ends the training that many later at most
 _hints = typing.get_type_hints(TrainingArguments)
 TYPES = {field.name: _hints[field.name] for field in dataclasses.fields(TrainingArguments) if field.init} | RANGES
 
@@ -147,6 +148,7 @@ class TrainerLoss:
     def __init__(self, loss: Loss, place: str) -> None:
         self.loss, self.place, self.steps = loss, place, 0
         self.values: list[float] = []
+        self.unread: list[torch.Tensor] = []  # on the device; reading one would make every step wait for it
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """Sum of the losses of a micro-batch over the number of pairs of its whole optimiser step."""
@@ -155,15 +157,25 @@ class TrainerLoss:
             problem = f"the loss gives a tensor of shape {tuple(losses.shape)} for {len(labels)} pairs"
             raise TrainingError(f'{self.place}: {problem}; return one number per pair (reduction="none").')
         value = losses.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        self.steps, number = self.steps + 1, float(value.detach())
-        if not np.isfinite(number):
-            remedy = "lower training.args.learning_rate, or set model.precision=fp32"
-            raise TrainingError(f"{self.place}, step {self.steps}: the loss is {number}; {remedy}.")
-        self.values.append(number)
+        self.unread.append(value.detach())
+        if len(self.unread) == READ_EVERY:
+            self.read()
         return value
+
+    def read(self) -> None:
+        """Fetch the numbers that are still on the device; a `TrainingError` names the first step that is not finite."""
+        numbers = torch.stack(self.unread).tolist() if self.unread else []
+        self.unread.clear()
+        for step, number in enumerate(numbers, start=self.steps + 1):
+            if not np.isfinite(number):
+                remedy = "lower training.args.learning_rate, or set model.precision=fp32"
+                raise TrainingError(f"{self.place}, step {step}: the loss is {number}; {remedy}.")
+        self.steps += len(numbers)
+        self.values += numbers
 
     def epoch_mean(self) -> float:
         """Mean since the last call."""
+        self.read()
         values, self.values = self.values, []
         return float(np.mean(values)) if values else float("nan")
 
@@ -183,13 +195,14 @@ def fit(
         model = load_model(params.model, tokenizer)
     else:
         model = model_init(model_config(params.model, tokenizer), tokenizer)
+    loss = loss or TrainerLoss(choose_loss(params, pairs.labels), "all data")
     with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
         trainer = transformers.Trainer(
             model=model,
             args=training_arguments(params, output_dir=unused),
             train_dataset=pairs,
             data_collator=pairs.collate,
-            compute_loss_func=loss or TrainerLoss(choose_loss(params, pairs.labels), "all data"),
+            compute_loss_func=loss,
             callbacks=list(callbacks),
         )
         # Without a progress bar Trainer would print its logs, which spoils notebooks.
@@ -199,6 +212,7 @@ def fit(
         torch.set_num_threads(min(params.model.threads or threads, threads))
         try:
             trainer.train()
+            loss.read()
         finally:
             torch.set_num_threads(threads)
     return model

@@ -61,6 +61,19 @@ def test_a_fold_is_read_as_it_was_trained(brief: Brief, corpus: Corpus, folds: S
     assert key and elsewhere.load(key) is None and FoldCache("another", read_all=True).load(key) is not None
 
 
+def test_a_fold_whose_epochs_were_validated_serves_both_and_one_without_curves_is_trained_again_for_them(
+    brief: Brief, corpus: Corpus, folds: Sequence[Fold]
+) -> None:
+    args = ("training.args.max_steps=-1", "training.args.per_device_train_batch_size=256")
+    last, each = (brief(*args, f"training.validation={when}") for when in ("last", "each"))
+    cache = FoldCache("a study's uid")
+
+    def trained(params: Params) -> bool:
+        return not cross_validate(corpus, folds[:1], params, cache=cache).folds[0].cached
+
+    assert [trained(params) for params in (last, last, each, each, last)] == [True, False, True, False, False]
+
+
 def test_no_text_is_in_the_files(result: FoldResult, corpus: Corpus) -> None:
     cache = FoldCache("uid")
     cache.save("fold", result)

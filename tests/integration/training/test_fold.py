@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from evbind_lib.training.fold import check, prepare_fold, train_fold
 from evbind_lib.training.losses import LOSSES, weighted_cross_entropy
 from evbind_lib.training.model import load_model, predict
 from evbind_lib.training.result import PREDICTION_COLUMNS, Callback, EpochResult, FoldResult
-from evbind_lib.training.trainer import training_arguments
+from evbind_lib.training.trainer import READ_EVERY, TrainerLoss, training_arguments
 
 Brief = Callable[..., Params]
 
@@ -119,6 +120,29 @@ def test_callbacks_are_called_in_order(brief: Brief, corpus: Corpus, folds: Sequ
     assert all(epoch.training_loss > 0 and epoch.seconds > 0 for fold in result.folds for epoch in fold.epochs)
     part = train_fold(corpus, folds[0], brief(*args, "training.args.num_train_epochs=1.5"))
     assert len(part.epochs) == 2, "part of an epoch is validated too"
+
+
+def test_epochs_are_validated_each_or_the_last_alone_with_the_same_predictions(
+    brief: Brief, corpus: Corpus, folds: Sequence[Fold]
+) -> None:
+    class OneEpochLess(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.epoch >= 2
+
+    args = ("training.args.max_steps=-1", "training.args.per_device_train_batch_size=64")
+    three = [*args, "training.args.num_train_epochs=3"]
+    last, each = (
+        train_fold(corpus, folds[0], brief(*three, f"training.validation={when}")) for when in ("last", "each")
+    )
+    assert [epoch.metrics is None for epoch in last.epochs] == [True, True, False]
+    assert None not in [epoch.metrics for epoch in each.epochs]
+    assert last.metrics == last.epochs[-1].metrics == each.epochs[-1].metrics
+    assert [epoch.training_loss for epoch in last.epochs] == [epoch.training_loss for epoch in each.epochs]
+    pd.testing.assert_frame_equal(last.predictions, each.predictions)
+    stopped = train_fold(corpus, folds[0], brief(*three), callbacks=[OneEpochLess()])
+    assert [epoch.metrics is None for epoch in stopped.epochs] == [True, False], (
+        "wherever it ends, the end is validated"
+    )
 
 
 def test_an_exception_of_a_callback_ends_the_cross_validation(
@@ -221,6 +245,22 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_fold_and_step(
 ) -> None:
     with pytest.raises(TrainingError, match=r"fold 1, step \d+.*training\.args\.learning_rate"):
         train_fold(corpus, folds[0], brief("training.args.learning_rate=1e30", "training.args.max_steps=20"))
+
+
+@pytest.mark.parametrize(("bad", "raised_at"), [(5, READ_EVERY), (READ_EVERY + 1, None)])
+def test_losses_are_read_many_at_a_time_and_the_first_that_is_not_finite_is_named(bad: int, raised_at: int) -> None:
+    labels, calls = torch.zeros(4, dtype=torch.int64), 0
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0] * (np.nan if calls >= bad else 1)
+
+    watched = TrainerLoss(loss, "fold 2")
+    with pytest.raises(TrainingError, match=rf"fold 2, step {bad}: the loss is nan"):
+        while calls < READ_EVERY + 9:
+            calls += 1
+            watched(SimpleNamespace(logits=torch.ones(4, 2)), labels)
+        watched.epoch_mean()
+    assert calls == (raised_at or READ_EVERY + 9)
 
 
 def test_nothing_is_written(
