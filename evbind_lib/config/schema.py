@@ -118,6 +118,7 @@ class ModelParams(Section):
     name: str = Field(min_length=1)
     max_length: int = Field(default=512, ge=8)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    attention: Literal["auto", "eager", "disentangled_flash"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     trainer: dict[str, Any] = {}
     search_space: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def fold_key(
         "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
         "data": params.data.model_dump(include={"pos_neg_ratio", "negative_strategy", "eval_neg_ratio"}),
-        "model": [*params.model.model_dump(include={"name", "max_length", "precision"}).values()],
+        "model": [*params.model.model_dump(include={"name", "max_length", "precision", "attention"}).values()],
         "corpus": corpus.fingerprint,
         "folds": [folds_fingerprint(folds), fold.index],
         "code": code_digest("data", "training"),

@@ -1,6 +1,11 @@
 """Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
+import copy
+import functools
+import importlib.util
+import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,8 @@ from evbind_lib.training.tiny import TINY, tiny_config, train_tiny_tokenizer
 
 # Only these attention implementations exist for DeBERTa; asking for another makes transformers warn or fail.
 EAGER_ONLY = ("deberta", "deberta-v2")
+# A package of the extra `attention`: DeBERTa-v2's and v3's attention without its largest intermediate tensors.
+FLASH = "disentangled_flash"
 # What hub clients say where a model is not on this machine and cannot be had.
 UNREACHABLE = ("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve")
 
@@ -41,12 +48,13 @@ def load_model(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> PreTra
     """Encoder with a two-class head of random weights, on the CPU, in float32 whatever the file's type; seed before calling."""
     config = model_config(model, tokenizer)
     if model.name == TINY:
-        return transformers.DebertaV2ForSequenceClassification(config)
+        return _with_attention(transformers.DebertaV2ForSequenceClassification(config), model)
     # Stored half precision makes DeBERTa's loss NaN within steps (transformers issue 42805); autocast narrows where it can.
     options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}
     if config.model_type in EAGER_ONLY:
         options["attn_implementation"] = "eager"
-    return _from_pretrained(transformers.AutoModelForSequenceClassification, model.name, **options).float()
+    loaded = _from_pretrained(transformers.AutoModelForSequenceClassification, model.name, **options).float()
+    return _with_attention(loaded, model)
 
 
 def model_config(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -58,6 +66,8 @@ def check_model(model: ModelParams) -> None:
     """Load model and tokenizer once and run a pair of ``max_length`` through; `ModelError` where that cannot work."""
     choose_precision(model.precision)
     if model.name == TINY:
+        if model.attention == FLASH:
+            load_model(model, load_tokenizer(model, ("criterion", "sentence")))
         return
     config = _from_pretrained(AutoConfig, model.name)  # a small file, which says early what is missing
     length, positions = model.max_length, getattr(config, "max_position_embeddings", None)
@@ -73,6 +83,69 @@ def check_model(model: ModelParams) -> None:
     except (IndexError, RuntimeError) as error:  # RoBERTa has two positions less than its configuration says
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"{place} cannot take a pair that long ({reason}); set a smaller model.max_length.") from None
+
+
+def _with_attention(loaded: PreTrainedModel, model: ModelParams) -> PreTrainedModel:
+    """The model with the attention that ``model.attention`` asks for; names and values of its weights stay as they are."""
+    gain, asked = None, model.attention == FLASH
+    if model.attention == "eager" or (model.name == TINY and not asked):  # the tiny model gains nothing by it
+        return loaded
+    if loaded.config.model_type != "deberta-v2":
+        problem = f"there is none for a model of type {loaded.config.model_type}"
+    elif importlib.util.find_spec(FLASH) is None:
+        problem = "the package is not installed (pip install 'evbind[attention]')"
+    else:
+        gain = _gain_of_flash(loaded.config.to_json_string(), choose_precision(model.precision))
+        problem = "it does not compute here what transformers does"
+    if asked and gain is None:
+        raise ModelError(f"model.attention={FLASH}: {problem}; set model.attention=auto.")
+    return _replace_attention(loaded) if gain is not None and (asked or gain > 1) else loaded
+
+
+def _replace_attention(model: PreTrainedModel) -> PreTrainedModel:
+    import disentangled_flash
+
+    backend = "triton" if torch.cuda.is_available() else "torch"
+    disentangled_flash.optimize_deberta_training(model.deberta, backend=backend)
+    return model
+
+
+@functools.lru_cache(maxsize=8)
+def _gain_of_flash(config: str, precision: str) -> float | None:
+    """How many times faster one layer of this shape learns; None where logits or gradients differ by more than rounding."""
+    small = {**json.loads(config), "num_hidden_layers": 1, "vocab_size": 100, "pad_token_id": 0}
+    small["initializer_range"] = small["hidden_size"] ** -0.5  # with narrower ones every token gets the same attention
+    device, clock = "cpu", time.process_time  # which does not depend on what else runs
+    if torch.cuda.is_available():
+        device, clock = "cuda", time.perf_counter
+
+    def learn(model: PreTrainedModel, pairs: int, length: int, precision: str) -> tuple[list[torch.Tensor], float]:
+        """Logits and gradients of a batch in which each pair is shorter than the one before, and the seconds of it."""
+        torch.manual_seed(0)  # the same tokens and dropout for both
+        ids = torch.randint(1, 100, (pairs, length), device=device)
+        mask = (torch.arange(length) < torch.linspace(length, length / 2, pairs)[:, None]).long().to(device)
+        model.zero_grad()
+        started = clock()
+        with autocast(device, precision):
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            logits.float().logsumexp(1).sum().backward()
+        grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return [
+            tensor.detach().float().cpu() for tensor in (logits, *grads)
+        ], clock() - started  # .cpu() waits for a GPU
+
+    try:
+        with torch.random.fork_rng():
+            shape = transformers.DebertaV2Config.from_dict(small, attn_implementation="eager")
+            eager = transformers.DebertaV2ForSequenceClassification(shape)
+            models = [model.to(device) for model in (eager, _replace_attention(copy.deepcopy(eager)))]
+            for pairs, length in ((3, 37), (8, 64)):
+                for one, other in zip(*(learn(model, pairs, length, "fp32")[0] for model in models), strict=True):
+                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            seconds = np.array([[learn(model, 8, 64, precision)[1] for model in models] for _ in range(4)])
+    except Exception:  # kernels are compiled for the GPU that is there, which may fail in any way
+        return None
+    return float(np.divide(*seconds.min(axis=0)))
 
 
 def choose_precision(wanted: str) -> str:
@@ -92,14 +165,19 @@ def _cpu_multiplies_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Context in which a model computes in this precision."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device, dtype=kind, enabled=kind is not None)
+
+
 def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, precision: str) -> np.ndarray:
     """Logit of evidence minus that of no evidence of each pair, float64 (n,), in the pairs' order."""
     order, logits = np.argsort(pairs.lengths(), kind="stable"), np.empty(len(pairs))  # like lengths need little padding
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model then keeps for itself, as positions of a length, cannot take part in training.
-    with torch.no_grad(), torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
+    with torch.no_grad(), autocast(model.device.type, precision):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = pairs.collate([pairs[int(row)] for row in rows])

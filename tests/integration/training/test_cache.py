@@ -131,6 +131,7 @@ def test_the_key_holds_everything_that_changes_a_fold(
         key("data.negative_strategy=hard"),
         key("model.max_length=64"),
         key("model.precision=bf16"),
+        key("model.attention=eager"),
         key(loss=own_loss(1.0)),
         key(loss=own_loss(2.0)),
         key(model_init=lambda config, tokenizer: None),
