@@ -86,7 +86,7 @@ def test_a_corpus_in_memory_is_never_described_as_the_sample(corpus: Corpus, fol
 def predictions(fold: int, logits: list[float]) -> pd.DataFrame:
     """Predictions of a fold of four pairs, the first two of them evidence."""
     ids = {"post_id": list("pqrs"), "sentence_id": [f"{fold}{n}" for n in range(4)], "criterion_id": list("AABB")}
-    return prediction_table(fold, pd.DataFrame({**ids, "label": [1, 1, 0, 0]}), np.array(logits))
+    return prediction_table(fold, pd.DataFrame({**ids, "label": [1, 1, 0, 0], "weight": 1.0}), np.array(logits))
 
 
 def test_an_earlier_search_is_a_row_by_name_with_its_corrected_score() -> None:
