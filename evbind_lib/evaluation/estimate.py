@@ -185,6 +185,13 @@ _FROM_COUNTS: dict[str, Callable[..., np.ndarray]] = {
     "pos_f1": lambda tp, fp, fn, tn: _fraction(2 * tp, 2 * tp + fp + fn),
     "precision": lambda tp, fp, fn, tn: _fraction(tp, tp + fp),
     "recall": lambda tp, fp, fn, tn: _fraction(tp, tp + fn),
+    "specificity": lambda tp, fp, fn, tn: _fraction(tn, tn + fp),
+    "balanced_accuracy": lambda tp, fp, fn, tn: _fraction(
+        _fraction(tp, tp + fn) + _fraction(tn, tn + fp), 1.0 * (tp + fn > 0) + (tn + fp > 0)
+    ),
+    "matthews": lambda tp, fp, fn, tn: _fraction(
+        tp * tn - fp * fn, np.sqrt(1.0 * (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    ),
 }
 # Of how often evidence and other pairs are drawn at each rank, and evidence up to there, times all evidence; a rank that no
 # pair is drawn at is 0 / 0.

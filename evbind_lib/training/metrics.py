@@ -80,6 +80,7 @@ def _of_both_classes(function: Callable[..., float]) -> Callable[..., float]:
 _f1 = partial(scores.f1_score, zero_division=0)
 _macro_f1 = partial(_f1, average="macro", labels=[0, 1])
 _precision, _recall = (partial(score, zero_division=0) for score in (scores.precision_score, scores.recall_score))
+_specificity = partial(scores.recall_score, pos_label=0, zero_division=0)
 _roc_auc, _pr_auc = map(_of_both_classes, (scores.roc_auc_score, scores.average_precision_score))
 # fmt: off
 METRICS = Registry[Metric](
@@ -90,9 +91,13 @@ METRICS = Registry[Metric](
     pos_f1=Metric(_f1, on="decisions", description="F1 of evidence: harmonic mean of precision and recall"),
     precision=Metric(_precision, on="decisions", description="fraction of pairs called evidence that are"),
     recall=Metric(_recall, on="decisions", description="fraction of evidence that is found"),
+    specificity=Metric(_specificity, on="decisions", description="fraction of the others that are not called evidence"),
+    balanced_accuracy=Metric(scores.balanced_accuracy_score, on="decisions", description="mean of recall and specificity"),
+    matthews=Metric(scores.matthews_corrcoef, on="decisions", description="correlation of decisions and labels; 0 is chance"),
     roc_auc=Metric(_roc_auc, description="chance that evidence is ranked above no evidence; no threshold"),
     pr_auc=Metric(_pr_auc, description="average precision over all recalls; no threshold"),
     log_loss=Metric(_log_loss, greater_is_better=False, description="mean of -log P(true answer), nats; 0.69 is a coin's"),
+    brier=Metric(scores.brier_score_loss, greater_is_better=False, description="mean squared error of P(evidence)"),
 )
 # fmt: on
 METRICS.__doc__ = """Metrics by name: what ``hpo.metric.name`` chooses from and every result lists.

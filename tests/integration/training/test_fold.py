@@ -57,9 +57,13 @@ def expected_metrics(table: pd.DataFrame) -> dict[str, float]:
         "pos_f1": sklearn_metrics.f1_score(label, called),
         "precision": sklearn_metrics.precision_score(label, called, zero_division=0),
         "recall": sklearn_metrics.recall_score(label, called),
+        "specificity": sklearn_metrics.recall_score(label, called, pos_label=0),
+        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(label, called),
+        "matthews": sklearn_metrics.matthews_corrcoef(label, called),
         "roc_auc": sklearn_metrics.roc_auc_score(label, probability),
         "pr_auc": sklearn_metrics.average_precision_score(label, probability),
         "log_loss": sklearn_metrics.log_loss(label, probability),
+        "brier": sklearn_metrics.brier_score_loss(label, probability),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ def own_metrics() -> Iterator[None]:
     """Metrics of one's own: one with weights, one without, one in place of a built-in one."""
     before = dict(METRICS)
     METRICS["kappa"] = METRICS["accuracy"] = Metric(cohen_kappa_score, on="decisions")
-    METRICS["brier"] = Metric(lambda labels, values: brier_score_loss(labels, values), greater_is_better=False)
+    METRICS["squared"] = Metric(lambda labels, values: brier_score_loss(labels, values), greater_is_better=False)
     yield
     METRICS.clear()
     METRICS.update(before)
@@ -76,7 +77,7 @@ def test_resamples_of_posts_are_scored_as_by_scikit_learn(metric: str) -> None:
     check_resamples(metric)
 
 
-@pytest.mark.parametrize("metric", ["kappa", "brier", "accuracy"])
+@pytest.mark.parametrize("metric", ["kappa", "squared", "accuracy"])
 def test_a_metric_of_ones_own_is_resampled_with_and_without_weights(metric: str, own_metrics: None) -> None:
     check_resamples(metric)
 
@@ -88,15 +89,16 @@ def test_a_metric_of_ones_own_is_resampled_with_and_without_weights(metric: str,
     ),
     st.integers(0, 1000),
 )
-def test_ranks_hold_ties_posts_left_out_and_one_class_as_scikit_learns_do(
+def test_ranks_and_counts_hold_ties_posts_left_out_and_one_class_as_scikit_learns_do(
     rows: list[tuple[int, int, float]], seed: int
 ) -> None:
     table = pd.DataFrame(rows, columns=["post_id", "label", "probability"])
     weights = np.random.default_rng(seed).integers(0, 3, size=(5, table["post_id"].nunique()))
-    for metric in ("roc_auc", "pr_auc"):
+    weights[:, 0] += 1  # nothing drawn at all is nothing to score
+    for metric in ("roc_auc", "pr_auc", "specificity", "balanced_accuracy", "matthews"):
         found = resampled(table, metric, weights)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(METRICS, metric, Metric(METRICS[metric].function))  # as if it were the user's
+            patch.setitem(METRICS, metric, replace(METRICS[metric]))  # as if it were the user's
             assert found == pytest.approx(resampled(table, metric, weights), nan_ok=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("evbind_lib.evaluation.estimate.MOST_CELLS", 50)  # many pairs go in parts

@@ -243,7 +243,7 @@ def test_names_are_short_only_where_that_stays_clear_and_ticks_are_round() -> No
 
 
 def test_fold_scores_and_learning_curves_show_each_fold(result: CrossValidation) -> None:
-    figure, names = plots.fold_scores(result), [name for name in METRICS if name != "log_loss"]
+    figure, names = plots.fold_scores(result), [name for name in METRICS if METRICS[name].greater_is_better]
     assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in names]
     assert list(traces(figure, "mean")[0].y) == pytest.approx([result.score(name, "mean") for name in names])
     figure = plots.fold_scores({"first": result, "second": result})

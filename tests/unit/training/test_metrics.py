@@ -49,6 +49,10 @@ def test_every_metric_is_scikit_learns(rows: list[tuple[int, float]]) -> None:
     assert (found["precision"], found["recall"], found["pos_f1"]) == pytest.approx((precision[1], recall[1], f1[1]))
     assert found["macro_f1"] == pytest.approx((f1[0] + f1[1]) / 2)
     assert found["log_loss"] == pytest.approx(scores.log_loss(labels, probabilities, labels=[0, 1]), rel=1e-6, abs=1e-7)
+    assert found["specificity"] == pytest.approx(recall[0])
+    assert found["balanced_accuracy"] == pytest.approx(recall[np.unique(labels)].mean())
+    assert found["matthews"] == pytest.approx(scores.matthews_corrcoef(labels, called))
+    assert found["brier"] == pytest.approx(np.mean((labels - probabilities) ** 2))
     if len(set(labels)) == 2:
         assert found["roc_auc"] == pytest.approx(scores.roc_auc_score(labels, probabilities))
         assert found["pr_auc"] == pytest.approx(scores.average_precision_score(labels, probabilities))
@@ -93,7 +97,7 @@ def test_a_metric_of_ones_own_is_computed_with_the_others(kappa: None) -> None:
 def test_every_metric_is_described_and_an_unknown_one_is_refused_with_the_nearest() -> None:
     assert list(compute_metrics(np.array([0, 1]), np.array([0.1, 0.9]))) == list(METRICS)
     assert all(metric.description for metric in METRICS.values())
-    assert [name for name, metric in METRICS.items() if not metric.greater_is_better] == ["log_loss"]
+    assert [name for name, metric in METRICS.items() if not metric.greater_is_better] == ["log_loss", "brier"]
     with pytest.raises(ParamsError, match=r"hpo\.metric\.name=macro_fi.*'macro_f1'"):
         METRICS["macro_fi"]
 
