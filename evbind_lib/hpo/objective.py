@@ -165,7 +165,9 @@ class _ReportFolds(Callback):
         self.callbacks = running.callbacks if running and running.trial is trial else ()
         self.cache = FoldCache(studies.study_uid(trial.study))
         self.results: list[FoldResult] = []
-        TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation).write(trial)
+        record = TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation)
+        record.code = studies.code_version()
+        record.write(trial)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         self.n_folds = params.training.n_folds

@@ -30,6 +30,7 @@ from evbind_lib.hpo.study import (
     is_minimised,
     metric_name,
     open_storage,
+    trials_by_code,
 )
 from evbind_lib.training.cache import FoldCache, trial_name
 
@@ -158,33 +159,48 @@ def _best_tenth(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str,
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """A row per finished trial: number, state, value, parameters, fold scores, trial whose folds it took over, seconds, error."""
+    """A row per finished trial: number, state, value, parameters, fold scores, folds that it read and whose, seconds, error."""
     trials = finished_trials(study)
     records = [TrialRecord.read(trial) for trial in trials]
     first = [(trial.number, trial.state.name, trial.values[0] if trial.values else None) for trial in trials]
-    last = [(record.reused_from, record.seconds, record.error or "") for record in records]
+    read = [(record.reused_from, record.folds_from_before) for record in records]
+    last = [(record.seconds, record.error or "") for record in records]
     folds = pd.DataFrame([record.fold_scores or [] for record in records])
     parts = [
         pd.DataFrame(first, columns=["trial", "state", "value"]),
         pd.DataFrame([trial.params for trial in trials]),
         folds.rename(columns=lambda fold: f"fold_{fold + 1}"),
-        pd.DataFrame(last, columns=["reused_from", "seconds", "error"]).astype({"reused_from": "Int64"}),
+        pd.DataFrame(read, columns=["reused_from", "folds_read"], dtype="Int64").dropna(axis="columns", how="all"),
+        pd.DataFrame(last, columns=["seconds", "error"]),
     ]
-    table = pd.concat(parts, axis=1)
-    return table.drop(columns=[] if table["reused_from"].notna().any() else "reused_from")
+    return pd.concat(parts, axis=1)
 
 
-def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int]:
-    """How many folds the finished trials trained, those taken over left out, and how many there would be without a pruner."""
-    records = [TrialRecord.read(trial) for trial in finished_trials(study)]
-    trained = 0
-    for record in records:
-        # A retry goes on with the folds of a trial that was cut off, which is not among these.
-        taken_over = record.retry_of is None or record.reused_from is not None
-        reused = (record.folds_from_before or 0) if taken_over else 0
-        # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.
-        trained += max(0, len(record.fold_scores or ()) - reused)
-    return trained, len(records) * n_folds
+def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int, int]:
+    """Folds that the trials trained, also those cut off; that they read of others; that there would be without a pruner."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    records = {trial.number: record for trial in ended if not (record := TrialRecord.read(trial)).surplus}
+    # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.
+    trained = {
+        number: max(0, len(record.fold_scores or ()) - (record.folds_from_before or 0))
+        for number, record in records.items()
+    }
+
+    def before(number: int) -> int:
+        """Folds that were trained by the trials, cut off, that this one goes on with."""
+        first = records[number].retry_of
+        return 0 if first is None or first not in trained else trained[first] + before(first)
+
+    finished = [trial.number for trial in finished_trials(study)]
+    read = sum(max(0, (records[number].folds_from_before or 0) - before(number)) for number in finished)
+    return sum(trained.values()), read, len(finished) * n_folds
+
+
+def folds_line(study: optuna.Study, n_folds: int) -> str:
+    """How many folds were trained, and read instead, as a line."""
+    trained, read, whole = folds_spent(study, n_folds)
+    others = f", {read} read that other trials had trained" if read else ""
+    return f"{trained} of {whole} folds trained ({trained / max(whole, 1):.0%}){others}"
 
 
 def corrected_line(result: SearchResult) -> str:
@@ -208,6 +224,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
+    codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in trials_by_code(study).items()]
     importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
@@ -215,7 +232,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
         f"Study {study.study_name} in {without_password(params.hpo.study.storage)}": [
             f"To {direction} {name}{aggregated}",
             f"{len(trials)} trials: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed",
-            "{} of {} folds trained".format(*folds_spent(study, n_folds)),
+            folds_line(study, n_folds),
             f"Model {params.model.name}; data {data}{identity['data'][:12] if 'data' in identity else 'of the objective'}",
         ],
         f"Best: trial {best.number}, {name} {result.best_value:.4f}": [
@@ -225,6 +242,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
         f"What lifts a trial into the best tenth by {name} (importance by PED-ANOVA, together 1):": importances
         or [f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"],
         "Best trials:": [f"trial {row.trial:>4}  {name} {row.value:.4f}" for row in ranked.itertuples()],
+        "Trained by different code of evbind_lib.data and .training:": codes if len(codes) > 1 else [],
         "Failed:": [f"trial {row.trial:>4}  {str(row.error) or 'no reason recorded'}" for row in failed.itertuples()],
     }
     filled = ("\n  ".join([title, *lines]) for title, lines in sections.items() if lines)

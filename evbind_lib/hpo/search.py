@@ -67,7 +67,7 @@ def run_search(
             close_dead(opened, counts_as_death=False)
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
-        notes = note_changed_space(opened, params)
+        notes = note_changed_space(opened, params) + _note_changed_code(opened)
         if not opened.get_trials(deepcopy=False):
             notes += enqueue(opened, params)
         for each in called:
@@ -185,6 +185,15 @@ def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+def _note_changed_code(study: optuna.Study) -> list[str]:
+    """A note where trials of this study were trained by other code than this."""
+    if studies.trials_by_code(study).keys() <= {studies.code_version()}:
+        return []
+    return [
+        "The code of evbind_lib.data or .training changed since the study began; its summary names the trials by code."
+    ]
 
 
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:

@@ -14,23 +14,40 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.digest import digest_of
+from evbind_lib.config.digest import code_digest, digest_of
 from evbind_lib.config.paths import resolve_sqlite, without_password
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.folds import folds_fingerprint
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
+from evbind_lib.training.cache import model_content
 from evbind_lib.training.metrics import METRICS
 
 FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
 HEARTBEAT, GRACE = 30, 150
 OBJECTIVE = "evbind_lib.Objective"
-# Parameters that change scores, and those among them that do not, or stand in the identity by themselves.
-COUNTED = ("training.", "model.max_length", "model.precision", "data.pos_neg_ratio", "data.negative_strategy")
-_apart = ("n_folds", "seed", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
-APART = tuple(f"training.{name}" for name in _apart)
+# Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
+# the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
+BRANCHES = ("data.", "model.", "training.")
+_training = ("n_folds", "seed", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
+_model = ("name", "threads", "trainer", "search_space")
+_data = (
+    "format",
+    "posts",
+    "annotations",
+    "criteria",
+    "pairs",
+    "group_by",
+    "special_case",
+    "sensitive",
+    "eval_neg_ratio",
+)
+APART = tuple(
+    f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
+)
+CODE = ("data", "training")  # packages whose code decides what is trained
 _this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()
 
@@ -71,6 +88,7 @@ class TrialRecord(_Record):
     micro_batch: int | None = None
     pooled: dict[str, float] | None = None
     resolved: dict[str, Any] | None = None
+    code: str | None = None  # digest of the code of data/ and training/ that its folds were trained by
     parameter_key: str | None = None
     folds_from_before: int | None = None
     reused_from: int | None = None
@@ -125,6 +143,15 @@ def count_trials(study: optuna.Study) -> dict[str, int]:
     return {"total": len(states), **{name: states.count(state) for name, state in named.items()}}
 
 
+def trials_by_code(study: optuna.Study) -> dict[str, list[int]]:
+    """Numbers of the finished trials by the code that trained them; those of studies that did not record it are left out."""
+    codes: dict[str, list[int]] = {}
+    for trial in finished_trials(study):
+        if code := TrialRecord.read(trial).code:
+            codes.setdefault(code, []).append(trial.number)
+    return codes
+
+
 def is_minimised(study: optuna.Study) -> bool:
     """Whether lower values are better; of several objectives the first counts."""
     return bool(study.directions[0] == optuna.study.StudyDirection.MINIMIZE)
@@ -159,6 +186,11 @@ def should_stop(study: optuna.Study, params: Params) -> str | None:
     return f"No trial was better for {since} in a row (hpo.stop.no_improvement={most})."
 
 
+def code_version() -> str:
+    """Digest of the code that trains, as trials record it."""
+    return code_digest(*CODE)[:12]
+
+
 def digest_for_identity(function: Callable[..., Any] | None) -> str | None:
     """Digest of a function of the user's; of one that has none a text that no other process has."""
     return None if function is None else digest_of(function) or _this_process_only
@@ -175,10 +207,11 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    counted = {name: value for name, value in trained.flat().items() if name.startswith(COUNTED)}
+    counted = {name: value for name, value in trained.flat().items() if name.startswith(BRANCHES) and value != {}}
     settings = {name: value for name, value in counted.items() if not name.startswith(APART) and name not in searched}
     shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
-    shared |= {"seed": trained.training.seed, "model": trained.model.name}
+    shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
+    shared["files in model.name"] = model_content(trained)
     if type(objective) is Objective:
         return shared | {
             "objective": OBJECTIVE,
@@ -238,15 +271,32 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
         StudyRecord(identity=dict(identity)).write(study)
         return
     different, known = [], {"objective": OBJECTIVE, **known}
+    space = StudyRecord.read(study).search_space or {}
+    # A parameter that was ever searched may be fixed now, and the other way round: all are points of one space.
+    searched = {*known.get("searched", map(dotted_name, space)), *identity["searched"]}
     for name, now in identity.items():
         before = known.get(name, now)  # what only one of both states is not compared
-        if isinstance(before, dict) and isinstance(now, dict):
+        if name == "settings":
+            either = sorted({*before, *now} - searched)
+            different += [each for each in either if _setting(before, each) != _setting(now, each)]
+        elif name == "searched":
+            continue
+        elif isinstance(before, dict) and isinstance(now, dict):
             different += [each for each, value in now.items() if before.get(each, value) != value]
         elif before != now and name != "source":  # the fingerprint of data is the same from wherever
             different.append(name)
     if different:
         reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
         raise refusal(study.study_name, reason)
+    if sorted(searched) != known.get("searched"):
+        StudyRecord(identity={**known, "searched": sorted(searched)}).write(study)
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """Value of a setting; where it is not stated, the default of its field, since a newer version may have added it."""
+    branch, _, field = name.partition(".")
+    fields = Params.model_fields[branch].annotation.model_fields  # type: ignore[union-attr]
+    return settings.get(name, fields[field].default if field in fields else None)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from evbind_lib.config.schema import Params, TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
+from evbind_lib.hpo.results import folds_line
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.plots.search import history
@@ -168,7 +169,7 @@ class SearchMonitor(SearchCallback, Callback):
         self.trials.value = total = counts["total"]
         where = f"Study <b>{name}</b>: {total} of {self.trials.max} trials ({states(counts)})"
         best = html.escape(_best_so_far(study))
-        parts = where, best and f"<b>{best}</b>", self._time_left(total)
+        parts = where, best and f"<b>{best}</b>", folds_line(study, self.folds.max), self._time_left(total)
         self.head.value = " · ".join(part for part in parts if part)
         last = reversed(finished_trials(study)[-LAST_TRIALS:])
         scores = ((trial, "-" if trial.value is None else f"{trial.value:.4f}") for trial in last)

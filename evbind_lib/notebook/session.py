@@ -18,7 +18,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
-from evbind_lib.hpo.results import SearchResult, parameter_importances, write_results
+from evbind_lib.hpo.results import SearchResult, folds_spent, parameter_importances, write_results
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
 from evbind_lib.tracking import executions
@@ -142,6 +142,8 @@ def search(
         if tracked:
             lifts = parameter_importances(result.study)["importance"]
             numbers = {f"importance_for_best_tenth/{name}": each for name, each in lifts.items()}
+            spent = folds_spent(result.study, params.training.n_folds)
+            numbers |= {"folds_trained": spent[0], "folds_read": spent[1]}
             with contextlib.suppress(SearchError):
                 numbers["corrected_score"] = result.corrected_score().value
             tracked.summary(result.study, numbers=numbers, files=files)

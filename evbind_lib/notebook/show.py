@@ -17,7 +17,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
-from evbind_lib.hpo.results import SearchResult, corrected_line, folds_spent
+from evbind_lib.hpo.results import SearchResult, corrected_line, folds_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
@@ -75,14 +75,15 @@ def search_summary(result: SearchResult) -> Summary:
     """Result and lines of a search."""
     study, best, n_earlier = result.study, result.best_trial, result.n_earlier_trials
     counts, drawn, metric, value = count_trials(study), TrialRecord.read(best), metric_name(study), result.best_value
-    trained, whole = folds_spent(study, result.configured.training.n_folds)
+    n_folds = result.configured.training.n_folds
+    folds = dict(zip(("trained", "read", "whole"), folds_spent(study, n_folds), strict=True))
     found = {"study": study.study_name, "best_trial": best.number, "best_value": value, "best_params": best.params}
-    found |= {"counts": counts, "folds": {"trained": trained, "whole": whole}}
+    found |= {"counts": counts, "folds": folds}
     resumed = f", resumed: {n_earlier} of them are from earlier runs" if n_earlier else ""
     lines = [f"Study {study.study_name}: {counts['total']} trials ({states(counts)}){resumed}", *result.notes]
     scored = ""
     if scores := drawn.fold_scores:
-        lines.append(f"{trained} of {whole} folds trained ({trained / whole:.0%})")
+        lines.append(folds_line(study, n_folds))
         aggregation, reported = drawn.fold_aggregation or "mean", drawn.metric or metric
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"

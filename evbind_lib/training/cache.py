@@ -48,8 +48,6 @@ def fold_key(
         return None
     apart = {"n_folds", "validation", "provenance", "loss_function"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
-    files = sorted(file for file in resolve_path(params.model.name).rglob("*") if file.is_file())
-    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     tree = {
         "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
@@ -59,10 +57,16 @@ def fold_key(
         "folds": [folds_fingerprint(folds), fold.index],
         "code": code_digest("data", "training"),
         "versions": [metadata.version(package) for package in ("torch", "transformers")],
-        "content": _digest_of_files(*states),  # of a local model
+        "content": model_content(params),
         "own": digests,
     }
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def model_content(params: Params) -> list[str]:
+    """Digests of the files of a model in a local folder; none of one that is known by its name alone."""
+    files = sorted(file for file in resolve_path(params.model.name).rglob("*") if file.is_file())
+    return _digest_of_files(*((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 @functools.lru_cache(maxsize=8)

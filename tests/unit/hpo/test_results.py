@@ -88,7 +88,7 @@ def test_the_parameters_of_the_best_trial_are_those_it_was_trained_with(result: 
 
 def test_the_table_of_trials(result: SearchResult) -> None:
     table = trials_table(result.study).set_index("trial")
-    assert " ".join(table.columns) == "state value learning_rate fold_1 fold_2 reused_from seconds error"
+    assert " ".join(table.columns) == "state value learning_rate fold_1 fold_2 reused_from folds_read seconds error"
     assert table.index.tolist() == [0, 1, 2, 3, 4]  # the one beyond the total is no part of the study
     assert table["reused_from"].tolist() == [pd.NA, pd.NA, pd.NA, 0, pd.NA]
     assert table.loc[4, "error"] == "TrainingError: no" and np.isnan(table.loc[2, "fold_2"])
@@ -98,12 +98,12 @@ def test_the_table_of_trials(result: SearchResult) -> None:
 
 def test_the_summary_counts_trials_and_folds(result: SearchResult, params: Params) -> None:
     # 2 + 2 + 1, nothing of the one that took its folds over, nothing failed
-    assert folds_spent(result.study, 2) == (5, 10)
+    assert folds_spent(result.study, 2) == (5, 2, 10)
     lines = [line.strip() for line in summary_text(result, params).splitlines()]
     for line in (
         "To maximize macro_f1, mean over 2 folds",
         "5 trials: 3 complete, 1 pruned, 1 failed",
-        "5 of 10 folds trained",
+        "5 of 10 folds trained (50%), 2 read that other trials had trained",
         f"Model tiny; data {'d' * 12}",
         "Best: trial 1, macro_f1 0.8500",
         "macro_f1 of the folds: 0.8000, 0.9000",
@@ -162,11 +162,19 @@ def test_where_there_is_no_corrected_score_the_line_says_why(
 
 def test_folds_of_a_trial_that_was_cut_off_count_once(params: Params) -> None:
     study = optuna.create_study(direction="maximize")
-    study.add_trial(trial(params, 1e-3, [], state=TrialState.FAIL, interrupted=True))
+    study.add_trial(trial(params, 1e-3, [0.6], state=TrialState.FAIL, interrupted=True))
     retried, half, of_another_study = {"retry_of": 0}, {"reused_from": 1}, {"folds_from_before": 2}
     for attributes in (retried, half, of_another_study):
         study.add_trial(trial(params, 1e-3, [0.6, 0.7], value=0.65, **{"folds_from_before": 1, **attributes}))
-    assert folds_spent(study, 2) == (3, 6)
+    assert folds_spent(study, 2) == (1 + 1 + 1 + 0, 0 + 1 + 2, 6)
+
+
+def test_the_summary_names_the_trials_by_the_code_that_trained_them_where_it_changed(params: Params) -> None:
+    codes = {0: "old", 1: "old", 2: "new"}
+    trials = [trial(params, 1e-3, [0.6, 0.7], value=0.65, code=code) for code in codes.values()]
+    lines = [line.strip() for line in summary_text(result_of(params, trials), params).splitlines()]
+    assert {"code old: trials 0, 1", "code new: trials 2"} <= set(lines)
+    assert "code " not in summary_text(result_of(params, trials[:2]), params)
 
 
 def written_training(files: dict[str, Path]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evbind_lib.config.compose import compose
+from evbind_lib.config.schema import Params
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.study import (
     StudyRecord,
@@ -135,6 +137,54 @@ def test_what_changes_no_score_or_is_known_of_one_side_only_is_not_compared(work
         "model.threads=2",
     ):
         open_study(params, identity(override))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("model.max_length=64", "model.precision=bf16", "data.negative_strategy=hard", "data.pos_neg_ratio=2"),
+        *("training.args.weight_decay=0.5", "training.args.max_grad_norm=0.5", "~training.args.warmup_ratio"),
+        *("training.loss_args.margin=1", "training.focal_gamma=1"),
+    ],
+)
+def test_a_fixed_setting_that_changes_scores_is_refused_by_name(override: str, workspace: Path) -> None:
+    before, now = (study_identity(plain, replaced_space(compose([*each]))) for each in ((), (override,)))
+    open_study(compose(), before)
+    with pytest.raises(SearchError, match=re.escape(override.lstrip("~").partition("=")[0])):
+        open_study(compose(), now)
+    open_study(compose(), before)
+
+
+def replaced_space(params: Params) -> Params:
+    """Parameters with nothing searched but the learning rate."""
+    rate = {"type": "log_uniform", "low": 1e-3, "high": 1e-2}
+    return params.with_values({"hpo.search_space": {"learning_rate": rate}})
+
+
+def test_what_was_ever_searched_may_be_fixed_and_searched_again(workspace: Path) -> None:
+    for override in ("hpo.fixed={weight_decay: 0.01}", "hpo.fixed={weight_decay: 0.02}", "hpo.trials.n_trials=9"):
+        open_study(compose(), identity())
+        open_study(compose(), identity(override))
+
+
+def test_a_field_that_a_newer_version_added_counts_as_its_default(workspace: Path) -> None:
+    before = identity()
+    older = {name: value for name, value in before["settings"].items() if name != "training.focal_gamma"}
+    older.pop("data.negative_strategy")
+    open_study(compose(), {**before, "settings": older, "searched": []})
+    open_study(compose(), {**before, "searched": []})
+    with pytest.raises(SearchError, match=r"data\.negative_strategy"):
+        open_study(compose(), {**identity("data.negative_strategy=hard"), "searched": []})
+
+
+def test_weights_replaced_in_the_same_folder_are_another_model(workspace: Path) -> None:
+    (workspace / "model").mkdir()
+    weights = workspace / "model" / "model.safetensors"
+    weights.write_bytes(b"first")
+    open_study(compose(), identity("model.name=model"))
+    weights.write_bytes(b"other")
+    with pytest.raises(SearchError, match=r"files in model\.name"):
+        open_study(compose(), identity("model.name=model"))
 
 
 def test_own_losses_and_metrics_count_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
