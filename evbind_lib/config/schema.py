@@ -129,6 +129,7 @@ class TrainingParams(Section):
 
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
     args: dict[str, Any] = {}
     validation: Literal["last", "each"] = "last"
     loss_function: str = Field(default="weighted_ce", min_length=1)
@@ -136,6 +137,13 @@ class TrainingParams(Section):
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
     loss_args: dict[str, Any] = {}
     provenance: dict[str, Any] | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len({*value}) < len(value):
+            raise ValueError("must be different seeds: the same one gives the same training")
+        return value
 
 
 class StudyParams(Section):

@@ -170,6 +170,10 @@ class _ReportFolds(Callback):
         record.write(trial)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
+        if len(params.training.seeds) > 1:
+            raise ParamsError(
+                "training.seeds: a trial reports each of its folds once; leave it out, or one seed in it."
+            )
         self.n_folds = params.training.n_folds
         for callback in self.callbacks:
             callback.on_fold_begin(fold, params)

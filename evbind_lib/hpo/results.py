@@ -263,7 +263,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
             key: round(value, 6) if key != "method" else value for key, value in corrected.items()
         }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
-    training = params.training.model_dump(exclude={"n_folds", "seed", "validation", "provenance"})
+    training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
     training = {key: value for key, value in training.items() if key != "loss_args" or value}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.

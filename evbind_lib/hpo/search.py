@@ -36,6 +36,9 @@ def check_search(params: Params) -> None:
     from evbind_lib.training.fold import check  # late: it loads torch
 
     check(params)
+    if len(params.training.seeds) > 1:
+        problem = f"training.seeds={params.training.seeds}: a search trains each of its trials once"
+        raise ParamsError(f"{problem}; leave it out, and train the best again with evbind train trainer=hpo_best.")
     check_space(params)
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)

@@ -15,7 +15,12 @@ from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, refusal, storage_of
 
 # The evaluation protocol: trials that differ in one of these cannot be compared.
-PROTOCOL = {"training.n_folds", "training.seed", *(f"data.{name}" for name in DataParams.model_fields)}
+PROTOCOL = {
+    "training.n_folds",
+    "training.seed",
+    "training.seeds",
+    *(f"data.{name}" for name in DataParams.model_fields),
+}
 PROTOCOL -= {"data.pos_neg_ratio", "data.negative_strategy"}  # of training pairs alone
 NOT_CHOSEN = object()
 

@@ -160,7 +160,9 @@ def cross_validate(
     callbacks: Sequence[Callback | TrainerCallback] = (),
     cache: FoldCache | None = None,
 ) -> CrossValidation:
-    """Train and validate every fold in order; folds that were trained before with the same parameters are read.
+    """Train and validate every fold in order, with each of ``training.seeds`` where there are any.
+
+    Folds that were trained before with the same parameters are read.
 
     Inside a trial of `search` it belongs to the trial; elsewhere it shows its progress and, after `start`, is a run in MLflow.
 
@@ -201,7 +203,8 @@ def cross_validate(
         return train(callbacks=callbacks, cache=cache or trial.cache)
     check(params)
     name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
-    with contextlib.closing(Progress(len(folds))) as line, _training_run(name, corpus, folds, params) as run:
+    n_trainings = len(folds) * max(1, len(params.training.seeds))
+    with contextlib.closing(Progress(n_trainings)) as line, _training_run(name, corpus, folds, params) as run:
         line.update("starting")
         return train(callbacks=[*run, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
 

@@ -107,13 +107,15 @@ def best_trial_table(result: SearchResult) -> pd.DataFrame:
 def training_summary(result: CrossValidation, params: Params) -> Summary:
     """Result and lines of a cross-validation."""
     table, n_folds, n_cached = result.table(), len(result.folds), sum(fold.cached for fold in result.folds)
-    lines = []
+    n_seeds, lines = len(result.by_seed()), []
+    counted = f"{n_folds // n_seeds} folds"
     for name in ("macro_f1", "pos_f1", "roc_auc", "pr_auc"):
         mean, std = table.loc[["mean", "std"], name]
-        lines.append(f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {n_folds} folds)")
+        between = f"; std of {n_seeds} seeds: {table[name]['std of seeds']:.4f}" if n_seeds > 1 else ""
+        lines.append(f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {counted}{between})")
     lines += [f"{n_cached} of {n_folds} folds read from the cache"] if n_cached else []
     values = {name: table.loc[name].to_dict() for name in ("mean", "pooled")}
-    return {"n_folds": n_folds, **values}, [*lines, *_mlflow_line(params)]
+    return {"n_folds": n_folds // n_seeds, "n_seeds": n_seeds, **values}, [*lines, *_mlflow_line(params)]
 
 
 def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> Summary:

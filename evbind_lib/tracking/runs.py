@@ -170,9 +170,10 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         with self.store.going_on():
-            number = str(fold.index + 1)
+            number, seed = str(fold.index + 1), str(params.training.seed)
+            place = f"fold {number}, seed {seed}" if len(params.training.seeds) > 1 else f"fold {number}"
             # The number comes first: MLflow's page cuts long names at this depth of the tree.
-            self.fold_run = Run.below(self, "fold", f"fold {number} of {self.name}", fold=number)
+            self.fold_run = Run.below(self, "fold", f"{place} of {self.name}", fold=number, seed=seed)
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
         numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
@@ -189,7 +190,7 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
         n_folds = len(self.results)
         here = {name: sum(done.metrics[name] for done in self.results) / n_folds for name in result.metrics}
         here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
-        self.write({**here, "folds": n_folds}, step=result.fold + 1)
+        self.write({**here, "folds": n_folds}, step=n_folds)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}

@@ -1,4 +1,4 @@
-"""Cross-validate: train every fold in order, or read it from the cache."""
+"""Cross-validate: train every fold in order, with each seed, or read it from the cache."""
 
 import functools
 import itertools
@@ -27,15 +27,17 @@ def cross_validate(
     cache: FoldCache | None = None,
 ) -> CrossValidation:
     """Train and validate every fold in order, as `evbind_lib.cross_validate` documents, or read it from the cache by its key."""
-    # Callbacks read from it how many folds there are.
-    params = params.model_copy(update={"training": params.training.model_copy(update={"n_folds": len(folds)})})
+    configured = params.training
     ours = [callback for callback in callbacks if isinstance(callback, Callback)]
     if len(ours) < len(callbacks):
         cache = None  # a TrainerCallback can change anything, and nothing says what it does
     each = params.training.validation == "each"
     results: list[FoldResult] = []
     with quiet_libraries():
-        for fold in folds:
+        for seed, fold in itertools.product(configured.seeds or [configured.seed], folds):
+            # Callbacks read from it how many folds there are, and which seed this is.
+            training = configured.model_copy(update={"n_folds": len(folds), "seed": seed})
+            params = params.model_copy(update={"training": training})
             key = fold_key(corpus, folds, fold, params, loss=loss, model_init=model_init) if cache else None
             result = cache.load(key) if cache and key else None
             if each and result and None in [epoch.metrics for epoch in result.epochs]:

@@ -159,6 +159,7 @@ def train_prepared(
         n_training=len(data.training),
         n_validation=len(data.validation),
         precision=precision,
+        seed=params.training.seed,
         peak_memory_mb=trainer.peak_memory_mb(),
         micro_batch=micro_batch if micro_batch != batch else None,
         model=model if keep_model else None,

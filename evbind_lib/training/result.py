@@ -42,6 +42,8 @@ class FoldResult:
         no evidence), probability (float64), weight (float64: how many combinations a sampled pair stands for). No text.
     seconds, n_training, n_validation, precision, cached, model
         Time and pairs it took; ``bf16``, ``fp16`` or ``fp32``; whether it was read from disk; the model, with ``keep_model``.
+    seed
+        Of its weights and batches, as ``training.seed`` or one of ``training.seeds`` has it.
     peak_memory_mb, micro_batch
         Of the GPU, or the process since it started; pairs held at once where memory was too small for the batch.
 
@@ -65,6 +67,7 @@ class FoldResult:
     peak_memory_mb: float
     micro_batch: int | None = None
     cached: bool = False
+    seed: int | None = None
     model: PreTrainedModel | None = None
 
 
@@ -105,6 +108,10 @@ class Callback:
 class CrossValidation:
     """Result of all folds; ``aggregation`` is how `score` aggregates by default, that of ``hpo.metric.fold_aggregation``.
 
+    With ``training.seeds`` it holds every fold once for each seed: scores are means over seeds, and `table` has the spread
+    between folds and between seeds apart. Predictions are those of the first seed: of one training, as calibration and
+    thresholds need them, and not of an ensemble that nobody will use.
+
     Examples
     --------
     >>> import evbind_lib as ev
@@ -121,12 +128,19 @@ class CrossValidation:
     def score(self, metric: str, aggregation: str | None = None) -> float:
         """One metric aggregated over the folds by mean, median, min or max; an unknown name is a `ParamsError`."""
         METRICS[metric]  # refuses an unknown name
-        return aggregate([result.metrics[metric] for result in self.folds], aggregation or self.aggregation)
+        values = ([result.metrics[metric] for result in folds] for folds in self.by_seed().values())
+        return float(np.mean([aggregate(each, aggregation or self.aggregation) for each in values]))
+
+    def by_seed(self) -> dict[int | None, tuple[FoldResult, ...]]:
+        """The folds of each seed, in the order of ``training.seeds``."""
+        seeds = dict.fromkeys(result.seed for result in self.folds)
+        return {seed: tuple(result for result in self.folds if result.seed == seed) for seed in seeds}
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Out-of-fold predictions of every validated pair; columns as in `FoldResult`."""
-        return pd.concat([result.predictions for result in self.folds], ignore_index=True)
+        """Out-of-fold predictions of every validated pair, of the first seed; columns as in `FoldResult`."""
+        first = next(iter(self.by_seed().values()))
+        return pd.concat([result.predictions for result in first], ignore_index=True)
 
     @property
     def seconds(self) -> float:
@@ -134,13 +148,21 @@ class CrossValidation:
         return sum(result.seconds for result in self.folds)
 
     def pooled(self) -> dict[str, float]:
-        """Metrics of all out-of-fold predictions taken as one."""
-        predictions = self.predictions
-        return compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
+        """Metrics of all out-of-fold predictions taken as one; of several seeds their mean."""
+        every = []
+        for folds in self.by_seed().values():
+            table = pd.concat([result.predictions for result in folds])
+            every.append(compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy()))
+        return {name: float(np.mean([each[name] for each in every])) for name in every[0]}
 
     def table(self) -> pd.DataFrame:
-        """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value."""
-        folds = pd.DataFrame([result.metrics for result in self.folds], columns=list(METRICS))
-        folds.index = pd.Index([str(result.fold + 1) for result in self.folds], name="fold")
-        summary = pd.DataFrame({"mean": folds.mean(), "std": folds.std(ddof=1), "pooled": self.pooled()}).T
-        return pd.concat([folds, summary]).rename_axis("fold")
+        """Metrics with one row per fold (counted from 1), their mean and standard deviation, and the pooled value.
+
+        Of several seeds a fold's row is the mean over them, and ``std of seeds`` the standard deviation of a seed's mean.
+        """
+        every = pd.DataFrame([result.metrics for result in self.folds], columns=list(METRICS))
+        every.index = pd.MultiIndex.from_tuples([(str(result.fold + 1), str(result.seed)) for result in self.folds])
+        folds, seeds = (every.groupby(level=level, sort=False).mean() for level in (0, 1))
+        rows = {"mean": folds.mean(), "std": folds.std(ddof=1)}
+        rows |= {"std of seeds": seeds.std(ddof=1)} if len(seeds) > 1 else {}
+        return pd.concat([folds, pd.DataFrame({**rows, "pooled": self.pooled()}).T]).rename_axis("fold")

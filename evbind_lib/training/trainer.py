@@ -49,6 +49,8 @@ def _checked(args: dict[str, Any]) -> dict[str, Any]:
     """Values of ``training.args`` with the types that transformers declares."""
     checked = dict(args)
     for name, value in args.items():
+        if name == "seed":
+            raise ParamsError("training.args.seed: every training would have that one; set training.seed instead.")
         if name not in TYPES:
             near = did_you_mean(name, TYPES)
             raise ParamsError(f"training.args.{name} is not a field of transformers.TrainingArguments{near}")
