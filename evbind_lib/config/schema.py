@@ -18,6 +18,8 @@ GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment"
 OPTUNAS = "several metrics, constraints and grids go in a plain Optuna study that uses ev.report_folds (README, Extend)"
 GONE = dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"), OPTUNAS)
 GONE |= dict.fromkeys(("hpo.stop.terminator", "hpo.stop.min_trials"), "it is gone; set hpo.stop.no_improvement instead")
+# Of `DataParams`, those that hold for any corpus; the others name the files of one.
+SAMPLING = {"negatives", "pos_neg_ratio", "negative_strategy", "eval_neg_ratio", "same_post_negatives", "seed"}
 SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
 # What each type of a searched parameter is written with; a step may be left out.
 RANGE, STEPS = {"low", "high"}, {"low", "high", "step"}
@@ -98,9 +100,12 @@ class DataParams(Section):
     criteria: str | None = None
     pairs: str | None = None
     group_by: str = Field(default="post_id", min_length=1)
+    negatives: Literal["auto", "annotated", "sampled"] = "auto"
     pos_neg_ratio: float = Field(default=3.0, gt=0)
     negative_strategy: Literal["stratified", "hard", "random", "all"] = "stratified"
     eval_neg_ratio: float | str = 3.0
+    same_post_negatives: Literal["auto"] | bool = "auto"
+    seed: int = Field(default=42, ge=0, lt=2**32)
     special_case: Literal["negative", "drop"] = "negative"
     sensitive: bool = True
 

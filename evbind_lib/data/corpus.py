@@ -7,8 +7,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Annotated, get_type_hints
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Literal, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,10 @@ POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("post_id", "sentence", "label")
 AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
+NEAR_OVERLAP, NEAR_WORDS = 0.6, 4  # of the words of the shorter sentence, and at least so many in common
+MOST_NOT_FOUND = (
+    0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
+)
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
@@ -45,10 +50,14 @@ class DataReport:
     repeated_criteria: Annotated[int, "criteria with the text of another: taken as one"] = 0
     repeated_pairs: Annotated[int, "same criterion and sentence again: merged into the first post that has it"] = 0
     conflicting_labels: Annotated[int, "merged pairs labelled both 0 and 1: counted as evidence"] = 0
+    moved_pairs: Annotated[
+        int, "pairs of a sentence that an earlier post has too: kept with that post, on its side"
+    ] = 0
     repeated_sentences: Annotated[int, "same sentence in several posts: drawn from the first post only"] = 0
     repeated_posts: Annotated[int, "post_id and text stand there again: merged"] = 0
     posts_without_text: Annotated[int, "posts whose text is empty: kept for their annotations"] = 0
     annotations_without_post: Annotated[int, "rows whose post_id is not in the posts: kept"] = 0
+    annotations_not_in_post: Annotated[int, "rows whose sentence is not in the text of their post: kept"] = 0
 
     def table(self) -> pd.DataFrame:
         """Counts with their rules, one row each."""
@@ -65,12 +74,16 @@ class Corpus:
     ----------
     pairs, sentences, criteria
         Columns post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; of the sentences
-        post_id, sentence_id, sentence, group; texts of criteria by id. None holds a text twice.
+        post_id, sentence_id, sentence, group; texts of criteria by id. None holds a text twice, and what `tables.text_key` takes
+        for one text is one; all pairs of a sentence stand with the first post that is annotated for it.
     grouped_by, report, fingerprint
         The column of the groups that folds keep whole; counts of what was read, merged and dropped; SHA-256 in hexadecimal of
         pairs, sentences and criteria in any order.
     sensitive, source
         Whether texts stay in the workspace, out of all messages; the format read, or ``memory``.
+    form, repeats, spans_in_posts
+        ``posts`` with annotations, or a table of ``pairs``; further posts (post_id, sentence, group) that a sentence occurs in;
+        whether annotated sentences are found in the texts of their posts, all but one in ten at least.
 
     Examples
     --------
@@ -90,14 +103,20 @@ class Corpus:
     fingerprint: str
     sensitive: bool = True
     source: str = "memory"
+    form: Literal["posts", "pairs"] = "pairs"
+    repeats: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=["post_id", "sentence", "group"], dtype=str)
+    )
+    spans_in_posts: bool = True
 
     @classmethod
     def from_pairs(cls, pairs: pd.DataFrame, *, group_by: str = "post_id", sensitive: bool = True) -> Corpus:
         """Make a corpus of one table of labelled pairs in memory; a `DataError` names the row, counted from 0.
 
-        ``pairs`` has columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none; both are needed), and
-        where you like criterion_id and sentence_id. ``group_by`` is what folds keep whole: ``post_id``, ``author`` or any column
-        with one value per post; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
+        ``pairs`` has columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none), and where you like
+        criterion_id and sentence_id; without a 0, negatives are sampled. ``group_by`` is what folds keep whole: ``post_id``,
+        ``author`` or any column with one value per post; ``sensitive`` stands for people's own words, of which no text reaches
+        MLflow, logs or messages.
         """
         corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, group_by, str)
         return dataclasses.replace(corpus, sensitive=sensitive)
@@ -135,13 +154,68 @@ class Corpus:
             raise DataError(f"groups: {len(missing)} of {len(groups)} are not in the corpus; see corpus.groups.")
         pairs, sentences = (table.reset_index(drop=True) for table in self.inside(groups))
         counts = {"posts": len({*pairs["post_id"], *sentences["post_id"]}), "groups": len(set(groups))}
-        part = _finished(pairs, sentences, self.criteria, self.grouped_by, counts)
-        return dataclasses.replace(part, sensitive=self.sensitive, source=self.source)
+        # One who has nothing but repeats is in no group of its own.
+        repeats = self.repeats[~self.repeats["group"].isin({*self.groups} - {*groups})].reset_index(drop=True)
+        part = _finished(pairs, sentences, repeats, self.criteria, self.grouped_by, counts)
+        same = {name: getattr(self, name) for name in ("sensitive", "source", "form", "spans_in_posts")}
+        return dataclasses.replace(part, **same)
 
     def inside(self, groups: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Pairs and sentences of some groups."""
         pairs, sentences = (table[table["group"].isin(groups)] for table in (self.pairs, self.sentences))
         return pairs, sentences
+
+    def samples_negatives(self, data: DataParams) -> bool:
+        """Whether negatives are drawn besides the annotated ones: as ``data.negatives`` says, or where a table has none."""
+        has_negatives = bool(self.report.explicit_negatives)
+        if data.negatives == "annotated" and not has_negatives:
+            problem = "no pair of these data is annotated as no evidence"
+            raise DataError(f"data.negatives=annotated: {problem}; set data.negatives=sampled.")
+        return data.negatives == "sampled" or (
+            data.negatives == "auto" and not (self.form == "pairs" and has_negatives)
+        )
+
+    def not_drawn(self, data: DataParams) -> pd.DataFrame:
+        """Combinations (criterion_id, sentence) that are never sampled as negatives.
+
+        The annotated ones; sentences of a post that say a piece of its evidence in other words; and, with
+        ``data.same_post_negatives=false``, all sentences of posts that have evidence for the criterion.
+        """
+        same_post = self.spans_in_posts if data.same_post_negatives == "auto" else data.same_post_negatives
+        beside = self.beside_evidence
+        beside = beside[beside["near"]] if same_post else beside
+        return pd.concat([table[["criterion_id", "sentence"]] for table in (self.pairs, beside)], ignore_index=True)
+
+    @cached_property
+    def beside_evidence(self) -> pd.DataFrame:
+        """Unannotated combinations of a criterion and a sentence of a post that has evidence for it, and whether it is near.
+
+        Near is a sentence that holds the evidence or lies within it, or shares four words with it that are 60 % of the shorter
+        one: on WiCE's dev split 16 % of evidence sentences are near another one of their claim and document, and 1.4 % of the
+        annotated negatives there.
+        """
+        posts = pd.concat([table[["post_id", "sentence"]] for table in (self.sentences, self.repeats)])
+        evidence = self.pairs.loc[self.pairs["label"] == 1, ["criterion_id", "sentence"]].merge(posts, on="sentence")
+        other = evidence.merge(posts, on="post_id", suffixes=("_of_evidence", ""))
+        other = other[other["sentence"] != other["sentence_of_evidence"]]
+        annotated = pd.MultiIndex.from_frame(self.pairs[["criterion_id", "sentence"]])
+        other = other[~pd.MultiIndex.from_frame(other[["criterion_id", "sentence"]]).isin(annotated)]
+        texts = {*other["sentence"], *other["sentence_of_evidence"]}
+        words = {text: " ".join(re.findall(r"\w+", tables.text_key(text))) for text in texts}
+        sets = {text: frozenset(said.split()) for text, said in words.items()}
+
+        def is_near(one: str, other: str) -> bool:
+            common, least = len(sets[one] & sets[other]), min(len(sets[one]), len(sets[other]))
+            if common >= NEAR_WORDS and common >= NEAR_OVERLAP * least:
+                return True
+            # Whole words, so that "ill" does not lie within "will".
+            return common == least and (
+                f" {words[one]} " in f" {words[other]} " or f" {words[other]} " in f" {words[one]} "
+            )
+
+        near = [is_near(*texts) for texts in zip(other["sentence_of_evidence"], other["sentence"], strict=True)]
+        other = other.assign(near=np.array(near, dtype=bool))
+        return other.groupby(["criterion_id", "sentence"])["near"].any().reset_index()
 
     def support(self) -> pd.DataFrame:
         """Evidence, explicit negatives and groups with evidence, for each criterion."""
@@ -207,7 +281,7 @@ def _of_posts(
     posts, post_counts = tables.check_posts(posts, place("posts"))
     table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"})
     table, counts = tables.clean_rows(table, posts, where := place("annotations"), "status")
-    table["criterion_id"] = table["criterion_id"].str.strip()
+    table["criterion_id"] = table["criterion_id"].map(tables.clean_id)
     is_special = table["criterion_id"] == tables.SPECIAL_CASE
     rows, unknown = tables.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
     if data.special_case == "negative":
@@ -217,7 +291,7 @@ def _of_posts(
     counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
     if not (rows["label"] == 1).any():
         raise DataError(f"{where}: no row is evidence (status 1), so nothing can be learned; add such rows.")
-    return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"))
+    return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"), "posts")
 
 
 def _of_pairs(
@@ -231,60 +305,97 @@ def _of_pairs(
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
     rows, unknown = tables.with_texts(table, criteria, where, "criterion_id")
-    for label, what in ((1, "evidence (label 1)"), (0, "a negative (label 0)")):
-        if label not in rows["label"].to_numpy():
-            raise DataError(f"{where}: no row is {what}, so nothing can be learned; add such rows.")
+    if not (rows["label"] == 1).any():
+        raise DataError(f"{where}: no row is evidence (label 1), so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
     counts |= post_counts | {"unknown_symptoms": unknown}
-    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"))
+    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"), "pairs")
 
 
 def _corpus(
-    rows: pd.DataFrame, posts: pd.DataFrame, criteria: dict[str, str], group_by: str, counts: dict[str, int], place: str
+    rows: pd.DataFrame,
+    posts: pd.DataFrame,
+    criteria: dict[str, str],
+    group_by: str,
+    counts: dict[str, int],
+    place: str,
+    form: Literal["posts", "pairs"],
 ) -> Corpus:
     """Group, merge and count what both forms of data have come to."""
     grouped_by, groups = _group_posts(group_by, rows, posts, place)
     posts = posts.drop_duplicates("post_id")  # one that stands there twice has one group
     first_id: dict[str, str] = {}
-    same_as = {name: first_id.setdefault(text, name) for name, text in criteria.items()}
+    same_as = {name: first_id.setdefault(tables.text_key(text), name) for name, text in criteria.items()}
     counts["repeated_criteria"] = len(criteria) - len(first_id)
-    criteria = {name: text for text, name in first_id.items()}
-    rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as), group=rows["post_id"].map(groups))
+    criteria = {name: criteria[name] for name in first_id.values()}
+    rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as))
+    rows = rows.assign(criterion=rows["criterion_id"].map(criteria))
     # Of each (criterion, sentence) the first row stays, by post and sentence id; it is evidence if any is.
     columns, keys = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence"], ["criterion", "sentence"]
-    rows = rows[[*columns, "label", "group"]].sort_values(columns, kind="stable", ignore_index=True)
-    labels, first = rows.groupby(keys, sort=False)["label"], ~rows.duplicated(keys)
-    highest, lowest = labels.transform("max"), labels.transform("min")
-    pairs = rows.assign(label=highest)[first].reset_index(drop=True)
-    counts |= {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
-    # Of each distinct sentence, annotated or of a post's text, that of the first post that has it.
+    rows = rows[[*columns, "label"]].sort_values(columns, kind="stable", ignore_index=True)
     split = posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
     split = split.dropna(subset="sentence")
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
+    counts["annotations_not_in_post"] = _not_in_post(rows, posts)
+    # Texts that are one text are written as the first of them, so that from here on equal texts are equal strings.
+    split = split.sort_values(["post_id", "sentence_id"], kind="stable")
+    distinct = pd.unique(pd.concat([rows["sentence"], split["sentence"]]))
+    first_text: dict[str, str] = {}
+    written = {text: first_text.setdefault(tables.text_key(text), text) for text in distinct}
+    rows["sentence"], split["sentence"] = rows["sentence"].map(written), split["sentence"].map(written)
+    # All pairs of a sentence stand with the first post that is annotated for it, or it would be on both sides of a fold.
+    home = rows.drop_duplicates("sentence").set_index("sentence")[["post_id", "sentence_id"]]
+    own = rows["post_id"]
+    moved = rows.assign(**{name: rows["sentence"].map(home[name]) for name in ("post_id", "sentence_id")})
+    within_posts, rows = rows, moved.assign(group=moved["post_id"].map(groups))
+    labels, first = rows.groupby(keys, sort=False)["label"], ~rows.duplicated(keys)
+    highest, lowest = labels.transform("max"), labels.transform("min")
+    pairs = rows.assign(label=highest)[first].sort_values(columns, kind="stable", ignore_index=True)
+    counts["moved_pairs"] = int((own != rows["post_id"])[first].sum())
+    counts |= {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
+    # Of each distinct sentence, annotated or of a post's text, that of the first post that has it; annotated ones first.
     columns = ["post_id", "sentence_id", "sentence"]
-    every = pd.concat([rows[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
+    every = pd.concat([within_posts[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
     # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
     within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
-    sentences = within.drop_duplicates("sentence")[columns].reset_index(drop=True)
-    sentences = sentences.assign(group=sentences["post_id"].map(groups))
-    counts["repeated_sentences"] = len(within) - len(sentences)
+    within = within.sort_values(["order", "post_id", "sentence_id"], kind="stable")
+    within["group"] = within["post_id"].map(groups)
+    again = within.duplicated("sentence")
+    sentences = within.loc[~again, [*columns, "group"]].sort_values(columns, kind="stable", ignore_index=True)
+    repeats = within.loc[again, ["post_id", "sentence", "group"]].reset_index(drop=True)
+    counts["repeated_sentences"] = len(repeats)
     counts |= {"posts": len(posts), "groups": len(set(groups.values()))}
-    return _finished(pairs, sentences, criteria, grouped_by, counts)
+    found = counts["annotations_not_in_post"] <= MOST_NOT_FOUND * len(within_posts)
+    corpus = _finished(pairs, sentences, repeats, criteria, grouped_by, counts)
+    return dataclasses.replace(corpus, form=form, spans_in_posts=found)
+
+
+def _not_in_post(rows: pd.DataFrame, posts: pd.DataFrame) -> int:
+    """Number of annotated rows whose sentence is not in the text of their post; those of posts without text do not count."""
+    with_text = posts[posts["text"].str.strip() != ""]
+    texts = {post: tables.text_key(text) for post, text in zip(with_text["post_id"], with_text["text"], strict=True)}
+    pairs = zip(rows["post_id"], rows["sentence"], strict=True)
+    return sum(post in texts and tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
 
 
 def _finished(
-    pairs: pd.DataFrame, sentences: pd.DataFrame, criteria: dict[str, str], grouped_by: str, counts: dict[str, int]
+    pairs: pd.DataFrame,
+    sentences: pd.DataFrame,
+    repeats: pd.DataFrame,
+    criteria: dict[str, str],
+    grouped_by: str,
+    counts: dict[str, int],
 ) -> Corpus:
     """Corpus of finished tables, with the counts that they give and its fingerprint."""
     evidence = int(pairs["label"].sum())
     counts |= {"pairs": len(pairs), "evidence": evidence, "explicit_negatives": len(pairs) - evidence}
     report = DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
     digest = hashlib.sha256()
-    for table in (pairs, sentences):
+    for table in (pairs, sentences, repeats):
         columns = [table[name].tolist() for name in sorted(table.columns)]
         digest.update(json.dumps(sorted(zip(*columns, strict=True))).encode())
     digest.update(json.dumps(sorted(criteria.items())).encode())
-    return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest())
+    return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest(), repeats=repeats)
 
 
 def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.tables import text_key
 from evbind_lib.errors import FoldError
 
 MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as a remedy
@@ -41,7 +42,7 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     Parameters
     ----------
     corpus, params
-        Number of folds and seed are ``training.n_folds`` and ``training.seed``.
+        Number of folds and seed are ``training.n_folds`` and ``data.seed``.
 
     Returns
     -------
@@ -56,19 +57,19 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     >>> [len(fold.validation_groups) for fold in ev.make_folds(ev.load_corpus(params), params)]
     [49, 50, 50]
     """
-    n_folds, seed = params.training.n_folds, params.training.seed
-    folds, problem = _try_split(corpus, n_folds, seed)
+    n_folds, data = params.training.n_folds, params.data
+    folds, problem = _try_split(corpus, n_folds, data)
     if not problem:
         return folds
     remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
     for fewer in range(min(n_folds - 1, MOST_TRIED), 1, -1):
-        if not _try_split(corpus, fewer, seed)[1]:
+        if not _try_split(corpus, fewer, data)[1]:
             remedy = f"set training.n_folds={fewer} or less"
             break
     raise FoldError(f"training.n_folds={n_folds}: {problem}; {remedy}.")
 
 
-def _try_split(corpus: Corpus, n_folds: int, seed: int) -> tuple[list[Fold], str]:
+def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fold], str]:
     """Folds, and why they cannot be used; nothing where they can."""
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which reading data need not wait for
 
@@ -87,15 +88,16 @@ def _try_split(corpus: Corpus, n_folds: int, seed: int) -> tuple[list[Fold], str
     row_groups = np.array([*pairs["group"], *silent])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes rarer than the folds; ours are pooled
-        splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+        splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=data.seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
     folds = [Fold(index, every - part, part) for index, part in enumerate(validated)]
-    return folds, _missing_class(corpus, folds)
+    return folds, _missing_class(corpus, folds, data)
 
 
-def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
-    """Which part of which fold has no evidence or no negatives, explicit or to be sampled; nothing where all have."""
+def _missing_class(corpus: Corpus, folds: Sequence[Fold], data: DataParams) -> str:
+    """Which part of which fold has no evidence or no negatives, annotated or to be sampled; nothing where all have."""
+    withheld = corpus.not_drawn(data) if corpus.samples_negatives(data) else None
     for fold in folds:
         for part, groups in (("training", fold.training_groups), ("validation", fold.validation_groups)):
             place = f"the {part} part of fold {fold.index + 1} would have no"
@@ -103,12 +105,13 @@ def _missing_class(corpus: Corpus, folds: Sequence[Fold]) -> str:
             criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
             if not criteria:
                 return f"{place} evidence"
-            if pairs.loc[pairs["label"] == 0, "criterion_id"].isin(criteria).any():
+            if (pairs["label"] == 0).any():
                 continue
-            # One can be sampled where a sentence of this part is annotated nowhere for such a criterion.
-            is_drawn_from = corpus.pairs["sentence"].isin(sentences["sentence"])
-            annotated = corpus.pairs.loc[is_drawn_from, "criterion_id"].value_counts()
-            if all(annotated.get(name, 0) >= len(sentences) for name in criteria):
+            # One can be sampled where a sentence of this part may be drawn for a criterion with evidence.
+            if withheld is None:
+                return f"{place} negatives"
+            taken = withheld.loc[withheld["sentence"].isin(sentences["sentence"]), "criterion_id"].value_counts()
+            if all(taken.get(name, 0) >= len(sentences) for name in criteria):
                 return f"{place} negatives"
     return ""
 
@@ -132,15 +135,16 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Count what stands on both sides of each fold: nothing, but for sentences annotated there for different criteria."""
-    rows = {}
+    """Count what stands on both sides of each fold, annotated or to be drawn from: nothing should."""
+    rows, every = {}, {*corpus.pairs["sentence"], *corpus.sentences["sentence"]}
+    keys = {text: text_key(text) for text in every}
     for fold in folds:
         sides = []
         for groups in (fold.training_groups, fold.validation_groups):
             pairs, pool = corpus.inside(groups)
             held: dict[str, set[Any]] = {"groups": {*groups}, "posts": {*pairs["post_id"], *pool["post_id"]}}
-            held["identical pairs"] = set(zip(pairs["criterion"], pairs["sentence"], strict=True))
-            held |= {"sentences drawn from": {*pool["sentence"]}, "sentences with other criteria": {*pairs["sentence"]}}
+            held["pairs"] = set(zip(pairs["criterion_id"], pairs["sentence"].map(keys), strict=True))
+            held["sentences"] = {keys[text] for table in (pairs, pool) for text in table["sentence"]}
             sides.append(held)
         rows[fold.index + 1] = {what: len(found & sides[1][what]) for what, found in sides[0].items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")

@@ -1,12 +1,12 @@
-"""Draw negatives inside each part of a fold: sentences that nobody annotated for a criterion, an assumption about the data."""
+"""The pairs of each part of a fold: all that are annotated, and negatives drawn of what nobody annotated, an assumption."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import DataError
@@ -16,10 +16,11 @@ COLUMNS = ["criterion_id", "post_id", "sentence_id", "criterion", "sentence", "l
 
 
 def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs that a fold is trained on and validated on: annotated ones, and negatives sampled within each part.
+    """Pairs that a fold is trained on and validated on: every annotated pair of each part, and negatives sampled within it.
 
-    Explicit negatives come first, thinned out only where there are more than the ratio allows; the rest is drawn from (criterion,
-    sentence) combinations of the same part that are annotated nowhere, as far as there are. The training part follows
+    ``data.negatives`` is ``annotated`` (these pairs alone), ``sampled`` (more negatives are added where the annotated ones are
+    fewer than the ratio asks for) or ``auto``: ``annotated`` for a table of pairs that has negatives. Drawn are (criterion,
+    sentence) combinations of the same part, as far as there are, none of `Corpus.not_drawn`. The training part follows
     ``data.negative_strategy`` at ``data.pos_neg_ratio``: ``stratified`` gives each criterion the ratio of its own evidence (none
     where it has none, else at least one); ``hard`` prefers sentences that are evidence for another criterion; ``random`` draws
     over all criteria alike; ``all`` takes every combination. The validation part is drawn as ``stratified`` at
@@ -28,14 +29,14 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     Parameters
     ----------
     corpus, fold, params
-        Of the parameters the branch ``data``, and ``training.seed`` for the draws.
+        Of the parameters the branch ``data``, with ``data.seed`` for the draws.
 
     Returns
     -------
     training, validation
         Columns criterion_id, post_id, sentence_id, criterion, sentence, label (int8), origin (``annotated`` or ``sampled``),
         weight (how many combinations a sampled pair stands for: eligible / drawn; 1 for annotated pairs). A `DataError` where
-        ``all`` or ``natural`` would make more than 5 million.
+        ``all`` or ``natural`` would make more than 5 million, or ``annotated`` finds no negative.
 
     Examples
     --------
@@ -52,7 +53,9 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
 
 def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
     """Training pairs of some groups, in any order, as `fold_pairs` describes them."""
-    data, draw = params.data, _Draw(corpus, groups, "training", params.training.seed)
+    data, draw = params.data, _Draw(corpus, groups, "training", params.data)
+    if not corpus.samples_negatives(data):
+        return draw.annotated()
     if data.negative_strategy == "all":
         return draw.everything("data.negative_strategy=all")
     if data.negative_strategy == "random":
@@ -62,71 +65,98 @@ def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> p
 
 def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
     """Validation pairs of some groups, in any order, as `fold_pairs` describes them."""
-    draw = _Draw(corpus, groups, "validation", params.training.seed)
+    draw = _Draw(corpus, groups, "validation", params.data)
+    if not corpus.samples_negatives(params.data):
+        return draw.annotated()
     if params.data.eval_neg_ratio == "natural":
         return draw.everything("data.eval_neg_ratio=natural")
     return draw.stratified(float(params.data.eval_neg_ratio))
 
 
+def part_counts(corpus: Corpus, folds: Sequence[Fold], params: Params) -> pd.DataFrame:
+    """Pairs as annotated, and as each fold is trained on and validated on: counts, and the fraction that is evidence."""
+
+    def counted(pairs: pd.DataFrame, n_annotated: int) -> list[float]:
+        annotated = pairs[pairs["origin"] == "annotated"]
+        evidence, sampled = int(pairs["label"].sum()), len(pairs) - len(annotated)
+        negatives, left_out = len(annotated) - evidence, n_annotated - len(annotated)
+        return [evidence, negatives, sampled, left_out, round(evidence / max(len(pairs), 1), 3)]
+
+    rows = {("all", "annotated"): counted(corpus.pairs.assign(origin="annotated"), len(corpus.pairs))}
+    for fold in folds:
+        parts = zip(("trained", "validated"), fold_pairs(corpus, fold, params), strict=True)
+        for (part, pairs), groups in zip(parts, (fold.training_groups, fold.validation_groups), strict=True):
+            rows[str(fold.index + 1), part] = counted(pairs, int(corpus.pairs["group"].isin(groups).sum()))
+    columns = ["evidence", "annotated negatives", "sampled negatives", "annotated left out", "fraction of evidence"]
+    table = pd.DataFrame(rows, index=columns).T.rename_axis(["fold", "pairs"])
+    return table.astype(dict.fromkeys(columns[:-1], int))
+
+
 class _Draw:
     """Pairs and sentences of some groups, with a random stream of their own."""
 
-    def __init__(self, corpus: Corpus, groups: Collection[str], role: str, seed: int) -> None:
+    def __init__(self, corpus: Corpus, groups: Collection[str], role: str, data: DataParams) -> None:
         self.texts, self.criteria = corpus.criteria, sorted(corpus.criteria)
         pairs, sentences = corpus.inside(groups)
         self.evidence, self.explicit = pairs[pairs["label"] == 1], pairs[pairs["label"] == 0]
         self.pool = sentences.reset_index(drop=True)
         # A combination is a number, criterion * len(pool) + row: millions need not be held as pairs to draw a few of them.
         self.size = len(self.criteria) * len(self.pool)
-        # Annotated anywhere: a pair of another fold must not come back here as a sampled negative.
-        rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(corpus.pairs["sentence"]))
-        names = pd.Index(self.criteria).get_indexer(pd.Index(corpus.pairs["criterion_id"]))
-        self.annotated = np.unique(names[rows >= 0] * len(self.pool) + rows[rows >= 0])
+        self.withheld = self._withheld(corpus, data) if corpus.samples_negatives(data) else np.empty(0, dtype=np.int64)
         mark = hashlib.sha256("\n".join([role, *sorted(set(groups))]).encode()).digest()
-        self.random = np.random.default_rng([seed, int.from_bytes(mark[:8], "big")])
+        self.random = np.random.default_rng([data.seed, int.from_bytes(mark[:8], "big")])
+
+    def _withheld(self, corpus: Corpus, data: DataParams) -> np.ndarray:
+        """Sorted numbers of the combinations that are not drawn; a pair of another fold must not come back here either."""
+        table = corpus.not_drawn(data)
+        rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(table["sentence"]))
+        names = pd.Index(self.criteria).get_indexer(pd.Index(table["criterion_id"]))
+        return np.unique(names[rows >= 0] * len(self.pool) + rows[rows >= 0])
+
+    def annotated(self) -> pd.DataFrame:
+        """The annotated pairs alone."""
+        return self._table([])
 
     def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
-        """Explicit negatives and combinations at the ratio of each criterion's own evidence."""
-        counts = self.evidence["criterion_id"].value_counts()
+        """Combinations that bring each criterion's negatives to the ratio of its own evidence."""
+        counts, negatives = (table["criterion_id"].value_counts() for table in (self.evidence, self.explicit))
         is_evidence = self.pool["sentence"].isin(self.evidence["sentence"]).to_numpy()
-        explicit, sampled = [self.explicit.iloc[:0]], [(np.empty(0, dtype=np.int64), 0)]
+        sampled: list[tuple[np.ndarray, int]] = []
         for number, name in enumerate(self.criteria):
             if name not in counts:
                 continue
-            quota = max(round(ratio * counts[name]), 1)
-            explicit.append(self._some(self.explicit[self.explicit["criterion_id"] == name], quota))
-            quota -= len(explicit[-1])
+            quota = max(max(round(ratio * counts[name]), 1) - negatives.get(name, 0), 0)
             start = number * len(self.pool)
-            first, last = np.searchsorted(self.annotated, [start, start + len(self.pool)])
+            first, last = np.searchsorted(self.withheld, [start, start + len(self.pool)])
             free = np.ones(len(self.pool), dtype=bool)
-            free[self.annotated[first:last] - start] = False
+            free[self.withheld[first:last] - start] = False
             for eligible in (free & is_evidence, free & ~is_evidence) if hard else (free,):
                 rows = np.flatnonzero(eligible)
                 drawn = self.random.choice(rows, min(quota, len(rows)), replace=False)
                 sampled.append((start + drawn, len(rows)))
                 quota -= len(drawn)
-        return self._table(pd.concat(explicit), sampled)
+        return self._table(sampled)
 
     def over_all_criteria(self, quota: int) -> pd.DataFrame:
-        """Explicit negatives, then combinations with every criterion alike."""
-        explicit = self._some(self.explicit, quota)
-        n_free = self.size - len(self.annotated)
-        ranks = self.random.choice(n_free, min(quota - len(explicit), n_free), replace=False)
-        # The number of a free combination is its rank among them and how many annotated ones lie before it.
-        drawn = ranks + np.searchsorted(self.annotated - np.arange(len(self.annotated)), ranks, side="right")
-        return self._table(explicit, [(drawn, n_free)])
+        """Combinations with every criterion alike that bring the negatives to a number."""
+        n_free = self.size - len(self.withheld)
+        ranks = self.random.choice(n_free, min(max(quota - len(self.explicit), 0), n_free), replace=False)
+        # The number of a free combination is its rank among them and how many withheld ones lie before it.
+        drawn = ranks + np.searchsorted(self.withheld - np.arange(len(self.withheld)), ranks, side="right")
+        return self._table([(drawn, n_free)])
 
     def everything(self, key: str) -> pd.DataFrame:
-        """All explicit negatives and every unannotated combination."""
+        """Every combination that may be drawn."""
         if self.size > MOST_PAIRS:
             ratio = key.replace("=all", "=stratified").replace("=natural", "=10")
             problem = f"{self.size:,} pairs in a part of a fold, more than {MOST_PAIRS:,}"
             raise DataError(f"{key}: {problem}; set for example {ratio}.")
-        free = np.setdiff1d(np.arange(self.size), self.annotated)
-        return self._table(self.explicit, [(free, len(free))])
+        free = np.setdiff1d(np.arange(self.size), self.withheld)
+        return self._table([(free, len(free))])
 
-    def _table(self, explicit: pd.DataFrame, strata: list[tuple[np.ndarray, int]]) -> pd.DataFrame:
-        """Evidence, explicit negatives and what was drawn of each stratum, with the number it was drawn from."""
+    def _table(self, strata: list[tuple[np.ndarray, int]]) -> pd.DataFrame:
+        """All annotated pairs and what was drawn of each stratum, with the number it was drawn from."""
+        strata = [(np.empty(0, dtype=np.int64), 0), *strata]
         numbers = np.concatenate([drawn for drawn, _ in strata])
         weights = np.concatenate([np.full(len(drawn), eligible / max(len(drawn), 1)) for drawn, eligible in strata])
         order = np.argsort(numbers)
@@ -135,9 +165,5 @@ class _Draw:
         sampled = self.pool.iloc[rows].reset_index(drop=True)
         sampled = sampled.assign(criterion_id=names, criterion=names.map(self.texts), label=np.int8(0))
         sampled = sampled.assign(origin="sampled", weight=weights[order])
-        annotated = pd.concat([self.evidence, explicit.sort_index()]).assign(origin="annotated", weight=1.0)
+        annotated = pd.concat([self.evidence, self.explicit]).assign(origin="annotated", weight=1.0)
         return pd.concat([annotated, sampled], ignore_index=True)[COLUMNS]
-
-    def _some(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
-        """All rows where there are no more than ``most``, else a sample of them."""
-        return rows if len(rows) <= most else rows.iloc[self.random.choice(len(rows), most, replace=False)]

@@ -1,5 +1,6 @@
 """Read, check and clean tables of text, from files or from memory: one sentence where one cannot be used, without its texts."""
 
+import html
 import json
 import re
 import unicodedata
@@ -105,7 +106,7 @@ def read_criteria(path: str) -> dict[str, str]:
 def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, str]:
     """Criteria by id with cleaned texts; no id twice, no text empty, at least one."""
     criteria: dict[str, str] = {}
-    for name, text in ((str(name), text) for name, text in entries):
+    for name, text in ((clean_id(str(name)), text) for name, text in entries):
         if name in criteria:
             raise DataError(f"{place}: the id {name} stands there twice; give each criterion its own id.")
         if not isinstance(text, str) or not clean(text):
@@ -119,6 +120,27 @@ def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, 
 def clean(text: str) -> str:
     """One form for texts that look alike: Unicode NFC, runs of whitespace as one space, none at the ends."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
+
+
+# Code points of apostrophes and quotation marks, all written as one of the two on a keyboard.
+QUOTES = dict.fromkeys((0x60, 0xB4, 0x2018, 0x2019, 0x201B), "'") | dict.fromkeys(
+    (0xAB, 0xBB, 0x201C, 0x201D, 0x201E), '"'
+)
+
+
+def text_key(text: str) -> str:
+    """What texts have in common that are one: without case, forms of quotes and width, invisible marks, HTML, last stops."""
+    if not text.isascii() or "&" in text:
+        text = unicodedata.normalize("NFKC", html.unescape(text).translate(QUOTES))
+        text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    key = " ".join(text.casefold().split())
+    return key.rstrip(" .!?,;:") or key
+
+
+def clean_id(text: str) -> str:
+    """An id as it is compared: composed letters, without invisible marks and space around it; nothing else is changed."""
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return "".join(letter for letter in text if unicodedata.category(letter) != "Cf").strip()
 
 
 def split_sentences(text: str) -> list[str]:
@@ -147,12 +169,12 @@ def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, labe
     # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
     number = table.groupby("post_id")["sentence"].transform(lambda texts: pd.factorize(texts, sort=True)[0])
     made = table["post_id"] + "_a" + number.astype(str)
-    given = table["sentence_id"].str.strip() if "sentence_id" in table else made
+    given = table["sentence_id"].map(clean_id) if "sentence_id" in table else made
     return table.assign(sentence_id=given.where(given != "", made)), counts
 
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
-    ids = table["post_id"].str.strip()
+    ids = table["post_id"].map(clean_id)
     _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
     return ids
 
@@ -191,7 +213,7 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         near = did_you_mean("criterion", table.columns)
         raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
     for column in columns:
-        table = table.assign(**{column: table[column].map(clean)})
+        table = table.assign(**{column: table[column].map(clean_id if column == "criterion_id" else clean)})
         _refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
     if "criterion_id" not in table:
         texts = sorted(set(table["criterion"]))

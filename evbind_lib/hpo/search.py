@@ -19,7 +19,7 @@ import evbind_lib.hpo.study as studies
 from evbind_lib.config.schema import Params, SamplerParams
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
-from evbind_lib.hpo.objective import RUNNING, RunningTrial, SearchCallback, SearchStopped, StopRequest
+from evbind_lib.hpo.objective import RUNNING, Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, enqueue, note_changed_space
@@ -56,6 +56,8 @@ def run_search(
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached."""
     started = time.perf_counter()
     check_search(params)
+    if isinstance(objective, Objective) and not objective.corpus.samples_negatives(params.data):
+        _refuse_sampling(params)
     if isinstance(study, optuna.Study) and len(study.directions) > 1:
         raise SearchError(f"Study {study.study_name} has several objectives; call study.optimize(objective) instead.")
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
@@ -188,6 +190,14 @@ def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+def _refuse_sampling(params: Params) -> None:
+    """Refuse a search over how negatives are drawn where none are."""
+    for name in params.hpo.search_space:
+        if name in ("data.pos_neg_ratio", "data.negative_strategy"):
+            problem = f"hpo.search_space.{name}: the annotated negatives are used and none is drawn"
+            raise ParamsError(f"{problem}; take it out, or set data.negatives=sampled.")
 
 
 def _note_changed_code(study: optuna.Study) -> list[str]:

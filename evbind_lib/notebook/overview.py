@@ -37,6 +37,12 @@ def overlap(corpus: Corpus) -> pd.DataFrame:
         ("of these, evidence for one and not for another", several["label"], "the hardest negatives"),
         ("repeated pairs", report.repeated_pairs, "merged before splitting"),
         ("conflicting labels", report.conflicting_labels, "counted as evidence"),
+        ("pairs of such sentences, moved", report.moved_pairs, "kept with the first post, on its side of a fold"),
+        (
+            "near matches of evidence",
+            int(corpus.beside_evidence["near"].sum()),
+            "never drawn as negatives of its criterion",
+        ),
         ("sentences repeated in other posts", report.repeated_sentences, "drawn as negatives from one post only"),
         (f"most posts of one {corpus.grouped_by}", posts.max(), "kept on one side of every fold"),
     ]

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError, SearchError
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from evbind_lib.evaluation.final import EvidenceModel
     from evbind_lib.training.fold import ModelInit
     from evbind_lib.training.losses import Loss
-
-# Parameters of the data that hold for any corpus; the others name the files of one.
-SAMPLING = ("data.pos_neg_ratio", "data.negative_strategy", "data.eval_neg_ratio")
 
 
 def start(
@@ -280,4 +277,4 @@ def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fol
 def _without_files(params: Params) -> dict[str, Any]:
     """Parameters without those that name the files of a corpus: it may be another one."""
     flat = params.flat()
-    return {name: value for name, value in flat.items() if not name.startswith("data.") or name in SAMPLING}
+    return {name: value for name, value in flat.items() if not name.startswith("data.") or name[5:] in SAMPLING}

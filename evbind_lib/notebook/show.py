@@ -121,7 +121,7 @@ def training_summary(result: CrossValidation, params: Params) -> Summary:
 def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> Summary:
     """Result and lines of a look at the data: corpus, `overview.pair_lengths`, `evbind_lib.data.folds.leakage`."""
     report, cut = corpus.report, round(float(lengths["truncated"].mean()), 4)
-    leaks = int(audit.drop(columns="sentences with other criteria").to_numpy().sum())
+    leaks = int(audit.to_numpy().sum())
     found = {name: getattr(report, name) for name in ("pairs", "evidence", "criteria", "groups")}
     fingerprint = corpus.fingerprint[:12]
     found |= {"grouped_by": corpus.grouped_by, "truncated": cut, "leaks": leaks, "fingerprint": fingerprint}

@@ -18,7 +18,7 @@ import pandas as pd
 
 from evbind_lib.config.digest import code_digest, digest_of
 from evbind_lib.config.paths import resolve_path, workspace, write_whole
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.training.metrics import compute_metrics, probabilities_of
@@ -51,7 +51,7 @@ def fold_key(
     tree = {
         "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
-        "data": params.data.model_dump(include={"pos_neg_ratio", "negative_strategy", "eval_neg_ratio"}),
+        "data": params.data.model_dump(include=SAMPLING),
         "model": [*params.model.model_dump(include={"name", "max_length", "precision", "attention"}).values()],
         "corpus": corpus.fingerprint,
         "folds": [folds_fingerprint(folds), fold.index],

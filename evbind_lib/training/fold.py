@@ -43,7 +43,7 @@ _prepared: WeakKeyDictionary[Corpus, dict[Any, Any]] = WeakKeyDictionary()
 
 def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
     """Draw and encode the pairs of a fold, or take them from an earlier call with the same data parameters."""
-    memory, data, model, seed = _prepared.setdefault(corpus, {}), params.data, params.model, params.training.seed
+    memory, data, model = _prepared.setdefault(corpus, {}), params.data, params.model
     # The tiny model's tokenizer is trained on the training part; a pretrained one is the same in every fold.
     tokenizer = (model.name, model.max_length, fold if model.name == TINY else None)
     if tokenizer not in memory:
@@ -60,8 +60,11 @@ def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
             memory[place] = drawn_with, pairs, encoder.encode(pairs)
         return memory[place][1], memory[place][2]
 
-    _, training = last(training_pairs, fold.training_groups, data.pos_neg_ratio, data.negative_strategy, seed)
-    table, validation = last(validation_pairs, fold.validation_groups, data.eval_neg_ratio, seed)
+    _, training = last(training_pairs, fold.training_groups, data)
+    of_training = dict(
+        pos_neg_ratio=1.0, negative_strategy="all"
+    )  # which may be searched, and change no validation pair
+    table, validation = last(validation_pairs, fold.validation_groups, data.model_copy(update=of_training))
     return FoldData(fold, encoder, training, validation, table)
 
 
@@ -133,12 +136,15 @@ def train_prepared(
     batch = int(params.training.args.get(trainer.BATCH, 8))
     precision = choose_precision(params.model.precision)
     theirs = [callback for callback in callbacks if isinstance(callback, TrainerCallback)]
+    # Under one seed the folds of a set might share its luck, which no correction of their mean could see.
+    seed = int(np.random.SeedSequence([params.training.seed, fold]).generate_state(1)[0])
+    seeded = params.model_copy(update={"training": params.training.model_copy(update={"seed": seed})})
     model: PreTrainedModel | None = None
     while model is None:
         tried = micro_batch or batch
         watched = TrainerLoss(choose_loss(params, data.training.labels, loss), f"fold {fold + 1}")
         validation = _Validation(data, params, precision, watched, ours)
-        smaller, hooks = trainer.with_micro_batch(params, tried), [validation, *theirs]
+        smaller, hooks = trainer.with_micro_batch(seeded, tried), [validation, *theirs]
         try:
             model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks)
         except Exception as error:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import DataParams
 from evbind_lib.data.corpus import DEFAULT_CRITERIA, READERS, Corpus, load_corpus
-from evbind_lib.data.tables import read_criteria, split_sentences
+from evbind_lib.data.tables import clean_id, read_criteria, split_sentences
 from evbind_lib.errors import DataError, ParamsError
 from tests.conftest import PROJECT
 
@@ -110,7 +110,12 @@ def test_report_counts_what_was_done(write_redsm5: Write) -> None:
             "explicit negatives": 2,
         },
         **{"sentences": 6, "unknown symptoms": 1, "empty sentences": 1, "repeated pairs": 2, "conflicting labels": 1},
-        **{"repeated sentences": 1, "posts without text": 1, "annotations without post": 1},
+        **{
+            "repeated sentences": 1,
+            "posts without text": 1,
+            "annotations without post": 1,
+            "annotations not in post": 1,
+        },
     }
     assert corpus.support().loc[["SLEEP", "MOOD"]].to_numpy().tolist() == [[1, 1, 1], [1, 1, 1]]
 
@@ -131,6 +136,39 @@ def test_texts_that_look_alike_are_one(write_redsm5: Write) -> None:
     corpus = read(write_redsm5(rows, {"a": "x", "b": "None"}, CRITERIA))
     assert labelled(corpus) == {("MOOD", "Café is shut"): 1, ("MOOD", "NA"): 0}
     assert {"None", "NA"} < set(corpus.sentences["sentence"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(
+            "I DON'T SLEEP.",
+            "I don\u2019t sleep.",
+            "I don't sleep",
+            "I don't sleep!!",
+            "I don&#39;t sleep.",
+            "I\u200b don't sleep.",
+        ),
+        *(
+            "I don't sl\u00adeep.",
+            "I don\uff07t sleep.",
+            "\uff29 don't sleep.",
+            " I  don't\tsleep. ",
+            "I don&apos;t sleep\u2026",
+        ),
+    ],
+)
+def test_texts_are_one_whatever_the_case_quotes_width_marks_and_last_stop(write_redsm5: Write, other: str) -> None:
+    rows = [("a", "I don't sleep.", "MOOD", 1), ("b", other, "MOOD", 0), ("b", "I do sleep.", "MOOD", 0)]
+    corpus = read(write_redsm5(rows, {"a": "x", "b": other}, CRITERIA))
+    assert labelled(corpus) == {("MOOD", "I don't sleep."): 1, ("MOOD", "I do sleep."): 0}
+    assert corpus.report.conflicting_labels == 1 and len(corpus.sentences) == 3
+
+
+def test_ids_are_composed_without_invisible_marks_and_nothing_else() -> None:
+    assert clean_id(" cafe\u0301\u200b_1\ufeff ") == "caf\u00e9_1"
+    for name in ("00101", "T3_abc", "a  b", "x.", "\uff21"):
+        assert clean_id(name) == name
 
 
 def test_criteria_of_the_same_text_are_one(write_redsm5: Write) -> None:
@@ -212,7 +250,7 @@ def test_tables_in_memory_are_checked_as_files_are() -> None:
         ("label", [1, 0, 2, 0], "pairs, row 2: label is 2"),
         ("post_id", ["p1", None, "p2", "p3"], "pairs, row 1: post_id is empty"),
         ("criterion", [None, "a", "b", "c"], "pairs, row 0: criterion is empty"),
-        ("label", [1, 1, 1, 1], "pairs: no row is a negative"),
+        ("label", [0, 0, 0, 0], "pairs: no row is evidence"),
         ("criterion_id", ["A", "A", "B", "C"], "pairs: the criterion_id A has several texts"),
     ):
         message = refusal(partial(Corpus.from_pairs, pairs_table().assign(**{column: values})))
@@ -395,7 +433,6 @@ REFUSED = [  # parameter, content, words of the message
     ("pairs.csv", "post_id,sentence,label\na,x,1\n", "criterion or criterion_id; has neither"),
     ("pairs.csv", PAIRS + "a,c,x,1\na,c,y,yes\n", "row 3; label is yes; write 1"),
     ("pairs.csv", PAIRS + "a,c,x,1\na,,y,0\n", "row 3; criterion is empty; fill it in"),
-    ("pairs.csv", PAIRS + "a,c,x,1\n", "no row is a negative (label 0); add such rows"),
     ("pairs.csv", PAIRS + "a,c,x,0\n", "no row is evidence (label 1); add such rows"),
     ("pairs.csv", "post_id,criterion_id,criterion,sentence,label\na,A,c,x,0\na,A,d,y,1\n", "A has several texts; its own id"),
 ]

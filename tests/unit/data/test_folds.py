@@ -26,14 +26,14 @@ def read(data: DataParams) -> Corpus:
     return load_corpus(DEFAULTS.model_copy(update={"data": data}))
 
 
-def split(corpus: Corpus, n_folds: int, seed: int) -> list[Fold]:
-    training = TrainingParams(n_folds=n_folds, seed=seed)
-    return make_folds(corpus, DEFAULTS.model_copy(update={"training": training}))
+def split(corpus: Corpus, n_folds: int, seed: int, same_post: bool | str = True) -> list[Fold]:
+    data = DEFAULTS.data.model_copy(update={"seed": seed, "same_post_negatives": same_post})
+    training = TrainingParams(n_folds=n_folds)
+    return make_folds(corpus, DEFAULTS.model_copy(update={"data": data, "training": training}))
 
 
 SAMPLE = PROJECT.parent / "shared" / "data" / "redsm5-sample"
 CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "RARE": "Eating little."}
-NEVER = ["groups", "posts", "identical pairs", "sentences drawn from"]
 
 
 def even_rows() -> list[tuple[str, str, str, int]]:
@@ -95,7 +95,7 @@ def test_uneven_data_splits_without_a_leak_or_is_refused_with_a_number_that_work
         else:
             assert remedy == "annotate more posts, or group by post_id."
         return
-    assert not leakage(corpus, folds)[NEVER].to_numpy().any()
+    assert not leakage(corpus, folds).to_numpy().any()
     assert (balance(corpus, folds)["evidence"] > 0).all()
     mixer.shuffle(rows)
     reordered = read(write_redsm5(rows, posts, CRITERIA, group_by="author"))
@@ -141,23 +141,32 @@ def test_folds_and_their_fingerprint_depend_on_seed_and_number(even: Corpus) -> 
 def test_leakage_is_counted_where_there_is_some(even: Corpus) -> None:
     every = frozenset(even.sentences["group"])
     table = leakage(even, [Fold(0, every, frozenset({"00", "01"}))])
-    assert table.loc[1].tolist() == [2, 2, 4, 7, 4]  # 4 annotated sentences, 2 fillers and the shared one
+    # 4 annotated sentences, 2 fillers and the shared one.
+    assert table.loc[1].to_dict() == {"groups": 2, "posts": 2, "pairs": 4, "sentences": 7}
 
 
-def test_a_sentence_annotated_on_both_sides_for_different_criteria_is_shown(write_redsm5: Write) -> None:
-    rows = [("s_a_1", "Tired.", "A", 1), ("s_b_1", "Tired.", "B", 1)]
-    corpus = read(write_redsm5(rows, {"s_a_1": "One.", "s_b_1": "Two."}, CRITERIA, group_by="author"))
-    table = leakage(corpus, split(corpus, n_folds=2, seed=1))
-    assert not table[NEVER].to_numpy().any()
-    assert table["sentences with other criteria"].tolist() == [1, 1]
+def test_a_sentence_annotated_in_several_posts_is_on_one_side_whatever_the_criterion_and_writing(
+    write_redsm5: Write,
+) -> None:
+    rows = [("s_b_1", "I\u2019m TIRED", "A", 1), ("s_c_1", "I'm tired.", "B", 1), ("s_a_1", "Low.", "B", 1)]
+    rows += [("s_a_1", "Nothing.", "A", 0), ("s_b_1", "Two.", "A", 0)]
+    posts = {"s_a_1": "I'm tired! One.", "s_b_1": "Two.", "s_c_1": "Three."}
+    corpus = read(write_redsm5(rows, posts, CRITERIA, group_by="author"))
+    evidence = corpus.pairs[corpus.pairs["label"] == 1]
+    assert set(zip(evidence["criterion_id"], evidence["post_id"], strict=True)) == {
+        *(("A", "s_b_1"), ("B", "s_b_1"), ("B", "s_a_1")),
+    }
+    assert corpus.report.moved_pairs == 1
+    for seed in range(5):
+        assert not leakage(corpus, split(corpus, n_folds=2, seed=seed)).to_numpy().any()
 
 
 # Refusals
 
 
-def refusal(corpus: Corpus, n_folds: int) -> str:
+def refusal(corpus: Corpus, n_folds: int, same_post: bool | str = True) -> str:
     with pytest.raises(FoldError) as caught:
-        split(corpus, n_folds=n_folds, seed=42)
+        split(corpus, n_folds, 42, same_post)
     message = str(caught.value)
     assert message.startswith(f"training.n_folds={n_folds}: ") and message.endswith(".") and "\n" not in message
     return message
@@ -194,12 +203,14 @@ def test_a_part_without_negatives(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the public ReDSM5 sample is not here")
-@pytest.mark.parametrize(("group_by", "most"), [("author", 11), ("post_id", 14)])
-def test_public_sample_of_redsm5(group_by: str, most: int) -> None:
+@pytest.mark.parametrize(
+    ("group_by", "same_post", "most"), [("author", True, 11), ("post_id", True, 12), ("post_id", "auto", 7)]
+)
+def test_public_sample_of_redsm5(group_by: str, same_post: bool | str, most: int) -> None:
     files = {name: str(SAMPLE / f"{name}.csv") for name in ("posts", "annotations")}
     corpus = read(DataParams(**files, group_by=group_by))
     for n_folds in (2, 5, most):
-        folds = split(corpus, n_folds=n_folds, seed=42)
+        folds = split(corpus, n_folds, 42, same_post)
         assert not leakage(corpus, folds).to_numpy().any()
-    assert f"set training.n_folds={most} or less" in refusal(corpus, most + 1)
-    assert f"set training.n_folds={most} or less" in refusal(corpus, 25)
+    assert f"set training.n_folds={most} or less" in refusal(corpus, most + 1, same_post)
+    assert f"set training.n_folds={most} or less" in refusal(corpus, 25, same_post)

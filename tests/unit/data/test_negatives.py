@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import DataParams, Params, TrainingParams
-from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.corpus import Corpus, load_corpus
 from evbind_lib.data.folds import Fold, make_folds
-from evbind_lib.data.negatives import COLUMNS, fold_pairs, training_pairs, validation_pairs
+from evbind_lib.data.negatives import COLUMNS, fold_pairs, part_counts, training_pairs, validation_pairs
+from evbind_lib.data.tables import text_key
 from evbind_lib.errors import DataError, FoldError
+from tests.conftest import PROJECT
 
 Row = tuple[str, str, str, int]
 DEFAULTS = compose()
 
 
 def settings_of(n_folds: int = 5, seed: int = 1, **data: Any) -> Params:
-    branch = DataParams().model_copy(update=data)
-    return DEFAULTS.model_copy(update={"data": branch, "training": TrainingParams(seed=seed, n_folds=n_folds)})
+    branch = DataParams().model_copy(update={"same_post_negatives": True, "seed": seed, **data})
+    return DEFAULTS.model_copy(update={"data": branch, "training": TrainingParams(n_folds=n_folds)})
 
 
 def made(rows: Sequence[Row], posts: Mapping[str, str] | None = None, group_by: str = "author") -> Corpus:
@@ -68,7 +70,7 @@ def inside(table: pd.DataFrame, groups: frozenset[str]) -> pd.DataFrame:
 
 
 def unannotated(corpus: Corpus, groups: frozenset[str]) -> set[tuple[str, str]]:
-    """Every combination that may be sampled, listed one by one."""
+    """Every combination that may be sampled, listed one by one; none of these sentences is near another."""
     pool = inside(corpus.sentences, groups)["sentence"]
     return {(text, sentence) for text in corpus.criteria.values() for sentence in pool} - set(keys(corpus.pairs))
 
@@ -96,12 +98,12 @@ def test_what_is_drawn_is_lawful(rows: list, strategy: str, ratio: float, seed: 
     of_groups = inside(corpus.pairs, groups)
     truth = dict(zip(keys(of_groups), of_groups["label"], strict=True))
     assert all(truth[key] == label for key, label in zip(keys(annotated), annotated["label"], strict=True))
-    assert set(keys(pairs[pairs["label"] == 1])) == {key for key, label in truth.items() if label == 1}
+    assert set(keys(annotated)) == set(truth)  # every annotated pair, negative ones included
 
 
 @given(ROWS, st.sampled_from(["stratified", "hard", "random"]), RATIOS)
 @EXAMPLES
-def test_the_ratio_holds_and_explicit_negatives_come_first(rows: list, strategy: str, ratio: float) -> None:
+def test_sampling_adds_to_all_annotated_negatives_up_to_the_ratio(rows: list, strategy: str, ratio: float) -> None:
     corpus = made(rows)
     groups = some_groups(corpus)
     of_groups, free = inside(corpus.pairs, groups), unannotated(corpus, groups)
@@ -117,8 +119,8 @@ def test_the_ratio_holds_and_explicit_negatives_come_first(rows: list, strategy:
             possible = sum(criterion in texts for criterion, _ in free)
             quota = max(round(ratio * evidence), 0 if together else 1) if evidence else 0
             negatives = mine[mine["label"] == 0]
-            assert len(negatives) == min(quota, explicit + possible)
-            assert (negatives["origin"] == "annotated").sum() == min(quota, explicit)
+            assert len(negatives) == max(explicit, min(quota, explicit + possible))
+            assert (negatives["origin"] == "annotated").sum() == explicit
 
 
 @given(ROWS, STRATEGIES, RATIOS)
@@ -249,8 +251,109 @@ def test_more_than_five_million_pairs_are_refused() -> None:
     table["label"] = table.index % 2
     corpus = Corpus.from_pairs(table)
     with pytest.raises(DataError, match=r"data\.negative_strategy=all: .* set .*strategy=stratified\.$"):
-        training_pairs(corpus, corpus.groups, settings_of(negative_strategy="all"))
+        training_pairs(corpus, corpus.groups, settings_of(negative_strategy="all", negatives="sampled"))
     with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: 5,290,000 pairs.*ratio=10\.$"):
-        validation_pairs(corpus, corpus.groups, settings_of(eval_neg_ratio="natural"))
-    drawn = validation_pairs(corpus, corpus.groups, settings_of())  # a ratio needs no list of all combinations
+        validation_pairs(corpus, corpus.groups, settings_of(eval_neg_ratio="natural", negatives="sampled"))
+    # A ratio needs no list of all combinations.
+    drawn = validation_pairs(corpus, corpus.groups, settings_of(negatives="sampled")).query(
+        "criterion_id in @evident", local_dict={"evident": set(corpus.pairs.query("label == 1")["criterion_id"])}
+    )
     assert (drawn["label"] == 0).sum() == 3 * (drawn["label"] == 1).sum()
+
+
+CLAIMS = pd.DataFrame(
+    [
+        *((f"p{number}", "Few are evidence.", f"Said {number}.", int(number < 10)) for number in range(40)),
+        *((f"p{number}", "None is evidence.", f"Told {number}.", 0) for number in range(20)),
+    ],
+    columns=["post_id", "criterion", "sentence", "label"],
+)
+
+
+def test_every_annotated_pair_of_a_table_is_used_and_none_is_added() -> None:
+    corpus = Corpus.from_pairs(CLAIMS)
+    params = settings_of(2)
+    folds = make_folds(corpus, params)
+    for fold in folds:
+        for pairs, groups in zip(
+            fold_pairs(corpus, fold, params), (fold.training_groups, fold.validation_groups), strict=True
+        ):
+            mine = CLAIMS[CLAIMS["post_id"].isin(groups)]
+            assert sorted(keys(pairs)) == sorted(keys(mine)) and pairs["label"].sum() == mine["label"].sum()
+            assert (pairs["origin"] == "annotated").all() and (pairs["weight"] == 1.0).all()
+    counts = part_counts(corpus, folds, params)
+    assert counts.loc[("all", "annotated")].tolist() == [10, 50, 0, 0, 0.167]
+    assert counts.groupby("pairs")[["evidence", "annotated negatives"]].sum().loc["validated"].tolist() == [10, 50]
+    assert not counts[["sampled negatives", "annotated left out"]].to_numpy().any()
+
+
+def test_sampled_adds_nothing_where_annotated_negatives_exceed_the_ratio() -> None:
+    corpus = Corpus.from_pairs(CLAIMS)
+    drawn = training_pairs(corpus, corpus.groups, settings_of(negatives="sampled", pos_neg_ratio=4.0))
+    counts = drawn.groupby(["criterion", "origin"]).size()
+    assert counts["Few are evidence."].to_dict() == {"annotated": 40, "sampled": 10}
+    assert counts["None is evidence."].to_dict() == {"annotated": 20}
+
+
+def test_a_table_without_negatives_is_sampled_and_annotated_is_refused() -> None:
+    corpus = Corpus.from_pairs(CLAIMS[CLAIMS["label"] == 1].assign(criterion=["A.", "B."] * 5))
+    assert set(training_pairs(corpus, corpus.groups, settings_of())["origin"]) == {"annotated", "sampled"}
+    with pytest.raises(DataError, match=r"data\.negatives=annotated: .*data\.negatives=sampled\.$"):
+        training_pairs(corpus, corpus.groups, settings_of(negatives="annotated"))
+
+
+def test_no_negative_says_its_criterions_evidence_in_other_words() -> None:
+    near = [
+        "I just can't stop crying now, and worry.",  # holds it
+        "Can\u2019t stop crying.",  # lies within it
+        "Now I can't really stop those tears or crying.",  # five of its seven words
+    ]
+    far = ["Now I am hungry.", "Crying is for others.", "I just now ate."]
+    posts = {"a": " ".join(["I just can't stop crying now.", *near, *far]), "b": " ".join(["Well then.", *near])}
+    corpus = made([("a", "I just can't stop crying now!", "B", 1), ("b", "Well then.", "A", 1)], posts, "post_id")
+    everything = training_pairs(corpus, ["a", "b"], settings_of(negative_strategy="all"))
+    drawn = everything[everything["origin"] == "sampled"].groupby("criterion_id")["sentence"].agg(set)
+    assert drawn["B"] == {*far, "Well then."}
+    assert drawn["A"] == {"I just can't stop crying now!", *near, *far}  # of another criterion they are negatives
+    withheld = settings_of(negative_strategy="all", same_post_negatives=False)
+    drawn = (
+        training_pairs(corpus, ["a", "b"], withheld)
+        .query("origin == 'sampled'")
+        .groupby("criterion_id")["sentence"]
+        .agg(set)
+    )
+    assert drawn["B"] == {"Well then."} and drawn["A"] == {"I just can't stop crying now!", *far}
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_sentences_beside_evidence_are_drawn_only_where_annotated_sentences_are_found_in_their_posts(
+    found: bool,
+) -> None:
+    posts = {f"p{number}": f"Told {number}. {'Said' if found else 'Spoke'} {number}." for number in range(10)}
+    corpus = made([(post, f"Said {post[1:]}.", "A", 1) for post in posts], posts, "post_id")
+    assert corpus.report.annotations_not_in_post == (0 if found else 10)
+    drawn = training_pairs(corpus, posts, settings_of(negative_strategy="all", same_post_negatives="auto"))
+    assert drawn.query("criterion_id == 'A' and origin == 'sampled'").empty is not found
+
+
+SHARED = PROJECT.parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(("name", "n_folds"), [("redsm5-sample", 5), ("wice-dev", 5)])
+def test_counts_by_part_are_those_of_the_files(name: str, n_folds: int) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{name} is not here")
+    files = {key: str(SHARED / name / f"{key}.csv") for key in ("posts", "annotations")}
+    if (SHARED / name / "criteria.json").is_file():
+        files["criteria"] = str(SHARED / name / "criteria.json")
+    params = DEFAULTS.model_copy(update={"data": DataParams(**files), "training": TrainingParams(n_folds=n_folds)})
+    corpus = load_corpus(params)
+    table = pd.read_csv(files["annotations"], keep_default_na=False)
+    table = table.assign(text=table["sentence_text"].map(text_key))
+    labels = table[table["text"] != ""].groupby(["DSM5_symptom", "text"])["status"].max()
+    counts = part_counts(corpus, make_folds(corpus, params), params)
+    names = ["evidence", "annotated negatives", "annotated left out"]
+    expected = [(labels == 1).sum(), (labels == 0).sum(), 0]
+    sums = counts.groupby("pairs")[names].sum()
+    assert counts.loc[("all", "annotated"), names].tolist() == sums.loc["validated"].tolist() == expected
+    assert sums.loc["trained"].tolist() == [count * (n_folds - 1) for count in expected]
