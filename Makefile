@@ -3,6 +3,7 @@
 # make test-full  the long forms: kills at thirty moments, two hundred trials (about a quarter of an hour)
 # make lab      JupyterLab on the notebooks
 # make simulate  what the scores and comparisons are worth, with known truth
+# make bench    what a trial and a study cost, against other ways (QUICK=1: in short; WRITE=1: also to tests/benchmarks/results/)
 # make lint     ruff, format check, mypy
 # make notebooks  run all notebooks again and store them with their outputs
 
@@ -46,8 +47,10 @@ notebooks: $(STAMP)
 simulate: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.selection
 
+BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(WRITE),--write)
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+	$(BIN)/python -m tests.benchmarks.speed $(BENCH_OPTIONS)
+	$(BIN)/python -m tests.benchmarks.study $(BENCH_OPTIONS)
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import logging
 import re
@@ -241,9 +242,14 @@ def quiet_libraries() -> Iterator[None]:
 
 def collect_garbage() -> None:
     """Free what a fold held."""
-    if not gc.get_freeze_count():  # what the imports made need not be walked through at the end of every fold
-        gc.collect()
-        gc.freeze()
+    _freeze_imports()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@functools.cache
+def _freeze_imports() -> None:
+    """Keep what the imports made from being walked through at the end of every fold; to ask whether it is takes as long."""
+    gc.collect()
+    gc.freeze()

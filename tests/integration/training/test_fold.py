@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from sklearn import metrics as sklearn_metrics
 from transformers import DebertaV2ForSequenceClassification, TrainerCallback
 
@@ -25,7 +26,8 @@ from evbind_lib.training.fold import check, prepare_fold, train_fold
 from evbind_lib.training.losses import LOSSES, weighted_cross_entropy
 from evbind_lib.training.model import load_model, predict
 from evbind_lib.training.result import PREDICTION_COLUMNS, Callback, EpochResult, FoldResult
-from evbind_lib.training.trainer import READ_EVERY, TrainerLoss, training_arguments
+from evbind_lib.training.trainer import READ_EVERY, TrainerLoss, choose_loss, training_arguments
+from tests.benchmarks.speed import bare_loop
 
 Brief = Callable[..., Params]
 
@@ -249,6 +251,21 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_fold_and_step(
 ) -> None:
     with pytest.raises(TrainingError, match=r"fold 1, step \d+.*training\.args\.learning_rate"):
         train_fold(corpus, folds[0], brief("training.args.learning_rate=1e30", "training.args.max_steps=20"))
+
+
+def test_weights_are_those_of_a_bare_loop(brief: Brief, corpus: Corpus, folds: Sequence[Fold]) -> None:
+    args = {"max_steps": 5, "train_sampling_strategy": "sequential", "learning_rate": 3e-3, "warmup_ratio": 0.4}
+    params = brief("training.args.weight_decay=0.5", *(f"training.args.{name}={value}" for name, value in args.items()))
+    trained = train_fold(corpus, folds[0], params, keep_model=True).model
+    assert trained is not None
+    data = prepare_fold(corpus, folds[0], params)
+    rows = np.arange(5 * params.training.args["per_device_train_batch_size"]).reshape(5, -1)
+    batches = [data.training.collate([data.training[int(row)] for row in batch]) for batch in rows]
+    transformers.set_seed(params.training.seed)
+    model, arguments = load_model(params.model, data.encoder.tokenizer), training_arguments(params, output_dir="unused")
+    bare_loop(model, batches, 5, choose_loss(params, data.training.labels), arguments, "fp32")
+    for (name, one), other in zip(trained.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(("bad", "raised_at"), [(5, READ_EVERY), (READ_EVERY + 1, None)])
