@@ -28,7 +28,9 @@ def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weight
     ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the batch's sum of weights, so that a positive counts less where it is
     alone; here each pair counts the same wherever it falls.
     """
-    return functional.cross_entropy(logits.float(), labels, weight=weights.to(logits.device), reduction="none")
+    return functional.cross_entropy(
+        logits.float(), labels, weight=weights.to(logits.device, non_blocking=True), reduction="none"
+    )
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:

@@ -83,7 +83,9 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "per_device_eval_batch_size": 64,
+        # A copy that is waited for would make every step wait for the one before.
         "dataloader_pin_memory": not on_cpu,
+        "accelerator_config": {"non_blocking": not on_cpu},
         "use_cpu": on_cpu,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
