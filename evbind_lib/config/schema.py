@@ -211,6 +211,7 @@ class HpoParams(Section):
     fixed: dict[str, Any] = {}
     enqueue: list[Annotated[str, Field(min_length=1)]] = []
     reuse: bool = False
+    finalists: int = Field(default=0, ge=0)
     search_space: dict[str, Distribution] = Field(min_length=1)
 
 

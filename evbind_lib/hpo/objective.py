@@ -57,6 +57,14 @@ class SearchCallback:
     def on_running(self, study: optuna.Study, running: Sequence[optuna.trial.FrozenTrial]) -> None:
         """Workers are at these trials; called twice a second."""
 
+    def on_finalist_begin(self, trial: optuna.trial.FrozenTrial) -> None:
+        """A finished trial is trained again with fresh seeds; `fold_callbacks` gives what follows its folds."""
+
+    def on_finalist_end(
+        self, trial: optuna.trial.FrozenTrial, values: Sequence[float], error: BaseException | None
+    ) -> None:
+        """It has these values, one for each seed, or was ended by an error."""
+
     def on_stop_request(self) -> None:
         """The user asked the search to stop; it does so after the current folds."""
 
@@ -270,4 +278,9 @@ class Objective:
         cache = running.cache if running else None
         result = cross_validate(self.corpus, self.folds, params, callbacks=[report], cache=cache, **own)
         TrialRecord(pooled=result.pooled()).write(trial)
+        return self.value_of(result)
+
+    def value_of(self, result: CrossValidation) -> float:
+        """Value of a cross-validation: what ``score`` makes of it, else ``hpo.metric``."""
+        metric = self.params.hpo.metric
         return self.score(result) if self.score else result.score(metric.name, metric.fold_aggregation)

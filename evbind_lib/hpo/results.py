@@ -21,6 +21,7 @@ from evbind_lib.config.paths import without_password, workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
 from evbind_lib.errors import SearchError, did_you_mean
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
+from evbind_lib.hpo.finalists import N_SEEDS, Finalist, finalists
 from evbind_lib.hpo.study import (
     StudyRecord,
     TrialRecord,
@@ -37,11 +38,15 @@ from evbind_lib.training.cache import FoldCache, trial_name
 FEWEST_FOR_IMPORTANCE = 50  # complete trials: Optuna advises at least 5 in the best tenth
 
 
+BY_FINALISTS = "; the choice among finalists is not in it"  # of the corrected score
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found.
 
-    ``best_trial`` is the complete trial of ``study`` with the best value, the earliest of equals; ``configured`` what the search
+    ``best_trial`` is the complete trial of ``study`` with the best value, the earliest of equals; ``chosen_trial`` the same, or
+    with ``hpo.finalists`` the one that fresh seeds chose: `params` and `predictions` are its own; ``configured`` what the search
     was called with, ``n_earlier_trials`` the finished trials before it, ``seconds`` its wall time; ``notes`` say why it ended
     before its total, or what changed since the study began, ``stopped`` whether somebody asked it to stop.
 
@@ -68,6 +73,17 @@ class SearchResult:
         """Value of the best trial."""
         return float(self.best_trial.values[0])
 
+    @property
+    def finalists(self) -> list[Finalist]:
+        """The best trials trained again with fresh seeds, best first by those; none without ``hpo.finalists``."""
+        return finalists(self.study)
+
+    @property
+    def chosen_trial(self) -> FrozenTrial:
+        """The first of the finalists where there are any, else the best trial."""
+        first = next(iter(self.finalists), None)
+        return self.study.get_trials(deepcopy=False)[first.trial] if first else self.best_trial
+
     def corrected_score(self) -> CorrectedScore:
         """Best value corrected for having been chosen on its own folds; `SearchError` with the reason where there is none."""
         complete, identity = complete_trials(self.study), StudyRecord.read(self.study).identity or {}
@@ -85,18 +101,18 @@ class SearchResult:
 
     @property
     def params(self) -> Params:
-        """Parameters that the best trial was trained with; `SearchError` where its objective does not use `suggest`."""
-        resolved = TrialRecord.read(self.best_trial).resolved
+        """Parameters that the chosen trial was trained with; `SearchError` where its objective does not use `suggest`."""
+        resolved = TrialRecord.read(self.chosen_trial).resolved
         if resolved is None:
-            raise SearchError(
-                f"Study {self.study.study_name}: its objective does not use ev.suggest, so not all parameters of trial "
-                f"{self.best_trial.number} are known; begin it with ev.suggest(trial, params), or set best_trial.params yourself."
-            )
+            trial = self.chosen_trial.number
+            problem = f"its objective does not use ev.suggest, so not all parameters of trial {trial} are known"
+            remedy = "begin it with ev.suggest(trial, params), or set best_trial.params yourself"
+            raise SearchError(f"Study {self.study.study_name}: {problem}; {remedy}.")
         return Params.from_tree({**self.configured.model_dump(), **resolved})
 
     def predictions(self, number: int | None = None) -> pd.DataFrame:
-        """Out-of-fold predictions of a trial, by default the best; as `FoldResult.predictions`, or `SearchError` where lost."""
-        number = self.best_trial.number if number is None else number
+        """Out-of-fold predictions of a trial, by default the chosen; as `FoldResult.predictions`, or `SearchError` where lost."""
+        number = self.chosen_trial.number if number is None else number
         reported = {trial.number: trial.intermediate_values for trial in self.study.get_trials(deepcopy=False)}
         cache, folds = FoldCache(str(StudyRecord.read(self.study).uid)), sorted(reported.get(number, ()))
         found = [result for fold in folds if (result := cache.load(trial_name(number, fold))) is not None]
@@ -210,7 +226,23 @@ def corrected_line(result: SearchResult) -> str:
     except SearchError as reason:
         return f"No score corrected for selection: {reason}"
     interval = f"{score.value:.4f}, 95 % interval {score.low:.4f} to {score.high:.4f}"
-    return f"Corrected for selection: {interval}; expect it of one more training with the chosen set, on new posts like these."
+    estimated = "expect it of one more training with the chosen set, on new posts like these"
+    return f"Corrected for selection: {interval}; {estimated}{BY_FINALISTS if result.finalists else ''}."
+
+
+def finalist_lines(result: SearchResult) -> list[str]:
+    """Each finalist with the mean and the spread of its fresh seeds, and which one is chosen; nothing where there are none."""
+    found, best, name = result.finalists, result.best_trial, metric_name(result.study)
+    if not found:
+        return []
+    trials = result.study.get_trials(deepcopy=False)
+    lines = [
+        f"Finalist: trial {each.trial}, {name} {each.mean:.4f} ± {each.std:.4f} with {len(each.values)} fresh seeds"
+        f" ({trials[each.trial].values[0]:.4f} in the search)"
+        for each in found
+    ]
+    other = "" if found[0].trial == best.number else f", not by trial {best.number}, the best of the search"
+    return [*lines, f"Chosen: trial {found[0].trial}, by the mean of its fresh seeds{other}"]
 
 
 def summary_text(result: SearchResult, params: Params) -> str:
@@ -238,6 +270,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
         f"Best: trial {best.number}, {name} {result.best_value:.4f}": [
             *values,
             corrected_line(result),
+            *finalist_lines(result),
         ],
         f"What lifts a trial into the best tenth by {name} (importance by PED-ANOVA, together 1):": importances
         or [f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"],
@@ -251,16 +284,20 @@ def summary_text(result: SearchResult, params: Params) -> str:
 
 def best_trainer_yaml(result: SearchResult) -> str:
     """The best trial's parameters as a file of the trainer group, with where they come from."""
-    study, best, params, name = result.study, result.best_trial, result.params, metric_name(result.study)
-    identity = StudyRecord.read(study).identity or {}
+    study, best, params, name = result.study, result.chosen_trial, result.params, metric_name(result.study)
+    identity, found = StudyRecord.read(study).identity or {}, result.finalists
+    value = found[0].mean if found else result.best_value
     folds = identity.get("n_folds", len(TrialRecord.read(best).fold_scores or ()))
-    provenance = {"study": study.study_name, "trial": best.number, "metric": name, "score": round(result.best_value, 6)}
+    provenance = {"study": study.study_name, "trial": best.number, "metric": name, "score": round(value, 6)}
+    provenance["chosen_by"] = f"{N_SEEDS} fresh seeds among {len(found)} finalists" if found else "the search"
+    provenance |= {"score_std": round(found[0].std, 6)} if found else {}
     provenance |= {"folds": folds, "model": params.model.name, "data_fingerprint": identity.get("data")}
     provenance |= {"folds_fingerprint": identity.get("folds")}
     with contextlib.suppress(SearchError):
         corrected = dataclasses.asdict(result.corrected_score())
         provenance["corrected_score"] = {
-            key: round(value, 6) if key != "method" else value for key, value in corrected.items()
+            key: round(each, 6) if key != "method" else each + (BY_FINALISTS if found else "")
+            for key, each in corrected.items()
         }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
@@ -271,7 +308,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
     tree = set_values({"training": training}, {key: params.value_of(key) for key in decided})
     head = (
         "# @package _global_\n"
-        f"# The best of a search: trial {best.number} of study {study.study_name}, {name} {result.best_value:.4f}.\n"
+        f"# The best of a search: trial {best.number} of study {study.study_name}, {name} {value:.4f}.\n"
         "# Use it with trainer=hpo_best; the next search replaces it, so keep a copy under another name.\n"
     )
     return head + yaml.safe_dump(tree, sort_keys=False)
@@ -283,7 +320,7 @@ def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
         "optuna_study_summary.txt": summary_text(result, params),
         "optuna_trials.csv": trials_table(result.study).to_csv(index=False),
     }
-    if TrialRecord.read(result.best_trial).resolved is not None:
+    if TrialRecord.read(result.chosen_trial).resolved is not None:
         texts = {"params/trainer/hpo_best.yaml": best_trainer_yaml(result), **texts}
     for name, text in texts.items():
         write_whole(workspace() / name, text)

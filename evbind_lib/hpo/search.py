@@ -19,6 +19,7 @@ import evbind_lib.hpo.study as studies
 from evbind_lib.config.schema import Params, SamplerParams
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
+from evbind_lib.hpo.finalists import train_finalists
 from evbind_lib.hpo.objective import RUNNING, Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
@@ -58,6 +59,10 @@ def run_search(
     check_search(params)
     if isinstance(objective, Objective) and not objective.corpus.samples_negatives(params.data):
         _refuse_sampling(params)
+    if params.hpo.finalists and not isinstance(objective, Objective):
+        problem = "only the trials of an ev.Objective can be trained again, since its folds and parameters are known"
+        raise ParamsError(f"hpo.finalists={params.hpo.finalists}: {problem}; use one with score=, or leave it out.")
+    finalists: list[str] = []
     if isinstance(study, optuna.Study) and len(study.directions) > 1:
         raise SearchError(f"Study {study.study_name} has several objectives; call study.optimize(objective) instead.")
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
@@ -83,8 +88,11 @@ def run_search(
             elif n_earlier < params.hpo.trials.n_trials and studies.should_stop(opened, params) is None:
                 sent = [each for each in (each.for_workers() for each in called) if each is not None]
                 run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
+            if params.hpo.finalists and isinstance(objective, Objective) and _is_over(opened, params):
+                ends = functools.partial(_ends, asked_to_stop, deadline)
+                finalists = train_finalists(opened, objective, params, called, ends)
             stopped = asked_to_stop()
-        notes += _why_ended(opened, params, stopped=stopped, late=time.time() > deadline)
+        notes += [*_why_ended(opened, params, stopped=stopped, late=time.time() > deadline), *finalists]
         if (best := studies.best_trial(opened)) is None:
             raise SearchError(_without_a_best(opened, notes))
     return SearchResult(opened, best, params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
@@ -148,6 +156,16 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         callback.on_trial_end(study, ended)
     if ending is not None:
         raise ending
+
+
+def _is_over(study: optuna.Study, params: Params) -> bool:
+    """Whether a search needs no further trial."""
+    enough = len(studies.finished_trials(study)) >= params.hpo.trials.n_trials
+    return enough or studies.should_stop(study, params) is not None
+
+
+def _ends(asked_to_stop: StopRequest, deadline: float) -> bool:
+    return asked_to_stop() or time.time() > deadline
 
 
 def _finite(value: Any) -> float:

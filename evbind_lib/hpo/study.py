@@ -110,6 +110,10 @@ class StudyRecord(_Record):
     search_space: dict[str, Any] | None = None
     pairs: dict[str, str] | None = None
     identity: dict[str, Any] | None = None
+    n_finalists: int | None = None
+    finalists: dict[str, Any] | None = (
+        None  # by number of the trial: values with fresh seeds, the code that trained them
+    )
 
 
 def study_uid(study: optuna.Study) -> str:

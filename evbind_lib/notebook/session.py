@@ -141,6 +141,8 @@ def search(
             numbers = {f"importance_for_best_tenth/{name}": each for name, each in lifts.items()}
             spent = folds_spent(result.study, params.training.n_folds)
             numbers |= {"folds_trained": spent[0], "folds_read": spent[1]}
+            if found := result.finalists:
+                numbers |= {"chosen_trial": found[0].trial, "chosen_value": found[0].mean, "chosen_std": found[0].std}
             with contextlib.suppress(SearchError):
                 numbers["corrected_score"] = result.corrected_score().value
             tracked.summary(result.study, numbers=numbers, files=files)

@@ -17,7 +17,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
-from evbind_lib.hpo.results import SearchResult, corrected_line, folds_line, folds_spent
+from evbind_lib.hpo.results import SearchResult, corrected_line, finalist_lines, folds_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
@@ -88,6 +88,8 @@ def search_summary(result: SearchResult) -> Summary:
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"
     lines += [f"Best: trial {best.number}, {metric} {value:.4f}{scored}", corrected_line(result)]
+    lines += finalist_lines(result)
+    found["finalists"] = [dataclasses.asdict(each) for each in result.finalists]
     with contextlib.suppress(SearchError):
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
@@ -97,11 +99,11 @@ def search_summary(result: SearchResult) -> Summary:
 
 
 def best_trial_table(result: SearchResult) -> pd.DataFrame:
-    """Parameters of the best trial and its score in each fold, as one column."""
-    scores = TrialRecord.read(result.best_trial).fold_scores or []
+    """Parameters of the chosen trial and its score in each fold of the search, as one column."""
+    scores = TrialRecord.read(result.chosen_trial).fold_scores or []
     folds = {f"score in fold {number}": score for number, score in enumerate(scores, start=1)}
-    values = pd.Series({**result.best_trial.params, **folds}, dtype=object).map(short)
-    return values.to_frame(f"trial {result.best_trial.number}")
+    values = pd.Series({**result.chosen_trial.params, **folds}, dtype=object).map(short)
+    return values.to_frame(f"trial {result.chosen_trial.number}")
 
 
 def training_summary(result: CrossValidation, params: Params) -> Summary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from optuna.trial import FrozenTrial
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
 from evbind_lib.data.folds import Fold
-from evbind_lib.hpo.objective import SearchCallback
+from evbind_lib.hpo.objective import SearchCallback, SearchStopped
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
 from evbind_lib.tracking.page import export_html
 from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal, plain
@@ -259,6 +260,20 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         best = best_trial(study)
         if best is not None and best.number == trial.number:
             self._mark_best(best)
+
+    def on_finalist_begin(self, trial: FrozenTrial) -> None:
+        with self.store.going_on():
+            run = TrainingRun.below(
+                self.study_run, "finalist", f"finalist trial {trial.number:03d}", finalist=str(trial.number)
+            )
+            self.trial_runs[trial.number] = run
+
+    def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
+        if run := self.trial_runs.pop(trial.number, None):
+            numbers = (
+                {"objective": statistics.fmean(values), "objective_std": statistics.stdev(values)} if values else {}
+            )
+            run.end(error, numbers, status="KILLED" if isinstance(error, SearchStopped) else "")
 
     def for_workers(self) -> TrackedTrials:
         return TrackedTrials(self.store, self.study_run)

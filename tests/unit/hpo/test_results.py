@@ -193,7 +193,7 @@ def test_the_files_of_a_search(result: SearchResult, params: Params) -> None:
         and provenance
         == {
             **{"study": "made-up", "trial": 1, "metric": "macro_f1", "score": 0.85, "folds": 2, "model": "tiny"},
-            **{"data_fingerprint": "d" * 64, "folds_fingerprint": "f" * 64},
+            **{"data_fingerprint": "d" * 64, "folds_fingerprint": "f" * 64, "chosen_by": "the search"},
         }
     )
     assert compose(trainer="hpo_best").training.args["learning_rate"] == 2e-3
