@@ -40,6 +40,7 @@ def compare(
     ----------
     results
         Cross-validations, or tables with fold, post_id, sentence_id, criterion_id, label and probability, by names of your own.
+        With ``training.seeds`` a fold's score is the mean over them.
     metric, reference
         A name of `METRICS`; the result that the others are compared with, by default the first.
     selected
@@ -88,7 +89,9 @@ def compare(
         if not expected.equals(table[PAIR].astype(types.to_dict()).sort_values(KEYS, ignore_index=True)):
             remedy = "cross-validate both on the same corpus and folds, with the same data.eval_neg_ratio"
             raise DataError(f"{name} and {reference} are not of the same pairs in the same folds; {remedy}.")
-        scores[name] = _fold_scores(table, metric, name)
+        seeds = result.by_seed().values() if isinstance(result := results[name], CrossValidation) else ()
+        repeated = [pd.concat([fold.predictions for fold in folds]) for folds in seeds] or [table]
+        scores[name] = np.mean([_fold_scores(each, metric, name) for each in repeated], axis=0)
     known = {name: score.value for name, score in selected.items() if score}
     moved = {name: folds - folds.mean() + known.get(name, folds.mean()) for name, folds in scores.items()}
     for name, folds in scores.items():

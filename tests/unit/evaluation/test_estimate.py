@@ -31,6 +31,7 @@ from evbind_lib.evaluation.estimate import (
 )
 from evbind_lib.evaluation.selection import CorrectedScore, selected_on
 from evbind_lib.training.metrics import METRICS, Metric, compute_metrics
+from evbind_lib.training.result import CrossValidation, FoldResult
 
 
 def made_predictions(n_posts: int = 40, n_pairs: int = 6, skill: float = 1.5, seed: int = 0) -> pd.DataFrame:
@@ -175,6 +176,17 @@ def test_of_many_equal_sets_few_families_hold_a_false_claim_and_few_intervals_mi
         claimed += bool((found["p_holm"] < 0.05).any())
         missed += int(((found["difference_low"] > 0) | (found["difference_high"] < 0)).sum())
     assert claimed / 150 <= 0.07 and missed / 450 <= 0.05
+
+
+def test_a_fold_trained_with_several_seeds_counts_once_by_their_mean(mean: None) -> None:
+    def folds(seed: int, scores: list[float]) -> list[FoldResult]:
+        parts = predictions_scoring(*scores).groupby("fold")
+        return [FoldResult(int(fold), {}, (), part, 1.0, 2, 2, "fp64", 0.0, seed=seed) for fold, part in parts]
+
+    twice = CrossValidation((*folds(1, LEVEL), *folds(2, BETTER)))
+    half = predictions_scoring(*np.mean([LEVEL, BETTER], axis=0))
+    found = compare({"default": predictions_scoring(*OTHER), "twice": twice, "half": half}, "mean")
+    assert found.loc["twice"].drop("mean_is").tolist() == pytest.approx(found.loc["half"].drop("mean_is").tolist())
 
 
 def test_sets_are_known_as_selected_by_the_provenance_of_their_file(corpus: Corpus) -> None:
