@@ -55,9 +55,14 @@ def fit_calibration(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray)
     return Calibration(0.0, float(logit(np.average(target, weights=weights))))
 
 
+def fit_on(predictions: pd.DataFrame) -> Calibration:
+    """The map for a model of all posts, by all predictions."""
+    return fit_calibration(*_arrays(predictions))
+
+
 def fit_by_fold(predictions: pd.DataFrame) -> dict[int, Calibration]:
     """A map for the model of each fold, by its own validated pairs: for an ensemble, whose mean is taken of probabilities."""
-    return {int(str(fold)): _fit(part) for fold, part in predictions.groupby("fold")}
+    return {int(str(fold)): fit_on(part) for fold, part in predictions.groupby("fold")}
 
 
 def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
@@ -67,10 +72,6 @@ def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
         inside = (predictions["fold"] == fold).to_numpy()
         probabilities[inside] = calibration(logits[inside])
     return probabilities
-
-
-def _fit(predictions: pd.DataFrame) -> Calibration:
-    return fit_calibration(*_arrays(predictions))
 
 
 def _arrays(predictions: pd.DataFrame) -> list[np.ndarray]:
@@ -84,7 +85,7 @@ def _fit_on_others(predictions: pd.DataFrame) -> dict[int, Calibration]:
     """For each fold the map of all others."""
     if predictions["fold"].nunique() < 2:
         raise DataError("Calibration is judged on folds it has not seen; give predictions of two folds or more.")
-    return {fold: _fit(predictions[predictions["fold"] != fold]) for fold in predictions["fold"].unique()}
+    return {fold: fit_on(predictions[predictions["fold"] != fold]) for fold in predictions["fold"].unique()}
 
 
 def calibration_scores(
@@ -195,7 +196,7 @@ def thresholds(predictions: pd.DataFrame, aim: str) -> pd.DataFrame:
     threshold of each fold are chosen on the other folds.
     """
     predictions = predictions.reset_index(drop=True)
-    final, others = _fit(predictions), _fit_on_others(predictions)
+    final, others = fit_on(predictions), _fit_on_others(predictions)
 
     def chosen(rows: pd.DataFrame, calibration: Calibration) -> float:
         label, logits, weight = _arrays(rows)

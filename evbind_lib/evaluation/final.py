@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -12,20 +13,22 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evbind_lib.config.paths import resolve_path, workspace
+from evbind_lib.config.paths import resolve_path, workspace, write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
 from evbind_lib.data.tables import as_text, clean, read_table
 from evbind_lib.errors import DataError, ModelError, did_you_mean
+from evbind_lib.evaluation.calibration import Calibration, fit_on, parse_aim, thresholds
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
-from evbind_lib.training.metrics import THRESHOLD, probabilities_of
+from evbind_lib.training.metrics import THRESHOLD
 from evbind_lib.training.model import choose_precision, load_tokenizer, predict
 from evbind_lib.training.trainer import fit, quiet_libraries
 
 ABOUT = "evbind.json"
+AS_TRAINED: dict[str, Any] = {"calibration": None, "aim": None, "threshold": THRESHOLD, "thresholds": {}}
 
 
 class EvidenceModel:
@@ -35,7 +38,10 @@ class EvidenceModel:
     ----------
     model, tokenizer, criteria, about
         A classifier with two classes, on the device to predict on, and its tokenizer; texts of criteria by id; what
-        ``evbind.json`` holds: these, model, max_length, precision, training, fingerprint of the data, pairs.
+        ``evbind.json`` holds: these, model, max_length, precision, training, fingerprint of the data, pairs, calibration (slope
+        and intercept; None where the probabilities are not calibrated), aim, threshold, thresholds.
+    threshold, thresholds
+        Probability from which `predict` calls a pair evidence (0.5 without calibration), and that of each criterion, by id.
 
     Examples
     --------
@@ -52,22 +58,31 @@ class EvidenceModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, about: Mapping[str, Any]) -> None:
         self.model, self.tokenizer, self.about = model, tokenizer, dict(about)
         self.criteria: dict[str, str] = dict(about["criteria"])
+        chosen = {**AS_TRAINED, **self.about}
+        self.threshold, self.thresholds = float(chosen["threshold"]), dict(chosen["thresholds"])
+        self._calibration = Calibration(**(chosen["calibration"] or {"slope": 1.0, "intercept": 0.0}))
         self._encoder = PairEncoder(tokenizer, about["max_length"])
         too_narrow = about["precision"] == "fp16" and not torch.cuda.is_available()  # trained where there was a GPU
         self._precision = choose_precision("auto" if too_narrow else about["precision"])
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Probabilities of no evidence and of evidence, not calibrated, float64 (n, 2), of texts: columns criterion, sentence."""
+        """Probabilities of no evidence and of evidence, float64 (n, 2), of texts: columns criterion and sentence.
+
+        Where ``about`` has a calibration, of 100 pairs like those of the corpus with P(evidence) = 0.3 about 30 are evidence.
+        """
         if pairs.empty:
             return np.empty((0, 2))
         texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]].map(clean)
         encoded = self._encoder.encode(texts.assign(label=0))
-        evidence = probabilities_of(predict(self.model, encoded, batch_size=64, precision=self._precision))
+        evidence = self._calibration(predict(self.model, encoded, batch_size=64, precision=self._precision))
         return np.column_stack([1 - evidence, evidence])
 
     def predict(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Decisions for pairs as in `predict_proba`, int64 (n,): 1 from a probability of evidence of 0.5 on."""
-        return (self.predict_proba(pairs)[:, 1] >= THRESHOLD).astype(np.int64)
+        """Decisions for pairs as in `predict_proba`, int64 (n,): 1 from a probability of evidence of ``threshold`` on.
+
+        With each criterion's own: ``predict_proba(pairs)[:, 1] >= pairs["criterion_id"].map(model.thresholds)``.
+        """
+        return (self.predict_proba(pairs)[:, 1] >= self.threshold).astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
         """Write weights, tokenizer and ``evbind.json`` to a new folder or one of such a model: all of it, or a `ModelError`."""
@@ -78,7 +93,7 @@ class EvidenceModel:
             with quiet_libraries():
                 self.model.save_pretrained(partial)
                 self.tokenizer.save_pretrained(partial)
-            (partial / ABOUT).write_text(json.dumps(self.about, indent=1, default=str), encoding="utf-8")
+            (partial / ABOUT).write_bytes(_as_json(self.about))
             if (folder / ABOUT).is_file():
                 shutil.rmtree(folder)
             partial.replace(folder)
@@ -103,16 +118,38 @@ class EvidenceModel:
             raise ModelError(f"{folder}: {problem}; give a folder that EvidenceModel.save wrote.") from None
 
 
-def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
-    """Train one model on all posts; how good it is, cross-validation has estimated: no post is left to measure it on."""
+def finalize(
+    corpus: Corpus, params: Params, *, predictions: pd.DataFrame | None = None, aim: str = "macro_f1"
+) -> EvidenceModel:
+    """Train one model on all posts, as `evbind_lib.finalize` documents; no post is left to calibrate or measure it on."""
+    decided = _decided(predictions, aim)  # refused before it is trained
     pairs = training_pairs(corpus, corpus.groups, params)
     with quiet_libraries():
         tokenizer = load_tokenizer(params.model, [*corpus.criteria.values(), *corpus.sentences["sentence"]])
         encoder = PairEncoder(tokenizer, params.model.max_length)
         model = fit(params, encoder, encoder.encode(pairs)).eval()
     about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
-    about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"})}
+    about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"}), **decided}
     return EvidenceModel(model, tokenizer, {**about, "training": params.training.model_dump(exclude={"n_folds"})})
+
+
+def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
+    """What out-of-fold predictions decide of a model: its map, and the thresholds for an aim."""
+    parse_aim(aim)
+    if predictions is None:
+        return AS_TRAINED
+    as_text(predictions.head(1), "predictions", ["fold", "criterion_id", "label", "logit", "weight"])
+    chosen = thresholds(predictions, aim)["threshold"].drop("each").to_dict()
+    return {
+        "calibration": asdict(fit_on(predictions)),
+        "aim": aim,
+        "threshold": chosen.pop("all"),
+        "thresholds": chosen,
+    }
+
+
+def _as_json(about: Mapping[str, Any]) -> bytes:
+    return json.dumps(about, indent=1, default=str).encode()
 
 
 def model_folder(corpus: Corpus, params: Params) -> Path | None:
@@ -123,15 +160,22 @@ def model_folder(corpus: Corpus, params: Params) -> Path | None:
     return workspace() / "runs" / "models" / f"{Path(params.model.name).name}_{key[:12]}" if key else None
 
 
-def open_model(corpus: Corpus, params: Params) -> EvidenceModel:
-    """The model of these parameters and data, read from `model_folder` where it was trained before."""
+def open_model(
+    corpus: Corpus, params: Params, *, predictions: pd.DataFrame | None = None, aim: str = "macro_f1"
+) -> EvidenceModel:
+    """The model of these parameters and data, read from `model_folder` where it was trained before, and calibrated as asked."""
     # Never sent to MLflow: the tokens of a tokenizer trained on posts are those posts' words.
     folder = model_folder(corpus, params)
-    if folder is not None and (folder / ABOUT).is_file():
-        return EvidenceModel.load(folder)
-    model = finalize(corpus, params)
-    if folder is not None:
-        model.save(folder)
+    if folder is None or not (folder / ABOUT).is_file():
+        model = finalize(corpus, params, predictions=predictions, aim=aim)
+        if folder is not None:
+            model.save(folder)
+        return model
+    trained = EvidenceModel.load(folder)
+    # Weights may have taken hours and are kept; map and thresholds take milliseconds and are made again, so none is ever stale.
+    model = EvidenceModel(trained.model, trained.tokenizer, {**trained.about, **_decided(predictions, aim)})
+    if model.about != trained.about:
+        write_whole(folder / ABOUT, _as_json(model.about))
     return model
 
 

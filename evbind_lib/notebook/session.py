@@ -26,6 +26,7 @@ from evbind_lib.training.cache import FoldCache
 from evbind_lib.training.result import Callback, CrossValidation
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import TrainerCallback
 
     from evbind_lib.evaluation.final import EvidenceModel
@@ -208,34 +209,47 @@ def cross_validate(
         return train(callbacks=[*run, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
 
 
-def finalize(corpus: Corpus, params: Params) -> EvidenceModel:
+def finalize(
+    corpus: Corpus, params: Params, *, predictions: pd.DataFrame | None = None, aim: str = "macro_f1"
+) -> EvidenceModel:
     """Train one model on all posts, the one to use; after `start` a training run in MLflow, which does not get the model.
+
+    With out-of-fold predictions its probabilities are calibrated, by logistic regression on their logits in which a sampled
+    negative counts for all that it was drawn from (Platt 1999; King and Zeng 2001, Political Analysis 9:137). Without them they
+    are too high, as evidence is more frequent among training pairs, and ``about["calibration"]`` is None.
 
     Parameters
     ----------
     corpus, params
         The sections data, model and training count; of a search ``result.params``.
+    predictions
+        Of a cross-validation with these parameters, two folds or more: ``cv.predictions``; ``result.predictions()`` of a search.
+    aim
+        What thresholds on calibrated probabilities are chosen for: ``f1``, ``macro_f1``, ``recall>=R`` or ``precision>=P``.
 
     Returns
     -------
     EvidenceModel
         Its score on new posts is about what cross-validation estimated with a little less data; these posts cannot measure it.
-        `ParamsError`, `ModelError` or `TrainingError` where something cannot be used, or the loss is not a finite number.
+        `ParamsError`, `DataError`, `ModelError` or `TrainingError` where something cannot be used, or the loss is not a finite
+        number.
 
     Examples
     --------
     >>> import evbind_lib as ev
-    >>> params = ev.compose(["training.args.max_steps=2"])
+    >>> params = ev.compose(["training.args.max_steps=2", "training.n_folds=2"])
     >>> corpus = ev.load_corpus(params)
-    >>> ev.finalize(corpus, params).predict_proba(corpus.pairs.head(3)).shape
-    (3, 2)
+    >>> cv = ev.cross_validate(corpus, ev.make_folds(corpus, params), params)
+    >>> model = ev.finalize(corpus, params, predictions=cv.predictions, aim="recall>=0.9")
+    >>> model.predict_proba(corpus.pairs.head(3)).shape, 0 < model.threshold < 1
+    ((3, 2), True)
     """
     from evbind_lib.evaluation import final
     from evbind_lib.training.fold import check
 
     check(params)
     with _training_run(f"finalize {params.model.name}", corpus, (), params):
-        return final.finalize(corpus, params)
+        return final.finalize(corpus, params, predictions=predictions, aim=aim)
 
 
 @contextlib.contextmanager

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 
 from evbind_lib.cli import main
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.errors import DataError, ModelError
+from evbind_lib.errors import DataError, EvbindError, ModelError
 from evbind_lib.evaluation import final
+from evbind_lib.evaluation.calibration import fit_on, thresholds
 from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_folder, open_model, score_sentences
 from evbind_lib.training.losses import LOSSES
 from tests.conftest import BRIEF
@@ -94,6 +97,66 @@ def test_a_model_is_trained_once_and_found_again(brief: Callable[..., Params], c
         assert model_folder(corpus, brief(word)) == folder
     for word in ("training.args.learning_rate=0.003", "data.pos_neg_ratio=2", "model.max_length=64", "training.seed=1"):
         assert model_folder(corpus, brief(word)) != folder
+
+
+def made_predictions(corpus: Corpus, *, shift: float = 0.0) -> pd.DataFrame:
+    """Predictions of two folds whose sampled negatives stand for ten each."""
+    random, label = np.random.default_rng(0), np.arange(400) % 4 == 0
+    names = {"fold": np.arange(400) // 200, "criterion_id": random.choice(list(corpus.criteria)[:2], 400)}
+    names |= {"label": label.astype(int), "logit": random.normal(2.0 * label - 1.0, 1.0) + shift}
+    return pd.DataFrame({**names, "weight": np.where(label, 1.0, 10.0)})
+
+
+def test_a_model_is_calibrated_on_out_of_fold_predictions_and_keeps_it(
+    model: EvidenceModel, corpus: Corpus, tmp_path: Path
+) -> None:
+    pairs, predictions = corpus.pairs.head(70), made_predictions(corpus)
+    assert model.about["calibration"] is None and model.threshold == 0.5 and not model.thresholds
+    found = finalize(corpus, compose(BRIEF), predictions=predictions, aim="recall>=0.9")
+    by_hand, chosen = fit_on(predictions), thresholds(predictions, "recall>=0.9")["threshold"]
+    assert found.predict_proba(pairs)[:, 1] == pytest.approx(by_hand(logit(model.predict_proba(pairs)[:, 1])), abs=1e-6)
+    assert found.predict(pairs).tolist() == (found.predict_proba(pairs)[:, 1] >= chosen["all"]).astype(int).tolist()
+    assert found.thresholds == chosen.drop(["all", "each"]).to_dict() and found.threshold == chosen["all"]
+    found.save(tmp_path / "model")
+    again = EvidenceModel.load(tmp_path / "model")
+    assert again.about == json.loads(json.dumps(found.about)) and again.threshold == found.threshold
+    assert again.predict_proba(pairs) == pytest.approx(found.predict_proba(pairs), abs=1e-6)
+
+
+def test_another_calibration_or_aim_is_never_read_from_before_and_trains_nothing(
+    brief: Callable[..., Params], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, pairs = brief(), corpus.pairs.head(20)
+    open_model(corpus, params, predictions=made_predictions(corpus), aim="f1")
+    monkeypatch.setattr(final, "fit", lambda *_: pytest.fail("the model is there and need not be trained"))
+    for predictions, aim in (
+        (made_predictions(corpus), "f1"),
+        (made_predictions(corpus), "precision>=0.9"),
+        (made_predictions(corpus, shift=2.0), "precision>=0.9"),
+        (None, "f1"),
+    ):
+        opened = open_model(corpus, params, predictions=predictions, aim=aim)
+        expected = predictions is not None and asdict(fit_on(predictions))
+        assert (opened.about["calibration"] or False) == expected
+        assert opened.about["aim"] == (aim if expected else None)
+        kept = EvidenceModel.load(model_folder(corpus, params) or "")
+        assert kept.about == opened.about and kept.threshold == opened.threshold
+        assert kept.predict_proba(pairs) == pytest.approx(opened.predict_proba(pairs))
+
+
+def test_what_cannot_be_calibrated_on_is_refused_before_a_model_is_trained(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final, "fit", lambda *_: pytest.fail("a model would have been trained"))
+    table, params = made_predictions(corpus), compose(BRIEF)
+    for predictions, aim, key in (
+        (table, "recal>=0.9", "aim=recal>=0.9"),
+        (None, "recall>=2", "aim=recall>=2"),
+        (table[table["fold"] == 0], "f1", "two folds"),
+        (table.drop(columns="weight"), "f1", "column weight"),
+    ):
+        with pytest.raises(EvbindError, match=key):
+            finalize(corpus, params, predictions=predictions, aim=aim)
 
 
 def test_a_loss_that_has_no_digest_is_trained_every_time(brief: Callable[..., Params], corpus: Corpus) -> None:
