@@ -23,7 +23,7 @@ from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, heart
 from evbind_lib.hpo.study import TrialRecord, finished_trials, open_storage, open_study
 from tests.storages import postgres
 
-IDENTITY = {"objective": "test"}
+IDENTITY = {"objective": "test", "searched": []}
 
 # A process that claims trials and gives each a score at once, as a worker does around its training.
 CLAIMER = """
@@ -32,7 +32,7 @@ from evbind_lib.hpo.claims import claim_trial, heartbeat
 from evbind_lib.config.compose import compose
 from evbind_lib.hpo.study import open_study
 params = compose(sys.argv[2:], hpo="quick")
-study = open_study(params, {"objective": "test"})
+study = open_study(params, {"objective": "test", "searched": []})
 while (trial := claim_trial(study, params.hpo.trials.n_trials, params.hpo.sampler)) is not None:
     with heartbeat(trial):
         rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
