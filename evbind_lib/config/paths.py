@@ -34,6 +34,12 @@ def resolve_sqlite(url: str) -> str:
     return f"sqlite:///{workspace() / match[1]}" if match else url
 
 
+def sqlite_file(url: str) -> Path | None:
+    """File of an SQLite address that `resolve_sqlite` made absolute; None for any other database."""
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", url)
+    return Path(match[1]) if match and not match[1].startswith(("file:", ":memory:")) else None
+
+
 def write_whole(file: Path, content: str | bytes) -> None:
     """Write a file so that nobody ever reads half of it: beside it first, then under its name; folders are made."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import socket
-import tempfile
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import filelock
 import psutil
+
+from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 
 
 def this_process() -> str:
@@ -32,7 +34,12 @@ def is_dead(process: str) -> bool:
         return True
 
 
-def lock_between_processes(address: str) -> filelock.FileLock:
-    """Lock of a database or the like that one process of this machine holds at a time; `filelock.Timeout` after 2 minutes."""
-    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    return filelock.FileLock(Path(tempfile.gettempdir()) / f"evbind_{digest}.lock", timeout=120, mode=0o666)
+def lock_between_processes(address: str) -> AbstractContextManager[Any]:
+    """Lock of a database that one process of this machine holds at a time; `filelock.Timeout` after 2 minutes."""
+    # Beside the database, where all who share it find it whatever their TMPDIR and user; one of a server is in the workspace.
+    url = resolve_sqlite(address)
+    file = sqlite_file(url) or workspace() / f"evbind_{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        return nullcontext()  # nobody can write to a database there either: SQLite needs its journal beside it
+    return filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=120)

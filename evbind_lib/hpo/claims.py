@@ -8,21 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
 from evbind_lib.config.schema import SamplerParams
 from evbind_lib.hpo.samplers import build_sampler
-from evbind_lib.hpo.study import FORMAT, TrialRecord, is_finished, storage_of, study_uid
+from evbind_lib.hpo.study import FORMAT, TrialRecord, address_of, is_finished, storage_of
 
 DEATHS_ALLOWED = 5  # parameters that took their process with them this often are not tried again
 TOO_DEADLY = "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters."
 
 
-def alone_with(study: optuna.Study) -> FileLock:
+def alone_with(study: optuna.Study) -> contextlib.AbstractContextManager[Any]:
     """Lock of a study between the processes of this machine: SQLite locks no row that was read, so two would take one trial."""
-    return lock_between_processes(f"study {study_uid(study)}")
+    return lock_between_processes(address_of(study))
 
 
 def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | None = None) -> optuna.Trial | None:

@@ -242,7 +242,7 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
     settings, hpo = params.hpo.study, params.hpo
     name, storage = study or settings.study_name, open_storage(settings.storage)
     sampler, pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
-    with lock_between_processes(f"{settings.storage} {name}"):
+    with lock_between_processes(settings.storage):
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
             StudyRecord(FORMAT, None, sampler, pruner, optuna.__version__).write(opened)
@@ -348,3 +348,9 @@ def check_storage(address: str) -> None:
 def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:
     """Storage of a study; private, since Optuna has no public way to it for a study that was handed in."""
     return study._storage
+
+
+def address_of(study: optuna.Study) -> str:
+    """Address of a study's database, of any other storage its kind; private, since Optuna hides what it wraps in a cache."""
+    storage = storage_of(study)
+    return str(getattr(getattr(storage, "_backend", storage), "url", type(storage).__name__))

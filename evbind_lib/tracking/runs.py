@@ -68,7 +68,7 @@ class Run:
         experiment, level = store.experiments[place], LEVELS[place]
         inherited, known = evbind_tags(**{level: name}, **known_by), evbind_tags(level=level, **known_by)
         # Two searches that begin at once must not make two runs of a study.
-        with store.must_work(), lock_between_processes(f"{store.uri} runs"):
+        with store.must_work(), lock_between_processes(store.uri):
             found = [str(run.info.run_id) for run in store.find(experiment, known)] if known_by else []
             run_id = found[0] if found else store.start(experiment, name, {**inherited, **known})
             store.client.update_run(run_id, status="RUNNING")

@@ -6,12 +6,15 @@ Only `MlflowClient` with explicit ids is used: MLflow's global active run makes 
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import platform
 import re
+import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from evbind_lib.config.paths import project_folder, resolve_sqlite, without_password, workspace
+from evbind_lib.config.paths import project_folder, resolve_sqlite, sqlite_file, without_password, workspace
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
@@ -62,17 +65,12 @@ class Store:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with self.must_work():
-            if self.uri.startswith("sqlite:///"):
-                file = Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
-                file.parent.mkdir(parents=True, exist_ok=True)
-                # Where the file cannot be written, MLflow would try for a minute.
-                with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
-                    connection.executescript("BEGIN IMMEDIATE; ROLLBACK")
-            # Of processes that make one database at the same time, MLflow lets all but one fail.
-            with lock_between_processes(self.uri):
-                self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-                self.experiments = {name: self._experiment(name) for name in LEVELS}
+        # Of processes that make one database at the same time, MLflow lets all but one fail.
+        with self.must_work(), lock_between_processes(self.uri):
+            if file := sqlite_file(self.uri):
+                _make_whole(file)
+            self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+            self.experiments = {name: self._experiment(name) for name in LEVELS}
 
     def __reduce__(self) -> tuple[type[Store], tuple[TrackingParams]]:
         return Store, (self.tracking,)
@@ -135,6 +133,29 @@ class Store:
         """Find the runs with all of these tags, oldest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
+
+
+def _make_whole(file: Path) -> None:
+    """Make MLflow's database where there is none, or one that a start which was cut off left without its last tables."""
+    # MLflow makes its tables by dozens of migrations, each of its own: a process that is killed among them, or a full disk,
+    # leaves a database that no later start can use. One made aside is copied by SQLite in a single transaction.
+    with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
+        connection.executescript(
+            "BEGIN IMMEDIATE; ROLLBACK"
+        )  # where it cannot be written, MLflow would try for a minute
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        filled = {name for name in tables if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()}
+        if "experiments" in filled:  # MLflow writes its first row when everything else is done
+            return
+        if filled - {"alembic_version", "workspaces"}:
+            raise MlflowException("it is the database of something else")
+        for left in file.parent.glob(f".{glob.escape(file.name)}-*"):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
+            made = Path(folder, "made.db")
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+            with contextlib.closing(sqlite3.connect(made)) as whole:
+                whole.backup(connection)
 
 
 def git_commit() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from pathlib import Path
 
+import filelock
 import pytest
 
 from evbind_lib.config import paths
@@ -64,8 +67,27 @@ def test_a_process_is_known_by_its_start() -> None:
     assert is_here(own) and not is_dead(own)
     assert is_dead(f"{host} {number} {float(started) - 9:.1f}")  # another process had this number
     assert not is_here(f"elsewhere {number} {started}") and not is_dead(f"elsewhere {number} {started}")
-    with lock_between_processes("sqlite:///some.db") as lock:
-        assert lock.is_locked
+
+
+def test_a_lock_lies_beside_its_database_for_whoever_may_write_there(workspace: Path, tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        for address, file in (
+            ("sqlite:///some.db", workspace / "some.db.lock"),
+            (f"sqlite:///{tmp_path}/new/other.db?timeout=3", tmp_path / "new" / "other.db.lock"),
+        ):
+            with lock_between_processes(address):
+                assert file.is_file() and stat.S_IMODE(file.stat().st_mode) == 0o664
+                with pytest.raises(filelock.Timeout):
+                    filelock.FileLock(file).acquire(timeout=0)
+    finally:
+        os.umask(before)
+    with lock_between_processes("postgresql://host/db"):
+        assert len(list(workspace.glob("*.lock"))) == 2
+    (workspace / "trap.db.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError), lock_between_processes("sqlite:///trap.db"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_registry_refuses_an_unknown_name_and_knows_what_was_added() -> None:
