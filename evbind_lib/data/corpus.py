@@ -16,7 +16,7 @@ import pandas as pd
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
-from evbind_lib.data import tables
+from evbind_lib.data import near_matches, tables
 from evbind_lib.data.tables import as_text
 from evbind_lib.errors import DataError, did_you_mean
 
@@ -25,7 +25,6 @@ POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("post_id", "sentence", "label")
 AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
-NEAR_OVERLAP, NEAR_WORDS = 0.6, 4  # of the words of the shorter sentence, and at least so many in common
 MOST_NOT_FOUND = (
     0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
 )
@@ -188,34 +187,9 @@ class Corpus:
 
     @cached_property
     def beside_evidence(self) -> pd.DataFrame:
-        """Unannotated combinations of a criterion and a sentence of a post that has evidence for it, and whether it is near.
-
-        Near is a sentence that holds the evidence or lies within it, or shares four words with it that are 60 % of the shorter
-        one: on WiCE's dev split 16 % of evidence sentences are near another one of their claim and document, and 1.4 % of the
-        annotated negatives there.
-        """
+        """What `near_matches.beside_evidence` finds in all posts."""
         posts = pd.concat([table[["post_id", "sentence"]] for table in (self.sentences, self.repeats)])
-        evidence = self.pairs.loc[self.pairs["label"] == 1, ["criterion_id", "sentence"]].merge(posts, on="sentence")
-        other = evidence.merge(posts, on="post_id", suffixes=("_of_evidence", ""))
-        other = other[other["sentence"] != other["sentence_of_evidence"]]
-        annotated = pd.MultiIndex.from_frame(self.pairs[["criterion_id", "sentence"]])
-        other = other[~pd.MultiIndex.from_frame(other[["criterion_id", "sentence"]]).isin(annotated)]
-        texts = {*other["sentence"], *other["sentence_of_evidence"]}
-        words = {text: " ".join(re.findall(r"\w+", tables.text_key(text))) for text in texts}
-        sets = {text: frozenset(said.split()) for text, said in words.items()}
-
-        def is_near(one: str, other: str) -> bool:
-            common, least = len(sets[one] & sets[other]), min(len(sets[one]), len(sets[other]))
-            if common >= NEAR_WORDS and common >= NEAR_OVERLAP * least:
-                return True
-            # Whole words, so that "ill" does not lie within "will".
-            return common == least and (
-                f" {words[one]} " in f" {words[other]} " or f" {words[other]} " in f" {words[one]} "
-            )
-
-        near = [is_near(*texts) for texts in zip(other["sentence_of_evidence"], other["sentence"], strict=True)]
-        other = other.assign(near=np.array(near, dtype=bool))
-        return other.groupby(["criterion_id", "sentence"])["near"].any().reset_index()
+        return near_matches.beside_evidence(self.pairs, posts)
 
     def support(self) -> pd.DataFrame:
         """Evidence, explicit negatives and groups with evidence, for each criterion."""
