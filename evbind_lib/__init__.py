@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test h
     from evbind_lib.hpo.objective import Objective, report_folds, suggest
     from evbind_lib.hpo.racing.pruner import RacingPruner
     from evbind_lib.hpo.results import SearchResult
-    from evbind_lib.notebook.session import cross_validate, finalize, search, start
+    from evbind_lib.notebook.session import cross_validate, evaluate, finalize, search, start
     from evbind_lib.training.fold import train_fold
     from evbind_lib.training.losses import LOSSES
     from evbind_lib.training.metrics import METRICS, Metric
@@ -31,15 +31,16 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "LOSSES", "METRICS", "READERS", "Callback", "Corpus", "CrossValidation", "EvbindError", "EvidenceModel", "Fold", "FoldResult",
-    "Metric", "Objective", "Params", "RacingPruner", "SearchResult", "compare", "compose", "cross_validate", "finalize",
-    "fold_pairs", "load_corpus", "make_folds", "plots", "report_folds", "search", "start", "suggest", "train_fold",
+    "Metric", "Objective", "Params", "RacingPruner", "SearchResult", "compare", "compose", "cross_validate", "evaluate",
+    "finalize", "fold_pairs", "load_corpus", "make_folds", "plots", "report_folds", "search", "start", "suggest", "train_fold",
 ]
 _MODULES = {
     "config.compose": "compose", "config.schema": "Params", "data.corpus": "READERS Corpus load_corpus",
     "data.folds": "Fold make_folds", "data.negatives": "fold_pairs", "errors": "EvbindError", "evaluation.estimate": "compare",
     "evaluation.final": "EvidenceModel", "hpo.objective": "Objective report_folds suggest", "hpo.racing.pruner": "RacingPruner",
-    "hpo.results": "SearchResult", "notebook.session": "cross_validate finalize search start", "training.fold": "train_fold",
-    "training.losses": "LOSSES", "training.metrics": "METRICS Metric", "training.result": "Callback CrossValidation FoldResult",
+    "hpo.results": "SearchResult", "notebook.session": "cross_validate evaluate finalize search start",
+    "training.fold": "train_fold", "training.losses": "LOSSES", "training.metrics": "METRICS Metric",
+    "training.result": "Callback CrossValidation FoldResult",
 }
 # fmt: on
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

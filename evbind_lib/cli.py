@@ -18,6 +18,7 @@ examples:
   evbind hpo_search hpo.trials.n_trials=30 hpo.metric.name=pos_f1 training.n_folds=3
   evbind hpo_search "hpo.search_space.loss_function.choices=[focal]"
   evbind score trainer=hpo_best --sentence "I lie awake until four."
+  evbind evaluate trainer=hpo_best data.test=unseen.csv
   evbind hpo_search data=redsm5 data.posts=posts.csv data.annotations=annotations.csv model=deberta_v3_base
 """
 

@@ -99,6 +99,7 @@ class DataParams(Section):
     annotations: str | None = None
     criteria: str | None = None
     pairs: str | None = None
+    test: str | None = None
     group_by: str = Field(default="post_id", min_length=1)
     negatives: Literal["auto", "annotated", "sampled"] = "auto"
     pos_neg_ratio: float = Field(default=3.0, gt=0)
@@ -135,6 +136,7 @@ class TrainingParams(Section):
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
+    holdout: float = Field(default=0.0, ge=0, le=0.5)
     args: dict[str, Any] = {}
     validation: Literal["last", "each"] = "last"
     loss_function: str = Field(default="weighted_ce", min_length=1)

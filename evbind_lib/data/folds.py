@@ -2,8 +2,9 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     Parameters
     ----------
     corpus, params
-        Number of folds and seed are ``training.n_folds`` and ``data.seed``.
+        Number of folds and seed are ``training.n_folds`` and ``data.seed``; ``training.holdout`` is a fraction of the groups
+        that no fold holds, kept for `evaluate`.
 
     Returns
     -------
@@ -57,6 +59,8 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     >>> [len(fold.validation_groups) for fold in ev.make_folds(ev.load_corpus(params), params)]
     [49, 50, 50]
     """
+    if apart := held_out(corpus, params):
+        corpus = corpus.subset(set(corpus.groups) - apart)
     n_folds, data = params.training.n_folds, params.data
     folds, problem = _try_split(corpus, n_folds, data)
     if not problem:
@@ -93,6 +97,31 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
     folds = [Fold(index, every - part, part) for index, part in enumerate(validated)]
     return folds, _missing_class(corpus, folds, data)
+
+
+def held_out(corpus: Corpus, params: Params) -> frozenset[str]:
+    """Groups that ``training.holdout`` keeps out of every fold, stratified as folds are; none where it is 0."""
+    if not params.training.holdout:
+        return frozenset()
+    place = f"training.holdout={params.training.holdout:g}"
+    part = max(Fraction(params.training.holdout).limit_denominator(MOST_TRIED), Fraction(1, MOST_TRIED))
+    parts, problem = _try_split(corpus, part.denominator, params.data)
+    if not parts:
+        raise FoldError(
+            f"{place}: {problem}, too few for {part.denominator} parts; hold out 0.5, or annotate more posts."
+        )
+    groups = frozenset[str]().union(*(each.validation_groups for each in parts[: part.numerator]))
+    if problem := _missing_class(corpus, [Fold(0, frozenset(corpus.groups) - groups, groups)], params.data):
+        problem = problem.replace("validation part of fold 1", "part held out").replace(
+            "training part of fold 1", "rest"
+        )
+        raise FoldError(f"{place}: {problem}; hold out a larger part, or annotate more posts.")
+    return groups
+
+
+def groups_digest(groups: Collection[str]) -> str | None:
+    """Short digest of some groups, None of none."""
+    return hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()[:16] if groups else None
 
 
 def _missing_class(corpus: Corpus, folds: Sequence[Fold], data: DataParams) -> str:

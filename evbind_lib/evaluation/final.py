@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evbind_lib.config.paths import resolve_path, workspace, write_whole
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
@@ -130,6 +130,7 @@ def finalize(
         model = fit(params, encoder, encoder.encode(pairs)).eval()
     about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
     about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"}), **decided}
+    about["data"] = params.data.model_dump(include=SAMPLING)
     return EvidenceModel(model, tokenizer, {**about, "training": params.training.model_dump(exclude={"n_folds"})})
 
 

@@ -293,6 +293,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
     provenance |= {"score_std": round(found[0].std, 6)} if found else {}
     provenance |= {"folds": folds, "model": params.model.name, "data_fingerprint": identity.get("data")}
     provenance |= {"folds_fingerprint": identity.get("folds")}
+    provenance |= {"held_out": identity["held_out"]} if identity.get("held_out") else {}
     with contextlib.suppress(SearchError):
         corrected = dataclasses.asdict(result.corrected_score())
         provenance["corrected_score"] = {

@@ -18,7 +18,7 @@ from evbind_lib.config.digest import code_digest, digest_of
 from evbind_lib.config.paths import resolve_sqlite, without_password
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name
-from evbind_lib.data.folds import folds_fingerprint
+from evbind_lib.data.folds import folds_fingerprint, groups_digest
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.training.cache import model_content
@@ -31,7 +31,7 @@ OBJECTIVE = "evbind_lib.Objective"
 # Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
 # the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
 BRANCHES = ("data.", "model.", "training.")
-_training = ("n_folds", "seed", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
+_training = ("n_folds", "seed", "holdout", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
 _model = ("name", "threads", "trainer", "search_space")
 _data = (
     "format",
@@ -39,6 +39,7 @@ _data = (
     "annotations",
     "criteria",
     "pairs",
+    "test",
     "group_by",
     "special_case",
     "sensitive",
@@ -223,6 +224,7 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
             "source": objective.corpus.source,
             "folds": folds_fingerprint(objective.folds),
             "n_folds": len(objective.folds),
+            "held_out": groups_digest(_outside(objective)),
             "eval_neg_ratio": trained.data.eval_neg_ratio,
             "metric": metric,
             "fold_aggregation": trained.hpo.metric.fold_aggregation,
@@ -232,6 +234,12 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
         }
     made = objective if hasattr(objective, "__qualname__") else type(objective)
     return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}
+
+
+def _outside(objective: Any) -> set[str]:
+    """Groups that no fold of an objective holds."""
+    inside = {group for fold in objective.folds for group in fold.training_groups | fold.validation_groups}
+    return {*objective.corpus.groups} - inside
 
 
 def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:

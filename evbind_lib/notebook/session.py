@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.schema import SAMPLING, Params
+from evbind_lib.config.schema import SAMPLING, Params, flatten
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError, SearchError
@@ -250,6 +250,60 @@ def finalize(
     check(params)
     with _training_run(f"finalize {params.model.name}", corpus, (), params):
         return final.finalize(corpus, params, predictions=predictions, aim=aim)
+
+
+def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
+    """Score a model on posts that it has not seen; after `start` a run in MLflow and a line in ``runs/evaluations.jsonl``.
+
+    Where no trial of a search has seen them either (``training.holdout``, ``data.test``), no choice is in the score, as long as
+    nothing is chosen by it: ``table.attrs["asked_before"]`` counts how often these data were asked in this workspace.
+
+    Parameters
+    ----------
+    model, corpus
+        A model that `finalize` made, and a corpus that shares no group with what it was trained on. Pairs are those that
+        cross-validation would validate on: ``data`` as the model was trained with, each pair once.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each criterion, first ``all`` of them, and metric: ``value``, ``low`` and ``high`` of a 95 % interval by
+        resampling whole groups, and on how many ``pairs``, ``evidence`` and ``groups`` it rests. F1, precision and recall go by
+        ``model.predict``. A `DataError` where a table is too large or has nothing to score.
+
+    Examples
+    --------
+    >>> import evbind_lib as ev
+    >>> params = ev.compose(["training.args.max_steps=2"])
+    >>> corpus = ev.load_corpus(params)
+    >>> fold = ev.make_folds(corpus, params)[0]
+    >>> model = ev.finalize(corpus.subset(fold.training_groups), params)
+    >>> table = ev.evaluate(model, corpus.subset(fold.validation_groups))
+    >>> int(table.loc[("all", "macro_f1"), "groups"])
+    30
+    """
+    from evbind_lib.evaluation import unseen
+
+    table = unseen.evaluate(model, corpus)
+    if not executions.EXECUTION.begun:
+        return table
+    before = unseen.note_evaluation(model, corpus, table)
+    table.attrs["asked_before"] = before
+    tracking = executions.EXECUTION.tracking
+    if tracking is not None and tracking.enabled:
+        from evbind_lib.tracking.runs import TrainingRun
+        from evbind_lib.tracking.store import Store
+
+        parameters = {"model.name": model.about["model"], **flatten({"training": model.about["training"]})}
+        tags = {"evbind.data_fingerprint": corpus.fingerprint, "evbind.trained_on": model.about["fingerprint"]}
+        name, store = f"evaluate {model.about['model']}", Store(tracking)
+        with TrainingRun.open(store, place="training", name=name, parameters=parameters, tags=tags) as run:
+            executions.EXECUTION.link(run, "training", name)
+            numbers: dict[str, float] = {str(metric): row.value for metric, row in table.loc["all"].iterrows()}
+            numbers |= {f"{metric}_low": row.low for metric, row in table.loc["all"].iterrows()}
+            numbers |= {f"{metric}_high": row.high for metric, row in table.loc["all"].iterrows()}
+            run.write({**numbers, "asked_before": before})
+    return table
 
 
 @contextlib.contextmanager

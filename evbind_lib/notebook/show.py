@@ -120,6 +120,18 @@ def training_summary(result: CrossValidation, params: Params) -> Summary:
     return {"n_folds": n_folds // n_seeds, "n_seeds": n_seeds, **values}, [*lines, *_mlflow_line(params)]
 
 
+def evaluation_summary(table: pd.DataFrame) -> Summary:
+    """Result and lines of `evbind_lib.evaluate`, with how often these data were asked before."""
+    every, before = table.loc["all"], table.attrs.get("asked_before", 0)
+    counts = {name: int(every[name].iloc[0]) for name in ("pairs", "evidence", "groups")}
+    lines = [f"{metric:<9} {row.value:.4f} ({row.low:.4f} to {row.high:.4f})" for metric, row in every.iterrows()]
+    lines.append("{pairs} pairs, {evidence} of them evidence, of {groups} groups that no fold held".format(**counts))
+    often = "once" if before == 1 else f"{before} times"
+    again = f"These data were asked {often} before: what is chosen by their scores makes them too high."
+    lines.append(again if before else "These data were not asked before.")
+    return {**every["value"].to_dict(), **counts, "asked_before": before}, lines
+
+
 def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> Summary:
     """Result and lines of a look at the data: corpus, `overview.pair_lengths`, `evbind_lib.data.folds.leakage`."""
     report, cut = corpus.report, round(float(lengths["truncated"].mean()), 4)

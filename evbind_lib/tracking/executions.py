@@ -31,13 +31,14 @@ class Execution:
 
     def __init__(self) -> None:
         self.begun = False  # whether this process has called `begin`
+        self.tracking: TrackingParams | None = None  # where it records, from `begin` on
         self.run: NotebookRun | None = None
         self.document: Document | None = None  # where the kernel owns the run
         self._current = self._previous = -1  # place of the cell that runs, and of the one run before
 
     def begin(self, tracking: TrackingParams, name: str | None, parameters: dict[str, Any]) -> None:
         """Begin a pass of the notebook, or go on with the one that this is; `TrackingError` where MLflow cannot be used."""
-        self.begun = True
+        self.begun, self.tracking = True, tracking
         shell = get_ipython()
         if shell is None or not hasattr(shell, "kernel"):  # a script or a terminal: no notebook
             return

@@ -46,7 +46,7 @@ def fold_key(
     digests = [digest_of(function) if function is not None else "evbind" for function in own]
     if None in digests:
         return None
-    apart = {"n_folds", "seeds", "validation", "provenance", "loss_function"}
+    apart = {"n_folds", "seeds", "holdout", "validation", "provenance", "loss_function"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
     tree = {
         "training": params.training.model_dump(exclude=apart | without_focal),

@@ -59,7 +59,7 @@ def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -
         ]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert len(first) == 6 and done.stdout.strip() == "[]", done.stderr
+    assert len(first) == 7 and done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.slow

@@ -18,8 +18,9 @@ from evbind_lib.tracking import executions
 # fmt: off
 DESIGN = [
     "start", "compose", "Corpus", "load_corpus", "make_folds", "fold_pairs", "train_fold", "cross_validate", "suggest",
-    "report_folds", "Objective", "search", "compare", "finalize", "EvidenceModel", "RacingPruner", "Callback", "Metric", "LOSSES",
-    "METRICS", "READERS", "plots", "Params", "Fold", "FoldResult", "CrossValidation", "SearchResult", "EvbindError",
+    "report_folds", "Objective", "search", "compare", "evaluate", "finalize", "EvidenceModel", "RacingPruner", "Callback",
+    "Metric", "LOSSES", "METRICS", "READERS", "plots", "Params", "Fold", "FoldResult", "CrossValidation", "SearchResult",
+    "EvbindError",
 ]
 # fmt: on
 

@@ -1,0 +1,58 @@
+"""What a model scores on data that no trial has seen, and how often these data were asked before."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evbind_lib.config.compose import compose
+from evbind_lib.config.paths import workspace
+from evbind_lib.config.processes import lock_between_processes
+from evbind_lib.config.schema import DataParams, TrainingParams
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.negatives import validation_pairs
+from evbind_lib.evaluation.estimate import bootstrap
+from evbind_lib.evaluation.final import EvidenceModel
+
+DECISIONS, RANKS = ("macro_f1", "pos_f1", "precision", "recall"), ("roc_auc", "pr_auc")
+LEDGER = "evaluations.jsonl"  # in runs/ of the workspace
+
+
+def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
+    """Score a model on pairs that it has not seen, as `evbind_lib.evaluate` documents."""
+    about = model.about
+    drawn_by = {"data": DataParams(**about.get("data", {})), "training": TrainingParams(**about["training"])}
+    params = compose().model_copy(update=drawn_by)
+    pairs = validation_pairs(corpus, corpus.groups, params)
+    groups = pd.concat([corpus.pairs, corpus.sentences]).drop_duplicates("post_id").set_index("post_id")["group"]
+    # Intervals are of groups: the bootstrap draws what it finds in post_id.
+    table = pairs.assign(post_id=pairs["post_id"].map(groups), probability=model.predict_proba(pairs)[:, 1])
+    decided = table.assign(probability=(table["probability"] >= model.threshold).astype(float))
+    rows = {}
+    for name in ("all", *sorted(table["criterion_id"].unique())):
+        chosen = table["criterion_id"].eq(name) | (name == "all")
+        counts = [int(chosen.sum()), int(table.loc[chosen, "label"].sum()), table.loc[chosen, "post_id"].nunique()]
+        for metric in (*DECISIONS, *RANKS):
+            scores = bootstrap((decided if metric in DECISIONS else table)[chosen], metric)
+            known = scores[1:][np.isfinite(scores[1:])]
+            low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+            rows[name, metric] = [scores[0], low, high, *counts]
+    index = pd.MultiIndex.from_tuples(rows, names=["criterion", "metric"])
+    columns = ["value", "low", "high", "pairs", "evidence", "groups"]
+    return pd.DataFrame([*rows.values()], index=index, columns=columns).astype(dict.fromkeys(columns[3:], int))
+
+
+def note_evaluation(model: EvidenceModel, corpus: Corpus, table: pd.DataFrame) -> int:
+    """Add a line on this evaluation to the workspace; how many there were of these data before."""
+    file, about = workspace() / "runs" / LEDGER, model.about
+    found = {"provenance": about["training"].get("provenance"), **table["value"].loc["all"].round(6).to_dict()}
+    line: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "data": corpus.fingerprint}
+    line |= {"model": about["model"], "trained_on": about["fingerprint"], **found}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_between_processes(str(file)):
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, default=str) + "\n")
+    return sum(json.loads(each)["data"] == corpus.fingerprint for each in lines)
