@@ -7,7 +7,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import optuna
@@ -15,7 +14,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.digest import code_digest, digest_of
-from evbind_lib.config.paths import resolve_sqlite, without_password
+from evbind_lib.config.paths import resolve_sqlite, sqlite_file, without_password
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.folds import folds_fingerprint, groups_digest
@@ -329,10 +328,10 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
     if not resolved.startswith("sqlite"):
         options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     try:
-        if resolved.startswith("sqlite:///"):
-            Path(resolved.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the tables at the same moment fail.
         with lock_between_processes(resolved), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            if (file := sqlite_file(resolved)) and not file.exists():
+                file.touch()  # SQLite itself would let nobody else write to it, whatever the umask
             return optuna.storages.RDBStorage(resolved, **options)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -344,10 +343,10 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
 def check_storage(address: str) -> None:
     """Refuse a storage that studies cannot be written to; a file of SQLite is not made by this."""
     resolved = resolve_sqlite(address)
-    if not resolved.startswith("sqlite:///"):
+    file = sqlite_file(resolved)
+    if file is None:
         open_storage(address)
         return
-    file = Path(resolved.removeprefix("sqlite:///").partition("?")[0])
     place = next(place for place in (file, *file.parents) if place.exists())
     if file.is_dir() or not os.access(place, os.W_OK):
         raise SearchError(f"hpo.study.storage={address}: {place} cannot be written; name a file that can.")

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,14 +18,16 @@ import pytest
 
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
+from evbind_lib.hpo.study import open_storage
 from evbind_lib.tracking.store import Store
 
 Start = Callable[..., BaseProcess]
 
 
-def open_store(folder: Path, largest_file: int = 0, temporary: str | None = None) -> None:
+def open_store(folder: Path, largest_file: int = 0, temporary: str | None = None, umask: int = 0o022) -> None:
     """What a process does first; 3 where it is told so in a sentence."""
     tempfile.tempdir = temporary
+    os.umask(umask)
     if largest_file:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -83,7 +86,13 @@ def test_a_disk_that_is_full_at_the_first_start_spoils_no_later_one(start: Start
 
 
 def test_two_first_starts_with_temporary_folders_of_their_own_make_one_database(start: Start, tmp_path: Path) -> None:
-    assert exit_codes(*(start(tmp_path, 0, str(tmp_path / name)) for name in "ab")) == [0, 0]
+    before = os.umask(0o002)  # of a group that shares the workspace
+    try:
+        assert exit_codes(*(start(tmp_path, 0, str(tmp_path / name), 0o002) for name in "ab")) == [0, 0]
+        open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("*.db")} == {0o664}
 
 
 def test_a_database_without_its_last_tables_is_made_again_and_one_of_something_else_is_not(
