@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from uuid import uuid4
 
@@ -41,11 +42,14 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file so that nobody ever reads half of it: beside it first, then under its name; folders are made."""
+    """Write a file so that nobody ever reads half of it; folders are made, a link is followed, the mode of a file stays."""
+    file = file.resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{uuid4().hex[:8]}.part")
     try:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        if file.exists():
+            shutil.copymode(file, partial)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

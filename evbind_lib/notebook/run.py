@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.paths import project_folder, workspace
+from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
 from evbind_lib.tracking.page import export_html, recorded_result
 
@@ -98,35 +99,81 @@ def run_notebook(
 ) -> ExecutedNotebook:
     """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook."""
     parameters = papermill_parameters(notebook, choices, overrides)
+    if output is not None:
+        check_output(notebook, output)
     check(notebook, choices, overrides)
-    output = output or workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
-    made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
+    default = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
+    target = output or default
+    # A file that is there is touched when all is done: until then the notebook is saved in one of its own.
+    wanted = default if target.exists() else target
+    made = [folder for folder in (wanted.parent, *wanted.parent.parents) if not folder.exists()]
+    own = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=output.parent):  # refused before hours of work
+        own = _new_file(wanted)
+        with tempfile.NamedTemporaryFile(dir=target.resolve().parent):  # refused before hours of work
             pass
-        return _execute(notebook, output, parameters)
+        if output is None:
+            target = own
+        try:
+            executed = _execute(notebook, own, target, parameters)
+        except (NotebookError, KeyboardInterrupt):
+            _move(own, target)
+            raise
+        _move(own, target)
+        return ExecutedNotebook(target, export_html(executed, target.with_suffix(".html")), recorded_result(executed))
     except OSError as error:
         problem = f"the notebook cannot be written ({error.strerror or error})"
-        remedy = "free some space there or choose another --output. What was last saved of it is kept."
-        raise ExecutionError(f"{near(output)}: {problem}; {remedy}") from None
+        saved = own if own and own.exists() else target
+        remedy = f"free some space there or choose another --output. What was last saved of it is {near(saved)}."
+        raise ExecutionError(f"{near(target)}: {problem}; {remedy}") from None
     except EvbindError:
-        output.unlink(missing_ok=True)
-        for folder in made:
-            with contextlib.suppress(OSError):  # another execution may have put something there
-                folder.rmdir()
+        if own:
+            own.unlink(missing_ok=True)
         raise
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> ExecutedNotebook:
+def check_output(notebook: Path, output: Path) -> None:
+    """Refuse a place for the executed notebook that is something else, or the notebook itself."""
+    if output.suffix != ".ipynb":
+        raise ParamsError(f"--output {output}: the executed notebook is a file .ipynb; end the name so.")
+    if output.exists() and output.samefile(notebook):
+        raise ParamsError(f"--output {output}: that is the notebook to be run itself; give another name.")
+    for file in (output, output.with_suffix(".html")):
+        if file.exists() and not file.is_file():
+            raise ParamsError(f"--output {output}: {file} is there, and is no file; give another name.")
+
+
+def _new_file(wanted: Path) -> Path:
+    """Make an empty file of that name or, where others were faster, one with a number."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        file = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
+        with contextlib.suppress(FileExistsError):
+            file.touch(exist_ok=False)
+            return file
+    raise AssertionError
+
+
+def _move(own: Path, target: Path) -> None:
+    if own != target:
+        write_whole(target, own.read_bytes())
+        own.unlink()
+
+
+def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]) -> Any:
+    """Execute a notebook by papermill, which saves it in ``own`` after each cell; errors name ``target``."""
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    options = {"engine_name": "evbind", "progress_bar": False, "save_to": str(output)}
+    options = {"engine_name": "evbind", "progress_bar": False, "save_to": str(own.absolute())}
     try:
-        executed = papermill.execute_notebook(notebook, None, parameters=parameters, **options)
+        return papermill.execute_notebook(notebook, None, parameters=parameters, **options)
     except NoSuchKernel as error:
         remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
         raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
@@ -140,12 +187,10 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> Execut
         if error.ename in mistakes:
             raise mistakes[error.ename](error.evalue) from None
         problem = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
-    else:
-        return ExecutedNotebook(output, export_html(executed, output.with_suffix(".html")), recorded_result(executed))
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # below the line of progress
-    raise NotebookError(f"{notebook.stem}: {problem}; the notebook up to there is {near(output)}.")
+    raise NotebookError(f"{notebook.stem}: {problem}; the notebook up to there is {near(target)}.")
 
 
 def near(file: Path) -> str:

@@ -22,6 +22,7 @@ EvbindEngine = sys.modules[__name__]
 
 from papermill.clientwrap import PapermillNotebookClient  # noqa: E402
 from papermill.engines import NotebookExecutionManager  # noqa: E402
+from papermill.iorw import LocalHandler, papermill_io  # noqa: E402
 from papermill.log import logger  # noqa: E402
 from papermill.utils import nb_kernel_name, nb_language  # noqa: E402, F401 - of the engine
 
@@ -78,6 +79,17 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
     return NotebookRun.open(store, "notebooks", name, parameters=given, tags=tags) if store else None
 
 
+def plain_file(path: str) -> Path | None:
+    """File that papermill would write an output to; None for what is none: an address, a link, a pipe, a device."""
+    handler = papermill_io.get_handler(path)
+    if not isinstance(handler, LocalHandler):
+        return None
+    folder = handler.cwd(None)  # where papermill was started; with --cwd the engine runs in another folder
+    handler.cwd(folder)
+    file = Path(folder or "", path)
+    return file if not file.is_symlink() and (file.is_file() or not file.exists()) else None
+
+
 class _Course(NotebookExecutionManager):
     """Follows an execution: saves the notebook whole, counts its cells in the run, keeps the error it stopped at."""
 
@@ -85,9 +97,9 @@ class _Course(NotebookExecutionManager):
     error = ""
 
     def save(self, **kwargs: Any) -> None:
-        # A full disk or a kill leaves the notebook that was saved before, not a part.
-        if self.output_path and "://" not in self.output_path:
-            write_whole(Path(self.output_path), nbformat.writes(self.nb))
+        file = plain_file(self.output_path) if self.output_path else None
+        if file:  # a full disk or a kill leaves the notebook that was saved before, not a part
+            write_whole(file, nbformat.writes(self.nb))
             self.last_save_time = self.now()
         else:
             super().save(**kwargs)

@@ -53,6 +53,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_bytes() == b"\x00" and [one.name for one in file.parent.iterdir()] == ["result.yaml"]
 
 
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_its_own_also_behind_a_link(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        write_whole(file := tmp_path / "new.npz", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664
+    file.chmod(0o600)
+    (link := tmp_path / "link").symlink_to(file)
+    write_whole(link, b"2")
+    assert link.is_symlink() and file.read_bytes() == b"2" and stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_a_password_is_not_shown() -> None:
     assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     long = "cannot reach postgresql+psycopg://me:se:cret@host:5432/db now"
