@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ examples:
   evbind hpo_search "hpo.search_space.loss_function.choices=[focal]"
   evbind score trainer=hpo_best --sentence "I lie awake until four."
   evbind evaluate trainer=hpo_best data.test=unseen.csv
+  evbind score trainer=hpo_best "aim=recall>=0.9"
   evbind hpo_search data=redsm5 data.posts=posts.csv data.annotations=annotations.csv model=deberta_v3_base
 """
 
@@ -51,12 +53,22 @@ def _score(options: argparse.Namespace) -> int:
     if options.notebook != "score":
         problem = f"--sentence and --input go with `evbind score`, not with {options.notebook}"
         raise ParamsError(f"{problem}; leave them out.")
-    choices, overrides = split_arguments(options.parameters)
-    params = compose(overrides, **{**run.default_choices(run.find_notebook("score")), **choices})
+    choices, words = split_arguments(options.parameters)
+    notebook = run.find_notebook("score")
+    own, overrides = run.own_parameters(notebook, words)
+    params = compose(overrides, **{**run.default_choices(notebook), **choices})
     from evbind_lib.data.corpus import load_corpus
+    from evbind_lib.data.folds import make_folds
+    from evbind_lib.evaluation.calibration import parse_aim
 
+    aim = {**run.default_parameters(notebook), **own}["aim"]
+    parse_aim(aim)
     corpus = load_corpus(params)
+    folds = make_folds(corpus, params)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, and for the same reason
     from evbind_lib.evaluation import final  # loads torch
+    from evbind_lib.training.cache import FoldCache
+    from evbind_lib.training.crossval import cross_validate
 
     # What cannot be scored is refused before a model is trained for it.
     final.criterion_texts(options.criterion, corpus.criteria)
@@ -64,8 +76,10 @@ def _score(options: argparse.Namespace) -> int:
     sentences = final.clean_sentences(options.sentence)
     folder = final.model_folder(corpus, params)
     if folder is None or not folder.is_dir():
-        print("Training the model on all posts; the next time it is there.", file=sys.stderr)
-    model = final.open_model(corpus, params)
+        print("Training the model on all posts, and folds to calibrate it; the next time it is there.", file=sys.stderr)
+    result = cross_validate(corpus, folds, params, cache=FoldCache("training", read_all=True))
+    model = final.open_model(corpus, params, predictions=result.predictions, aim=aim)
+    print(f"Evidence from a probability of {model.threshold:.3f} on (aim={aim}).", file=sys.stderr)
     if table is not None:
         scored = final.score_table(model, table, options.criterion)
         scored.to_csv(options.output or sys.stdout, index=False, float_format="%.4f")
@@ -92,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("notebook", nargs="?", metavar="NOTEBOOK", help="a name from the list above, or the path of a notebook")
-    words = "a file of params/ for a group (hpo=quick), or any parameter"
+    words = "a file of params/ for a group (hpo=quick), any parameter, or one of the notebook's own (aim=f1)"
     add("parameters", nargs="*", metavar="KEY=VALUE", help=words)
     output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
     add("--output", type=Path, metavar="FILE", help=output)

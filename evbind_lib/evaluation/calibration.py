@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import entr, expit, logit
 from sklearn.linear_model import LogisticRegression
 
+from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, ParamsError
 from evbind_lib.training.metrics import THRESHOLD, log_losses
 
@@ -72,6 +73,13 @@ def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
         inside = (predictions["fold"] == fold).to_numpy()
         probabilities[inside] = calibration(logits[inside])
     return probabilities
+
+
+def calibrated(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    """Predictions with the ``probability`` of `cross_fitted` and, for intervals, the ``group`` of each post."""
+    posts = pd.concat([corpus.pairs, corpus.sentences]).drop_duplicates("post_id").set_index("post_id")
+    groups = predictions["post_id"].map(posts["group"])
+    return predictions.assign(probability=cross_fitted(predictions), group=groups)
 
 
 def _arrays(predictions: pd.DataFrame) -> list[np.ndarray]:

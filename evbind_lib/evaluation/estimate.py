@@ -1,4 +1,4 @@
-"""Estimates from out-of-fold predictions: comparisons over folds, thresholds, scores by criterion, errors."""
+"""Estimates from out-of-fold predictions: comparisons over folds, decisions, scores by criterion, errors."""
 
 import contextlib
 import warnings
@@ -215,17 +215,12 @@ def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("evidence", ascending=False, kind="stable")
 
 
-def at_threshold(predictions: pd.DataFrame, threshold: float) -> dict[str, float]:
-    """``tp, fp, fn, tn, precision, recall, pos_f1`` where a pair is called evidence from this probability on."""
+def at_threshold(predictions: pd.DataFrame, threshold: float, weights: pd.Series | None = None) -> dict[str, float]:
+    """``tp, fp, fn, tn, precision, recall, pos_f1`` where a pair, counted so often, is called evidence from a probability on."""
     cells = _cells(predictions["label"].to_numpy(), predictions["probability"].to_numpy() >= threshold)
-    counts = {name: int(cell.sum()) for name, cell in cells.items()}
+    each = np.ones(len(predictions)) if weights is None else weights.to_numpy()
+    counts = {name: float(each @ cell) for name, cell in cells.items()}
     return {**counts, **{name: float(_FROM_COUNTS[name](**counts)) for name in ("precision", "recall", "pos_f1")}}
-
-
-def best_threshold(predictions: pd.DataFrame) -> float:
-    """Threshold with the highest F1 of evidence, in hundredths; optimistic, since chosen on what it is judged by."""
-    grid = np.round(np.arange(0.01, 1.0, 0.01), 2)
-    return float(max(grid, key=lambda threshold: at_threshold(predictions, threshold)["pos_f1"]))
 
 
 def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, most: int = 20) -> pd.DataFrame:

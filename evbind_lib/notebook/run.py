@@ -81,6 +81,13 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
     return {**own, "overrides": [*further, *overrides]}
 
 
+def own_parameters(notebook: Path, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Divide overrides into texts for the notebook's own parameters, such as ``aim=f1`` of 05_score, and those of Hydra."""
+    names = {*default_parameters(notebook)} - {*GROUPS, "overrides"}
+    own = dict(word.split("=", 1) for word in words if word.partition("=")[0] in names)
+    return own, [word for word in words if word.partition("=")[0] not in names]
+
+
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
     """Refuse parameters, data and a storage before a kernel starts; the notebook's verbs check the rest, which needs torch."""
     from evbind_lib.data.corpus import load_corpus
@@ -98,7 +105,8 @@ def run_notebook(
     notebook: Path, choices: Mapping[str, str], overrides: Sequence[str] = (), *, output: Path | None = None
 ) -> ExecutedNotebook:
     """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook."""
-    parameters = papermill_parameters(notebook, choices, overrides)
+    own_values, overrides = own_parameters(notebook, overrides)
+    parameters = {**papermill_parameters(notebook, choices, overrides), **own_values}
     if output is not None:
         check_output(notebook, output)
     check(notebook, choices, overrides)

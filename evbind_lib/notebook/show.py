@@ -15,14 +15,16 @@ from evbind_lib.config.compose import describe
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import SearchError
-from evbind_lib.evaluation.estimate import at_threshold, by_criterion
+from evbind_lib.evaluation.calibration import calibration_scores
+from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
 from evbind_lib.hpo.results import SearchResult, corrected_line, finalist_lines, folds_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.notebook.monitor import clickable, short, states
+from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
-from evbind_lib.training.metrics import METRICS, aggregate
+from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
 from evbind_lib.training.result import CrossValidation
 
 Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them
@@ -67,8 +69,10 @@ def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> 
 
 
 def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Show lines as this notebook's result, with plain values beside them that the command line and tests read."""
+    """Show lines as this notebook's result, with plain values that the command line and tests read; scores go to its run too."""
     display({"text/plain": "\n".join(lines), RESULT: {**result, "lines": list(lines)}}, raw=True)
+    if run := executions.EXECUTION.run:
+        run.write({name: value for name, value in result.items() if isinstance(value, float)})
 
 
 def search_summary(result: SearchResult) -> Summary:
@@ -188,14 +192,30 @@ def _predictions(result: CrossValidation | pd.DataFrame) -> pd.DataFrame:
     return result if isinstance(result, pd.DataFrame) else result.predictions
 
 
-def threshold_summary(result: CrossValidation, threshold: float) -> Summary:
-    """Result and lines of decisions at 0.5 and at another threshold."""
-    rows = {value: at_threshold(result.predictions, value) for value in (0.5, threshold)}
-    lines = [
-        f"threshold {value:.2f}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, F1 {row['pos_f1']:.2f}"
-        for value, row in rows.items()
-    ]
-    return {"threshold": threshold, "at_half": rows[0.5], "at_threshold": rows[threshold]}, lines
+def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Errors of probabilities as trained and as `calibrated` gives them, these with a 95 % interval, and of the base rate."""
+    weights, groups = (predictions[name].to_numpy() for name in ("weight", "group"))
+    label, logits = predictions["label"].to_numpy(), predictions["logit"].to_numpy()
+    trained, table = (
+        calibration_scores(label, probabilities, weights, groups)
+        for probabilities in (probabilities_of(logits), predictions["probability"].to_numpy())
+    )
+    base = table["value"].filter(like="base_rate_").rename(lambda name: name.removeprefix("base_rate_"))
+    table = table.assign(**{"as trained": trained["value"], "base rate": base}).rename(columns={"value": "calibrated"})
+    return table.loc[["ece", "brier", "log_loss"], ["as trained", "calibrated", "low", "high", "base rate"]]
+
+
+def calibration_summary(scores: pd.DataFrame, chosen: pd.DataFrame, aim: str) -> Summary:
+    """Result and lines of `calibration_table`, and of the `thresholds` chosen for an aim."""
+    found: dict[str, Any] = {"aim": aim, **{f"{name}": value for name, value in chosen.to_dict("index")["all"].items()}}
+    lines = ["Probabilities, calibrated on the other folds:"]
+    for name, row in scores.to_dict("index").items():
+        found[f"calibrated_{name}"], beside = row["calibrated"], ""
+        if name != "ece":  # of the base rate it is 0
+            found[f"base_rate_{name}"], beside = row["base rate"], f", base rate {row['base rate']:.3f}"
+        lines.append(f"  {name:<9} {row['calibrated']:.3f} (95 %: {row['low']:.3f} to {row['high']:.3f}){beside}")
+    scored = ", ".join(f"{name} {found[name]:.2f}" for name in ("precision", "recall", "f1", "macro_f1"))
+    return found, [*lines, f"Evidence from {found['threshold']:.2f} on (aim={aim}): {scored}"]
 
 
 def _mlflow_line(params: Params) -> list[str]:

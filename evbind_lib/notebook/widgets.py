@@ -67,7 +67,7 @@ def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float
 
 
 def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
-    """Show precision, recall, F1 and confusion matrix of out-of-fold predictions, with a slider in a front end."""
+    """Show what a threshold does, as `plots.thresholds` of such predictions does, with a slider in a front end."""
     figure = thresholds(predictions, threshold)
     if not has_front_end():
         show_figure(figure)

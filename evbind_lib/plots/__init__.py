@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test h
     from evbind_lib.plots.search import contour, distribution, history, importances
     from evbind_lib.plots.search import intermediate_values, parallel_coordinates, slices, timeline
     from evbind_lib.plots.validation import confusion_matrix, criteria, fold_scores, learning_curves
-    from evbind_lib.plots.validation import precision_recall, roc, thresholds
+    from evbind_lib.plots.validation import precision_recall, reliability, roc, thresholds
 
 __all__ = [
     "class_balance", "confusion_matrix", "contour", "criteria", "distribution", "fold_balance", "fold_scores", "history",
-    "importances", "intermediate_values", "learning_curves", "lengths", "parallel_coordinates", "precision_recall", "roc",
-    "slices", "thresholds", "timeline",
+    "importances", "intermediate_values", "learning_curves", "lengths", "parallel_coordinates", "precision_recall",
+    "reliability", "roc", "slices", "thresholds", "timeline",
 ]
 # fmt: on
 # isort: on

@@ -1,4 +1,4 @@
-"""Figures of validated predictions: scores of folds and criteria, learning curves, curves over thresholds, confusion matrix.
+"""Figures of validated predictions: scores of folds and criteria, learning curves, thresholds, reliability, confusion matrix.
 
 ``results`` is a `CrossValidation`, a `FoldResult`, a table of predictions (columns label, probability and, where needed, fold
 and criterion_id), or a mapping of names to such, set side by side. From ``threshold`` on a pair is called evidence.
@@ -13,9 +13,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from evbind_lib.evaluation import calibration
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, marker, sentence, styled, whole_steps
-from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
+from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics, probabilities_of
 from evbind_lib.training.result import CrossValidation, FoldResult
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy
@@ -92,7 +93,7 @@ def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = 
     tables, one = _named(results, _predictions)
     figure = make_subplots(cols=len(tables), subplot_titles=None if one else list(tables), shared_yaxes=True)
     for column, table in enumerate(tables.values(), start=1):
-        figure.add_trace(_matrix(table, threshold), row=1, col=column)
+        figure.add_trace(_matrix(at_threshold(table, threshold)), row=1, col=column)
     styled(figure, f"Confusion matrix at threshold {threshold:g}", _counted(tables), x="predicted")
     up = {"title_text": "annotated", "autorange": "reversed"}
     return figure.update_layout(yaxis=up, margin_t=85 if one else 120)
@@ -114,31 +115,74 @@ def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> g
 
 
 def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
-    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other."""
+    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other.
+
+    Where predictions have weights, a sampled negative counts for all that it was drawn from, as in `reliability`.
+    """
     tables, one = _named(results, _predictions)
+    weights = {model: table.get("weight") for model, table in tables.items()}
     lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
-    now = {model: at_threshold(table, threshold) for model, table in tables.items()}
+    now = {model: at_threshold(table, threshold, weights[model]) for model, table in tables.items()}
     heads = {model: ", ".join(f"{name} {at[name]:.3f}" for name in lines) for model, at in now.items()}
     titles = None if one else [title for model in tables for title in (f"{model}: {heads[model]}", "")]
     gaps = {"column_widths": [0.64, 0.36], "horizontal_spacing": 0.16, "vertical_spacing": 0.4 / len(tables) ** 1.5}
     figure = make_subplots(rows=len(tables), cols=2, subplot_titles=titles, **gaps)
     grid = np.round(np.arange(0.0, 1.005, 0.01), 2)
-    for row, table in enumerate(tables.values(), start=1):
-        scores = pd.DataFrame([at_threshold(table, value) for value in grid])
+    for row, (model, table) in enumerate(tables.items(), start=1):
+        scores = pd.DataFrame([at_threshold(table, value, weights[model]) for value in grid])
+        scores["precision"] = scores["precision"].where(
+            scores["tp"] + scores["fp"] > 0
+        )  # of nothing called there is none
         for name, (shade, dash) in lines.items():
             look = {"name": name, "showlegend": row == 1, "line": {"color": shade, "width": 2.5, "dash": dash}}
             figure.add_scatter(x=grid, y=scores[name], mode="lines", **look, row=row, col=1)
         figure.add_vline(x=threshold, line={"color": VERMILION, "width": 2}, row=row, col=1)
-        figure.add_trace(_matrix(table, threshold), row=row, col=2)
+        figure.add_trace(_matrix(now[model]), row=row, col=2)
     figure.update_xaxes(range=[0, 1], col=1)
     figure.update_xaxes(title_text="threshold on the probability of evidence", row=len(tables), col=1)
     figure.update_xaxes(title_text="predicted", row=len(tables), col=2)
     figure.update_yaxes(title_text="score (0 to 1)", range=[0, 1.02], col=1)
     figure.update_yaxes(title_text="annotated", autorange="reversed", col=2)
     title = f"At threshold {threshold:.2f}" + (f": {next(iter(heads.values()))}" if one else "")
-    styled(figure, title, _counted(tables), height=110 + 330 * len(tables))
+    styled(figure, title, _counted(tables, weighted=True), height=110 + 330 * len(tables))
     legend = {"orientation": "h", "yref": "container", "y": 0.01}
     return figure.update_layout(margin={"b": 100, "t": 85 if one else 120}, legend=legend)
+
+
+def reliability(results: Result | Mapping[str, Result]) -> go.Figure:
+    """Observed fraction of evidence against the predicted probability, in ten bins of equal count.
+
+    Of one result it is also shown before calibration. Dots on the diagonal are probabilities that mean what they say. The map
+    of each fold is fitted on the other folds; bars are 95 % intervals over resampled groups, or posts where no group is named.
+    """
+    tables, one = _named(results, _predictions)
+    title, figure, most = "Reliability: does a probability mean what it says?", go.Figure(), 0.0
+    if any(table["fold"].nunique() < 2 for table in tables.values()):
+        return sentence(title, "Calibration is judged on folds it has not seen: give predictions of two folds or more.")
+    for position, (model, table) in enumerate(tables.items()):
+        label, weight = table["label"].to_numpy(), table["weight"].to_numpy()
+        pairs = weight, table["group" if "group" in table else "post_id"].to_numpy()
+        stages = {"as trained": probabilities_of(table["logit"].to_numpy())} if one else {}
+        stages |= {"calibrated" if one else model: calibration.cross_fitted(table)}
+        for stage, probability in stages.items():
+            bins = calibration.reliability(label, probability, *pairs)
+            error = float(calibration.calibration_scores(label, probability, *pairs)["value"]["ece"])
+            shade: dict[str, Any] = marker(1 if stage == "as trained" else position, 9)
+            bar = {"array": bins["high"] - bins["observed"], "arrayminus": bins["observed"] - bins["low"]}
+            look = {"error_y": {**bar, "thickness": 1.5, "width": 3}, "marker": shade, "line_color": shade["color"]}
+            look |= {"name": f"{stage}: {error:.3f}", "customdata": bins[["low", "high"]]}
+            figure.add_scatter(x=bins["predicted"], y=bins["observed"], mode="lines+markers", **look)
+            most = max(most, float(bins[["predicted", "high"]].to_numpy().max()))
+    text = "predicted %{x:.3f}<br>observed %{y:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})"
+    figure.update_traces(hovertemplate=text)
+    first, end = next(iter(tables.values())), min(1.0, 1.04 * most)
+    rate = float(np.average(first["label"], weights=first["weight"]))
+    for name, level, dash in (("as it should be", (0, end), "dot"), (f"base rate: {rate:.3f}", (rate, rate), "dash")):
+        line = {"color": GREY, "dash": dash, "width": 1.5}
+        figure.add_scatter(x=[0, end], y=level, mode="lines", name=name, line=line, hoverinfo="skip")
+    figure.update_layout(legend_title_text="calibration error", xaxis_range=[-0.01, end], yaxis_range=[-0.01, end])
+    axes = {"x": "predicted probability of evidence (mean of the bin)", "y": "observed fraction of evidence"}
+    return styled(figure, title, f"{_counted(tables, weighted=True)}, in ten bins of equal count", height=460, **axes)
 
 
 def _named(results: Any, read: Callable[[Any], Any]) -> tuple[dict[str, Any], bool]:
@@ -169,9 +213,10 @@ def _look(one: bool, model: str, position: int, fold: Any, number: int) -> dict[
     return {"name": name, "legendgroup": name, "showlegend": one or number == 0, "marker": marker(shade)}
 
 
-def _counted(tables: Mapping[str, pd.DataFrame]) -> str:
+def _counted(tables: Mapping[str, pd.DataFrame], weighted: bool = False) -> str:
     first = next(iter(tables.values()))
-    return f"{len(first):,} pairs, {first['label'].sum():,} of them evidence"
+    standing = f" that stand for {first['weight'].sum():,.0f}" if weighted and "weight" in first else ""
+    return f"{len(first):,} pairs{standing}, {first['label'].sum():,} of them evidence"
 
 
 def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None, **axes: Any) -> go.Figure:
@@ -198,14 +243,13 @@ def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None
     return styled(figure, title, _counted(tables), height=440, **axes)
 
 
-def _matrix(table: pd.DataFrame, threshold: float) -> go.Heatmap:
+def _matrix(now: Mapping[str, float]) -> go.Heatmap:
     """Counts of decisions with their fraction of the annotated row, which the shade follows."""
-    now, names = at_threshold(table, threshold), ["no evidence", "evidence"]
-    counts = np.array([[now["tn"], now["fp"]], [now["fn"], now["tp"]]], dtype=int)
+    names, counts = ["no evidence", "evidence"], np.array([[now["tn"], now["fp"]], [now["fn"], now["tp"]]], dtype=float)
     fractions = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     # Light enough to read the counts on it.
     look = {"colorscale": "Blues", "zmin": 0, "zmax": 1.4, "showscale": False, "xgap": 3, "ygap": 3}
-    written = np.vectorize("{:,}<br>{:.1%} of row".format)(counts, fractions)
+    written = np.vectorize("{:,.0f}<br>{:.1%} of row".format)(counts, fractions)
     text = {"text": written, "texttemplate": "%{text}", "textfont": {"size": 15, "color": INK}}
     hover = "annotated %{y}, predicted %{x}: %{text}<extra></extra>"
     return go.Heatmap(z=fractions, x=names, y=names, hovertemplate=hover, **text, **look)

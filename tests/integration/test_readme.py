@@ -15,7 +15,7 @@ import torch
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space
-from evbind_lib.notebook.run import default_choices, find_notebook
+from evbind_lib.notebook.run import default_choices, find_notebook, own_parameters
 from evbind_lib.training.metrics import METRICS
 from tests.conftest import BRIEF
 
@@ -40,6 +40,7 @@ def test_a_command_composes(command: str, workspace: Path) -> None:
     notebook = find_notebook(name)
     options = [index for index, word in enumerate(words) if word.startswith("--")]
     choices, overrides = split_arguments(words[: options[0]] if options else words)
+    _, overrides = own_parameters(notebook, overrides)
     params = compose(overrides, **{**default_choices(notebook), **choices})
     check_space(params)
     build_sampler(params.hpo.sampler, n_earlier_trials=0)

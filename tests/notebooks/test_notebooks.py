@@ -40,7 +40,14 @@ def test_every_notebook_has_typed_and_commented_parameters(name: str) -> None:
         [sys.executable, "-m", "papermill", "--help-notebook", str(file)], capture_output=True, text=True, timeout=60
     )
     names = list(default_parameters(file))
-    assert names[-1] == "overrides" and set(names) - {"overrides"} <= {"data", "model", "trainer", "hpo", "tracking"}
+    assert names[-1] == "overrides" and set(names) - {"overrides"} <= {
+        "data",
+        "model",
+        "trainer",
+        "hpo",
+        "tracking",
+        "aim",
+    }
     for parameter in names:
         assert f"  {parameter}: " in shown.stdout
     assert "Unknown type" not in shown.stdout
@@ -166,12 +173,13 @@ def test_comparing_and_scoring_with_another_trainer_set(workspace: Path) -> None
     runs = read_runs("training")
     assert (runs["tags.evbind.level"] == "training").sum() == 3
 
-    made = executed("score", workspace, trainer="mine", overrides=list(BRIEF[:4]))
+    made = executed("score", workspace, trainer="mine", overrides=list(BRIEF[:4]), aim="recall>=0.8")
     result = recorded_result(made)
-    assert 0 < result["threshold"] < 1
-    assert result["at_threshold"]["pos_f1"] >= result["at_half"]["pos_f1"]
-    counts = [sum(result[key][name] for name in ("tp", "fp", "fn", "tn")) for key in ("at_half", "at_threshold")]
-    assert counts[0] == counts[1] > 100
+    assert 0 < result["threshold"] < 1 and result["aim"] == "recall>=0.8"
+    assert result["calibrated_ece"] < 0.1  # with next to no training, but most pairs are told to be no evidence
+    run = read_runs("notebooks").query("`tags.mlflow.runName` == '05_score'").iloc[0]
+    names = ["calibrated_ece", "calibrated_brier", "calibrated_log_loss", "base_rate_brier", "base_rate_log_loss"]
+    assert [run[f"metrics.{name}"] for name in names] == pytest.approx([result[name] for name in names])
     assert len(list((workspace / "runs" / "models").iterdir())) == 1
 
 

@@ -24,7 +24,7 @@ from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_fo
 from evbind_lib.training.losses import LOSSES
 from tests.conftest import BRIEF
 
-WORDS = ["trainer=default", "training.args.max_steps=3", "data.pos_neg_ratio=1"]
+WORDS = ["trainer=default", "training.args.max_steps=3", "data.pos_neg_ratio=1", "training.n_folds=2"]
 
 
 @pytest.fixture(scope="module")
@@ -195,18 +195,29 @@ def test_a_file_is_scored_row_by_row_without_its_text(model: EvidenceModel, work
 def test_from_the_shell(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *WORDS, "--sentence", "I cannot sleep.", "--criterion", "SLEEP_ISSUES"]) == 0
     shown = capsys.readouterr()
-    assert "Training the model on all posts" in shown.err
+    assert "Training the model on all posts" in shown.err and "aim=macro_f1" in shown.err
     probability, name = shown.out.split()
     assert name == "SLEEP_ISSUES" and 0 < float(probability) < 1
     (workspace / "new.jsonl").write_text('{"sentence": "I cannot sleep."}\n{"sentence": "It rained."}\n')
     assert main(["score", *WORDS, "--input", "new.jsonl"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == ""  # the model is there now
+    assert "Training" not in shown.err  # the model is there now
     table = pd.read_csv(io.StringIO(shown.out))
     assert table["row"].tolist() == [1, 2] and len(table.columns) == 10
     assert table.loc[0, "SLEEP_ISSUES"] == pytest.approx(float(probability), abs=1e-3)
     assert main(["score", *WORDS, "--input", "new.jsonl", "--output", "scores.csv"]) == 0
     assert pd.read_csv("scores.csv").equals(table)
+
+
+def test_printed_probabilities_are_as_high_as_evidence_is_frequent(
+    corpus: Corpus, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.sentences.to_csv("all.csv", index=False)
+    assert main(["score", *WORDS, "aim=recall>=0.9", "--input", "all.csv", "--output", "scores.csv"]) == 0
+    scores = pd.read_csv("scores.csv")[list(corpus.criteria)]
+    natural = corpus.pairs["label"].sum() / scores.size
+    assert natural == pytest.approx(0.063, abs=0.001) and scores.to_numpy().mean() == pytest.approx(natural, abs=0.02)
+    assert "aim=recall>=0.9" in capsys.readouterr().err
 
 
 def test_what_cannot_be_scored_is_refused_before_a_model_is_trained(

@@ -66,6 +66,7 @@ MISTAKES = [  # words, the key that the sentence names, what it suggests
     (["train", "data=pairs", "data.pairs=nowhere.parquet"], "data.pairs=nowhere.parquet", ""),
     (["train", "trainer=hpo_best"], "trainer=hpo_best", "evbind hpo_search"),
     (["train", "--sentence", "It rained."], "train", ""),
+    (["score", "trainer=default", "aim=recal>=0.9", "--sentence", "It rained."], "aim=recal>=0.9", "recall>=R"),
     (
         ["score", "trainer=default", "--sentence", "It rained.", "--criterion", "SLEEP_ISUES"],
         "SLEEP_ISUES",

@@ -187,7 +187,7 @@ def made_predictions() -> pd.DataFrame:
         for name in ("post", "sentence")
     }
     return pd.DataFrame({"fold": 0, **ids, "criterion_id": "SLEEP_ISSUES", "label": label}).assign(
-        probability=1 / (1 + np.exp(-2 * (label - 0.5) - random.normal(size=240)))
+        weight=np.where(label, 1.0, 9.0), probability=1 / (1 + np.exp(-2 * (label - 0.5) - random.normal(size=240)))
     )
 
 
@@ -206,9 +206,9 @@ def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None
     widgets.try_thresholds(predictions)
     slider, figure = shown[-1].children
     slider.value = 0.8
-    counts = at_threshold(predictions, 0.8)
+    counts = at_threshold(predictions, 0.8, predictions["weight"])
     assert figure.layout.title.text.startswith("At threshold 0.80")
-    cells = [int(str(text).partition("<")[0]) for row in figure.data[-1].text for text in row]
+    cells = [float(str(text).partition("<")[0]) for row in figure.data[-1].text for text in row]
     assert cells == [counts[name] for name in ("tn", "fp", "fn", "tp")]
 
     widgets.browse_errors(predictions, sensitive)

@@ -22,7 +22,6 @@ from evbind_lib.errors import DataError, ParamsError
 from evbind_lib.evaluation.baselines import cross_validate_baseline, majority_class, words
 from evbind_lib.evaluation.estimate import (
     at_threshold,
-    best_threshold,
     bootstrap,
     by_criterion,
     compare,
@@ -253,7 +252,9 @@ def test_decisions_at_a_threshold_count_every_pair_once(threshold: float, seed: 
     assert found["tp"] + found["fp"] + found["fn"] + found["tn"] == len(table)
     assert found["tp"] + found["fn"] == table["label"].sum()
     assert [at_half[name] for name in names] == pytest.approx([by_sklearn[name] for name in names])
-    assert at_threshold(table, best_threshold(table))["pos_f1"] >= found["pos_f1"] - 0.02  # the grid's hundredths
+    weights = pd.Series(np.random.default_rng(seed).integers(1, 9, len(table)))
+    twice = at_threshold(table.loc[table.index.repeat(weights)], threshold)
+    assert at_threshold(table, threshold, weights) == pytest.approx(twice)  # a weight is a number of copies
     assert [at_threshold(table, 1.1)[name] for name in names] == [0, 0, 0]  # nothing is called evidence
 
 

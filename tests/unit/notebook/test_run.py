@@ -8,7 +8,13 @@ import nbformat
 import pytest
 
 from evbind_lib.errors import ParamsError
-from evbind_lib.notebook.run import default_choices, default_parameters, find_notebook, papermill_parameters
+from evbind_lib.notebook.run import (
+    default_choices,
+    default_parameters,
+    find_notebook,
+    own_parameters,
+    papermill_parameters,
+)
 
 
 def notebook(folder: Path, source: str) -> Path:
@@ -28,6 +34,12 @@ def test_a_parameters_cell_as_people_edit_it(tmp_path: Path) -> None:
         assert default_choices(file) == {"data": "pairs"}
         chosen = papermill_parameters(file, {"data": "sample", "model": "tiny"}, ["training.n_folds=3"])
         assert chosen == {"data": "sample", "overrides": ["model=tiny", "training.n_folds=3"]}
+
+
+def test_a_notebooks_own_parameters_are_told_from_overrides(tmp_path: Path) -> None:
+    file = notebook(tmp_path, 'data = "sample"\naim: str = "macro_f1"\noverrides: list = []')
+    words = ["aim=recall>=0.9", "training.n_folds=3", "data.seed=1", "aims=f1"]
+    assert own_parameters(file, words) == ({"aim": "recall>=0.9"}, ["training.n_folds=3", "data.seed=1", "aims=f1"])
 
 
 def test_what_is_no_notebook_or_has_no_overrides_is_refused(tmp_path: Path) -> None:

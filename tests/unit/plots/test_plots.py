@@ -14,10 +14,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from evbind_lib import plots
 from evbind_lib.errors import SearchError
+from evbind_lib.evaluation import calibration
+from evbind_lib.evaluation.calibration import cross_fitted
 from evbind_lib.hpo.study import StudyRecord, complete_trials
 from evbind_lib.plots.search import _Axis, _short
 from evbind_lib.plots.validation import MAIN, MOST_POINTS
@@ -70,6 +73,7 @@ def result() -> CrossValidation:
         scores = [None if fold == 2 else {**metrics, "macro_f1": 0.3}, {**metrics, "macro_f1": 0.6}]
         epochs = tuple(EpochResult(fold, epoch, 0.7 / epoch, scores[epoch - 1], 1.0) for epoch in (1, 2))
         table = pd.DataFrame({"fold": fold, "criterion_id": "A", "label": label, "probability": probability})
+        table = table.assign(logit=4 * probability - 2, weight=np.where(label, 1.0, 9.0), group=np.arange(100) // 5)
         folds.append(FoldResult(fold, metrics, epochs, table, 2.0, 200, 100, "fp32", 500.0))
     return CrossValidation(tuple(folds))
 
@@ -102,7 +106,8 @@ def test_every_figure_fits_the_page_is_reproducible_names_no_machine_and_sets_re
         assert content == figure.to_json() and "some-machine" not in content
         assert figure.layout.template.layout.paper_bgcolor == "white"
         if shown is result:
-            assert "second" in plot({"first": result, "second": result}).to_json() and plot(result.folds[0]).data
+            assert "second" in plot({"first": result, "second": result}).to_json()
+            assert plot(result.folds[0]).data or name == "reliability"  # which needs other folds to calibrate on
             assert name == "learning_curves" or plot(result.predictions).to_json() == content, name
     monkeypatch.setattr(plotly.io.templates, "default", "plotly_dark")
     assert plots.roc(result).layout.template.layout.paper_bgcolor == "rgb(17,17,17)"
@@ -286,6 +291,23 @@ def test_decisions_are_counted_by_hand() -> None:
     assert not plots.confusion_matrix(table.head(3)).data[0].z[1].any()  # no fraction of nothing
     (dots,) = plots.criteria(table.assign(criterion_id=list("AABBAA")), "recall").data
     assert dots.y == ("B (1)", "A (2)") and list(dots.x) == [0.0, 1.0]  # the most evidence on top
+
+
+def test_decisions_and_reliability_are_counted_as_the_pairs_weigh(result: CrossValidation) -> None:
+    table = pd.DataFrame({"label": [0, 0, 1, 1], "probability": [0.1, 0.8, 0.4, 0.9], "weight": [9.0, 5.0, 1.0, 1.0]})
+    figure = plots.thresholds(table, 0.5)
+    assert [[cell.split("<")[0] for cell in row] for row in figure.data[-1].text] == [["9", "5"], ["1", "1"]]
+    precision = points(figure.data[0])
+    assert precision[0.5] == pytest.approx(1 / 6) and precision[0.9] == 1 and np.isnan(precision[0.95])
+    table, figure = result.predictions, plots.reliability(result)
+    label, *pairs = (table[name].to_numpy() for name in ("label", "weight", "group"))
+    trained, calibrated, _, base = figure.data
+    for trace, probability in ((trained, expit(table["logit"].to_numpy())), (calibrated, cross_fitted(table))):
+        bins = calibration.reliability(label, probability, *pairs)
+        assert (list(trace.x), list(trace.y)) == (bins["predicted"].tolist(), bins["observed"].tolist())
+    assert base.y[0] == pytest.approx(np.average(table["label"], weights=table["weight"]))
+    assert float(calibrated.name.split()[-1]) < 0.05 < float(trained.name.split()[-1])
+    assert not plots.reliability(result.folds[0]).data
 
 
 def test_figures_of_the_data_show_its_tables() -> None:
