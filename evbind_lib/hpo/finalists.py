@@ -1,10 +1,11 @@
 """Finalists: the best trials of a search, trained again on the same folds with seeds that did not choose them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import filelock
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -74,21 +75,29 @@ def train_finalists(
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if running:
         return [f"hpo.finalists: others are at work on {len(running)} trials; the last search to end trains them."]
+    try:  # where two searches end at once, the second reads what the first has trained
+        with lock_between_processes(f"finalists {studies.study_uid(study)}"):
+            train = functools.partial(_train, study, objective, params, callbacks, asked_to_stop)
+            return _train_missing(study, params.hpo.finalists, train)
+    except filelock.Timeout:
+        return ["hpo.finalists: another search is training them; the same command shows them when it is done."]
+
+
+def _train_missing(study: optuna.Study, count: int, train: Callable[[FrozenTrial], list[float]]) -> list[str]:
+    """Train those of the best that no search has trained with this code yet, and write each as soon as it is done; notes."""
     notes, write = [], functools.partial(_write, study)
-    # Where two searches end at once, the second reads what the first has trained.
-    with lock_between_processes(f"finalists {studies.study_uid(study)}"):
-        StudyRecord(n_finalists=params.hpo.finalists).write(study)
-        for trial in best_trials(study, params.hpo.finalists):
-            known = (StudyRecord.read(study).finalists or {}).get(str(trial.number), {})
-            if known.get("code") != studies.code_version():
-                try:
-                    write(trial, values=_train(study, objective, params, trial, callbacks, asked_to_stop))
-                except SearchStopped:
-                    return ["Stopped before all finalists were trained; the same command goes on with them."]
-                except TrainingError as error:
-                    write(trial, values=[], error=str(error))
-            if problem := StudyRecord.read(study).finalists[str(trial.number)].get("error"):  # type: ignore[index]
-                notes.append(f"Finalist trial {trial.number} could not be trained with fresh seeds: {problem}")
+    StudyRecord(n_finalists=count).write(study)
+    for trial in best_trials(study, count):
+        known = (StudyRecord.read(study).finalists or {}).get(str(trial.number), {})
+        if known.get("code") != studies.code_version():
+            try:
+                write(trial, values=train(trial))
+            except SearchStopped:
+                return ["Stopped before all finalists were trained; the same command goes on with them."]
+            except TrainingError as error:
+                write(trial, values=[], error=str(error))
+        if problem := StudyRecord.read(study).finalists[str(trial.number)].get("error"):  # type: ignore[index]
+            notes.append(f"Finalist trial {trial.number} could not be trained with fresh seeds: {problem}")
     return notes
 
 
@@ -102,9 +111,9 @@ def _train(
     study: optuna.Study,
     objective: Objective,
     params: Params,
-    trial: FrozenTrial,
     callbacks: Sequence[SearchCallback],
     asked_to_stop: StopRequest,
+    trial: FrozenTrial,
 ) -> list[float]:
     """Values of a trial's parameters with each fresh seed; folds of a search that was killed here are read."""
     from evbind_lib.training.crossval import cross_validate  # late: it loads torch
