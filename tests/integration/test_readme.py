@@ -76,6 +76,7 @@ def test_the_lines_of_extend_run(workspace: Path) -> None:
         exec(compile(code, "README.md", "exec"), names)
         assert "kappa" in names["cv"].folds[0].metrics
         assert names["result"].n_earlier_trials == 0 and len(names["result"].study.trials) == 2
+        assert len(names["scores"]) == 2 and all(0 < score < 1 for score in names["scores"])
         assert [trial.params["learning_rate"] for trial in names["grid"].trials[:2]] == [1e-3, 1e-3]
     finally:
         METRICS.pop("kappa", None)
