@@ -1,10 +1,10 @@
 """What a study costs around and beside its training: the second half of `make bench`.
 
-    python -m tests.benchmarks.study [--quick] [--write]
+    python -m tests.benchmarks.study [--quick] [--old] [--write]
 
 - a command: its help against a bare interpreter; the first search, and how much of it is inside folds
 - thirty random trials with racing and two workers, against the usual script of `speed.py` training the same parameters
-- a trial without any training, with MLflow on, when a study is old (trials 980 to 1,000) and young (10 to 30)
+- with --old (seven minutes): a trial without any training, MLflow on, in an old study (980 to 1,000) and a young one (10 to 30)
 """
 
 from __future__ import annotations
@@ -142,12 +142,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the command's help alone")
     parser.add_argument("--write", action="store_true", help="also to results/")
+    parser.add_argument("--old", action="store_true", help="also a thousand trials without training")
     options = parser.parse_args()
     today = datetime.date.today().isoformat()
     lines = [f"\n# {today}, {speed.hardware()}: `make bench`, a study\n", "| what | seen |", "| --- | --- |"]
     print(*lines, sep="\n")
-    whole = [first_search_rows, thirty_trials_rows, old_study_rows]
-    for rows in [help_rows, *([] if options.quick else whole)]:
+    whole = [] if options.quick else [first_search_rows, thirty_trials_rows]
+    for rows in [help_rows, *whole, *([old_study_rows] if options.old else [])]:
         lines += (found := rows())
         print(*found, sep="\n", flush=True)
     if options.write:
