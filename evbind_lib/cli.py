@@ -28,7 +28,7 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
     try:
         if options.notebook is None:
             parser.print_help()
