@@ -324,6 +324,7 @@ def measure(setup: Setup, variant: str, folder: Path) -> dict[str, Any]:
     trial = Trial(setup, folder)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         trial.warm_up()
+        seen.update(tokens=0, places=0)
         started, before = time.perf_counter(), time.process_time()
         score = getattr(trial, variant.replace(" ", "_"))()
         seconds, processor = time.perf_counter() - started, time.process_time() - before
