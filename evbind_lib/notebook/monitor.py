@@ -98,6 +98,13 @@ class SearchProgress(Progress, SearchCallback):
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._count(study)
 
+    def on_finalist_begin(self, trial: FrozenTrial) -> None:
+        self.total += 1
+        self.update(f"trial {trial.number} again, with fresh seeds")
+
+    def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
+        self.done += 1
+
     def _count(self, study: optuna.Study, text: str = "") -> None:
         self.done, self.best = count_trials(study)["total"], _best_so_far(study)
         self.update(text)
