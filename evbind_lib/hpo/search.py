@@ -57,8 +57,6 @@ def run_search(
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached."""
     started = time.perf_counter()
     check_search(params)
-    if isinstance(objective, Objective) and not objective.corpus.samples_negatives(params.data):
-        _refuse_sampling(params)
     if params.hpo.finalists and not isinstance(objective, Objective):
         problem = "only the trials of an ev.Objective can be trained again, since its folds and parameters are known"
         raise ParamsError(f"hpo.finalists={params.hpo.finalists}: {problem}; use one with score=, or leave it out.")
@@ -68,6 +66,8 @@ def run_search(
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
     if uses_workers(params):
         order_bytes(study, objective)  # refused before the study is made
+    if isinstance(objective, Objective) and not objective.corpus.samples_negatives(params.data):
+        _refuse_sampling(params)
     sampler = None if isinstance(study, optuna.Study) else params.hpo.sampler
     deadline = time.time() + (params.hpo.trials.timeout or math.inf)
     loop = functools.partial(run_trials, objective=objective, params=params, deadline=deadline, sampler=sampler)

@@ -81,11 +81,17 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
     return {**own, "overrides": [*further, *overrides]}
 
 
-def own_parameters(notebook: Path, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Divide overrides into texts for the notebook's own parameters, such as ``aim=f1`` of 05_score, and those of Hydra."""
-    names = {*default_parameters(notebook)} - {*GROUPS, "overrides"}
-    own = dict(word.split("=", 1) for word in words if word.partition("=")[0] in names)
-    return own, [word for word in words if word.partition("=")[0] not in names]
+def own_parameters(notebook: Path, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Divide overrides into the notebook's own parameters, as ``aim=f1`` or ``trainers=[a,b]``, and those of Hydra."""
+    stored, own, others = default_parameters(notebook), {}, []
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in {*stored} - {*GROUPS, "overrides"}:
+            listed = isinstance(stored[name], list)
+            own[name] = [each.strip() for each in value.strip("[]").split(",") if each.strip()] if listed else value
+        else:
+            others.append(word)
+    return own, others
 
 
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:

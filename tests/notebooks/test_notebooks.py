@@ -40,14 +40,8 @@ def test_every_notebook_has_typed_and_commented_parameters(name: str) -> None:
         [sys.executable, "-m", "papermill", "--help-notebook", str(file)], capture_output=True, text=True, timeout=60
     )
     names = list(default_parameters(file))
-    assert names[-1] == "overrides" and set(names) - {"overrides"} <= {
-        "data",
-        "model",
-        "trainer",
-        "hpo",
-        "tracking",
-        "aim",
-    }
+    known = {"data", "model", "trainer", "hpo", "tracking", "aim", "trainers", "studies", "overrides"}
+    assert names[-1] == "overrides" and set(names) <= known
     for parameter in names:
         assert f"  {parameter}: " in shown.stdout
     assert "Unknown type" not in shown.stdout

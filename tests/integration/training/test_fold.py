@@ -261,7 +261,10 @@ def test_weights_are_those_of_a_bare_loop(brief: Brief, corpus: Corpus, folds: S
     data = prepare_fold(corpus, folds[0], params)
     rows = np.arange(5 * params.training.args["per_device_train_batch_size"]).reshape(5, -1)
     batches = [data.training.collate([data.training[int(row)] for row in batch]) for batch in rows]
-    transformers.set_seed(params.training.seed)
+    # A seed of its own for each fold.
+    own = int(np.random.SeedSequence([params.training.seed, 0]).generate_state(1)[0])
+    params = params.with_values({"training.seed": own})
+    transformers.set_seed(own)
     model, arguments = load_model(params.model, data.encoder.tokenizer), training_arguments(params, output_dir="unused")
     bare_loop(model, batches, 5, choose_loss(params, data.training.labels), arguments, "fp32")
     for (name, one), other in zip(trained.named_parameters(), model.parameters(), strict=True):

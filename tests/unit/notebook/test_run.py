@@ -37,9 +37,10 @@ def test_a_parameters_cell_as_people_edit_it(tmp_path: Path) -> None:
 
 
 def test_a_notebooks_own_parameters_are_told_from_overrides(tmp_path: Path) -> None:
-    file = notebook(tmp_path, 'data = "sample"\naim: str = "macro_f1"\noverrides: list = []')
-    words = ["aim=recall>=0.9", "training.n_folds=3", "data.seed=1", "aims=f1"]
-    assert own_parameters(file, words) == ({"aim": "recall>=0.9"}, ["training.n_folds=3", "data.seed=1", "aims=f1"])
+    file = notebook(tmp_path, 'data = "sample"\naim: str = "f1"\ntrainers: list = []\noverrides: list = []')
+    words = ["aim=recall>=0.9", "training.n_folds=3", "trainers=[one, two]", "aims=f1"]
+    own = {"aim": "recall>=0.9", "trainers": ["one", "two"]}
+    assert own_parameters(file, words) == (own, ["training.n_folds=3", "aims=f1"])
 
 
 def test_what_is_no_notebook_or_has_no_overrides_is_refused(tmp_path: Path) -> None:
