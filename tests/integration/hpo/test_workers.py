@@ -293,10 +293,13 @@ def test_functions_of_a_notebook_are_searched_by_two_workers_stopped_and_resumed
         def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
             self.wants_stop = True
 
-    result = run_search(objective, params, study="own", callbacks=[Stop()])
-    assert result.stopped and count_trials(result.study)["total"] < 4
-    result = run_search(objective, params, study="own")
-    assert count_trials(result.study) == {"total": 4, "complete": 4, "pruned": 0, "failed": 0}
+    # So many that both workers cannot have trained them before they are asked to stop.
+    many = params.with_values({"hpo.trials.n_trials": 30})
+    result = run_search(objective, many, study="own", callbacks=[Stop()])
+    done = count_trials(result.study)["total"]
+    assert result.stopped and 1 <= done < 30
+    result = run_search(objective, params.with_values({"hpo.trials.n_trials": done + 1}), study="own")
+    assert count_trials(result.study) == {"total": done + 1, "complete": done + 1, "pruned": 0, "failed": 0}
     assert os.getpid() not in {pid_of(trial) for trial in result.study.trials}
     assert {TrialRecord.read(trial).metric for trial in finished_trials(result.study)} == {"pr_auc"}
     assert result.params.training.loss_function == "doubled" and len(result.predictions()["fold"].unique()) == 2
