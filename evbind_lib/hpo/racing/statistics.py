@@ -85,23 +85,24 @@ def peers_of(scores: Array) -> Array:
 
 
 def null_differences(
-    candidate: Array, contenders: Array, profile: Array, training_sd: Array, shape: Array, aggregation: str
+    candidate: Array, contenders: Array, profile: Array, spreads: tuple[Array, Array], shape: Array, aggregation: str
 ) -> Array:
     """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
 
-    Noise of posts: (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile``: folds' scores without noise.
+    Noise of posts: (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile``: folds' scores without noise;
+    ``spreads``: of trainings of the candidate and of the others, (n_resamples,) each.
     """
     combine: Any = AGGREGATIONS[aggregation]
     random, (n_done, n_resamples) = np.random.default_rng(0), candidate.shape
 
-    def trained(noise: Array) -> Array:
+    def trained(noise: Array, spread: Array) -> Array:
         smooth = random.choice(shape, noise.shape) + SMOOTHING * random.standard_normal(noise.shape)
-        return np.asarray(profile[: noise.shape[-2], None] + noise + training_sd * smooth / np.sqrt(1 + SMOOTHING**2))
+        return np.asarray(profile[: noise.shape[-2], None] + noise + spread * smooth / np.sqrt(1 + SMOOTHING**2))
 
     # The least favourable case: the more of them could have been the best, the luckier the one that was.
-    others = trained(contenders)
+    others = trained(contenders, spreads[1])
     best = others[np.argmax(combine(others, axis=1), axis=0), :, np.arange(n_resamples)]
-    return np.asarray(combine(trained(candidate), axis=0) - combine(best[:, :n_done], axis=1))
+    return np.asarray(combine(trained(candidate, spreads[0]), axis=0) - combine(best[:, :n_done], axis=1))
 
 
 def predicted_finals(
@@ -151,11 +152,18 @@ def judge(
 
     near = np.flatnonzero(finals[best] - finals <= CLEARLY_BELOW * np.sqrt(2 * mean_square / n_folds))
     near = near[np.argsort(-finals[near], kind="stable")][:MOST_CONTENDERS]
+    # Sets differ in noise, and a training may fail: a trial whose own folds scatter more is judged by its own scatter.
+    apart = own - scores[peers, :n_done].mean(axis=0)
+    own_square = float(apart.var(ddof=1)) / (1 + 1 / len(peers)) if n_done > 1 else 0.0
     # The variance is drawn, not fixed: few trials say little about the spread.
-    drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, n_resamples)
-    training_sd = np.sqrt(np.maximum(drawn - post_mean_square(noise[peers]), 0))
+    factor, of_posts = (
+        freedom / np.random.default_rng(2).chisquare(freedom, n_resamples),
+        post_mean_square(noise[peers]),
+    )
+    squares = max(mean_square, own_square), mean_square
+    spreads = tuple(np.sqrt(np.maximum(square * factor - of_posts, 0)) for square in squares)
     shape = training_shape(scores[peers])
-    null = null_differences(own_noise, noise[near], scores[near].mean(axis=0), training_sd, shape, aggregation)
+    null = null_differences(own_noise, noise[near], scores[near].mean(axis=0), spreads, shape, aggregation)
     p_value = float((1 + (null <= difference).sum()) / (1 + len(null)))
     # An equal part for each look, and one in reserve for the noise of training being other than it was drawn.
     level = p / (1 + (n_folds - 1 if n_looks is None else n_looks))

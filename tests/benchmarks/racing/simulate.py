@@ -41,6 +41,8 @@ class World:
     shared: float = 1.0  # of a post's difficulty, for all trials
     own: float = 0.3  # of a post's difficulty, for one training
     pair: float = 0.5  # of a pair, for one training
+    failing: float = 0.0  # fraction of trainings that fail, and learn nothing
+    unequal: float = 0.0  # standard deviation of the logarithm of a set's noise of training
     metric: str = "macro_f1"
 
 
@@ -58,8 +60,11 @@ class Search:
     def trial(self, skill: float) -> list[FoldScore]:
         """Folds of a trial of this skill."""
         world, random, shape = self.world, self.random, self.label.shape
-        trained = skill + world.training * random.standard_normal((N_FOLDS, 1, 1))
-        lean = world.training * random.standard_normal((N_FOLDS, 1, 1))
+        training = world.training * (np.exp(world.unequal * random.standard_normal()) if world.unequal else 1.0)
+        trained = skill + training * random.standard_normal((N_FOLDS, 1, 1))
+        if world.failing:
+            trained = np.where(random.random((N_FOLDS, 1, 1)) < world.failing, 0.0, trained)
+        lean = training * random.standard_normal((N_FOLDS, 1, 1))
         score = trained * (2 * self.label - 1) + lean / 2 + 0.6 * self.difficulty
         score = score + world.own * random.standard_normal(shape[:2])[..., None]
         score = score + world.pair * random.standard_normal(shape)
@@ -95,7 +100,8 @@ def naive_p(
         drawn = mean_square * freedom / np.random.default_rng(2).chisquare(freedom, own.shape[1])
         sd = np.sqrt(np.maximum(drawn - post_mean_square(noise[peers]), 0))
     chosen = list(range(len(complete))) if selection else [best]
-    null = null_differences(own, noise[chosen], scores[chosen].mean(axis=0), sd, training_shape(scores[peers]), "mean")
+    level, shape = scores[chosen].mean(axis=0), training_shape(scores[peers])
+    null = null_differences(own, noise[chosen], level, (sd, sd), shape, "mean")
     difference = values(candidate).mean() - scores[best, : len(candidate)].mean()
     return float((1 + (null <= difference).sum()) / (1 + len(null)))
 
@@ -188,7 +194,7 @@ def race(
     return judged
 
 
-def table_of_false_stops(n: int) -> None:
+def table_of_false_stops(n: int, only: str) -> None:
     """Print how often each rule stops a trial that is truly as good as the best."""
     print(f"### False stops of a trial truly as good as the selected best, {n} searches a row\n")
     print("| case | rule | p = 0.05 | p = 0.1 |\n| --- | --- | --- | --- |", flush=True)
@@ -200,11 +206,16 @@ def table_of_false_stops(n: int) -> None:
         "5 equal trials": (World(), 5, 0.0),
         "3 equal trials": (World(), 3, 0.0),
         "20 trials of mixed skill": (World(), 20, 0.2),
+        **{f"{n} equal trials, 4 % of trainings fail": (World(failing=0.04), n, 0.0) for n in (5, 20)},
+        **{f"{n} equal trials of unequal noise": (World(unequal=0.5), n, 0.0) for n in (5, 20)},
+        "20 equal trials of very unequal noise": (World(unequal=1.0), 20, 0.0),
         "20 equal trials, pr_auc": (World(metric="pr_auc"), 20, 0.0),
         "20 equal trials, log_loss": (World(metric="log_loss"), 20, 0.0),
         "20 equal trials, log_loss, much noise of training": (World(metric="log_loss", training=0.6), 20, 0.0),
     }
     for case, (world, n_trials, spread) in cases.items():
+        if only not in case:
+            continue
         for rule, found in false_stops(world, n, n_trials, spread).items():
             rates = [fraction(int((np.array(found) <= p).sum()), n) for p in (0.05, 0.1)]
             print(f"| {case} | {rule} | {rates[0]} | {rates[1]} |", flush=True)
@@ -219,7 +230,7 @@ def table_of_power(n: int) -> None:
         print(f"| {behind} | {spent.mean():.2f} | {(spent == 1).mean():.2f} |", flush=True)
 
 
-def table_of_races(n: int) -> None:
+def table_of_races(n: int, only: str) -> None:
     """Print what both rules do in whole searches."""
     print(f"\n### Whole searches of 20 trials, 5 of them before any is stopped, {n} searches a row\n")
     print("| skills | rules | stopped | of these would have ended better | truly as good stopped by the test | folds |")
@@ -228,8 +239,12 @@ def table_of_races(n: int) -> None:
         ("equal", World(), 0.0),
         ("equal, much noise", World(training=0.6), 0.0),
         ("mixed", World(), 0.2),
+        ("equal, 4 % fail", World(failing=0.04), 0.0),
+        ("mixed, 4 % fail", World(failing=0.04), 0.2),
+        ("equal, unequal noise", World(unequal=0.5), 0.0),
+        ("mixed, unequal noise", World(unequal=0.5), 0.2),
     ):
-        for futility in (None, 0.05, 0.1, 0.2):
+        for futility in (None, 0.05, 0.1, 0.2) if only in skills else ():
             rows = [row for seed in range(n) for row in race(world, seed, 20, spread, p=0.05, futility=futility)]
             stopped = [row for row in rows if row[0] != "go on"]
             good = [row for row in rows if row[2]]
@@ -248,11 +263,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=300)
     parser.add_argument("--table", choices=("false_stops", "power", "races"))
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases that hold this text")
     given = parser.parse_args()
-    tables = {"false_stops": (table_of_false_stops, 1), "power": (table_of_power, 4), "races": (table_of_races, 4)}
-    for name, (table, part) in tables.items():
-        if given.table in (None, name):
-            table(given.searches // part)
+    if given.table in (None, "false_stops"):
+        table_of_false_stops(given.searches, given.only)
+    if given.table in (None, "power"):
+        table_of_power(given.searches // 4)
+    if given.table in (None, "races"):
+        table_of_races(given.searches // 4, given.only)
 
 
 if __name__ == "__main__":

@@ -113,13 +113,18 @@ def test_without_contenders_the_null_is_the_paired_noise_and_with_them_the_best_
     random = np.random.default_rng(0)
     noise, none = random.normal(size=(21, 5, 2000)), np.zeros(2000)
     profile, shape = np.zeros(5), np.zeros(1)
-    alone = null_differences(noise[0, :2], noise[1:2], profile, none, shape, "mean")
+    alone = null_differences(noise[0, :2], noise[1:2], profile, (none, none), shape, "mean")
     assert alone == pytest.approx(noise[0, :2].mean(axis=0) - noise[1, :2].mean(axis=0))
-    chosen = null_differences(noise[0, :2], noise[1:], profile, none, shape, "mean")
+    chosen = null_differences(noise[0, :2], noise[1:], profile, (none, none), shape, "mean")
     # The mean of the largest of 20 normal numbers is 1.867; of means over five folds, 1.867 / sqrt(5).
     assert chosen.mean() == pytest.approx(-1.867 / np.sqrt(5), abs=0.05)
-    trained = null_differences(noise[0, :2], noise[1:2], profile, none + 2, random.normal(size=500), "mean")
+    two, shape = none + 2, random.normal(size=500)
+    trained = null_differences(noise[0, :2], noise[1:2], profile, (two, two), shape, "mean")
     assert trained.var() == pytest.approx(1 + 2**2, rel=0.15)  # (1 + 4) / 2 for each of the two
+    apart = null_differences(noise[0, :2], noise[1:2], profile, (2 * two, two), shape, "mean")
+    assert apart.var() == pytest.approx(
+        (1 + 4**2) / 2 + (1 + 2**2) / 2, rel=0.15
+    )  # the candidate scatters twice as much
 
 
 def test_a_final_score_is_predicted_as_students_t() -> None:
@@ -183,6 +188,18 @@ def test_equal_trials_are_stopped_no_more_often_than_stated() -> None:
         complete, candidate = [trial() for _ in range(10)], trial()
         stopped += any(judge(candidate[:done], complete, p=p, futility=None).stop for done in range(1, N_FOLDS))
     assert stopped / n_searches <= p + 3 * np.sqrt(p * (1 - p) / n_searches)
+
+
+def test_a_trial_whose_own_folds_scatter_more_is_judged_by_its_own_scatter() -> None:
+    # Sets differ in noise, and a training may fail: 0.2 below on average is much for steady folds and little for these.
+    random = np.random.default_rng(0)
+    complete = [
+        [FoldScore(0.8 + 0.01 * random.standard_normal(), np.zeros(300)) for _ in range(N_FOLDS)] for _ in range(8)
+    ]
+    steady, failed = ([FoldScore(value, np.zeros(300)) for value in values] for values in ([0.6, 0.6], [0.4, 0.8]))
+    assert judge(steady, complete, futility=None).rule == "worse"
+    assert judge(failed, complete, futility=None).rule == "go on"
+    assert judge(failed[:1], complete, futility=None).rule == "worse"  # one fold says nothing about its scatter
 
 
 def test_trials_that_all_call_nothing_evidence_do_not_make_a_first_try_look_hopeless() -> None:
@@ -317,6 +334,18 @@ def test_a_stated_margin_stops_what_could_win_by_less(made: MadeStudy) -> None:
     assert not free.prune(made.study, alike)
     assert strict.judge(made.study, alike).rule == "futile"
     assert not RacingPruner(futility=None, margin=0.2).prune(made.study, alike)
+
+
+def test_a_p_that_no_trial_can_fall_below_is_said_once(made: MadeStudy, caplog: pytest.LogCaptureFixture) -> None:
+    bad = made.add(0.0, seed=50, done=1)
+    small = RacingPruner(
+        p=0.004, futility=None
+    )  # over four looks and one in reserve 0.0008, and 1,000 resamples give 1 / 1001
+    assert [small.judge(made.study, bad).rule for _ in range(2)] == ["go on", "go on"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "p=0.004" in said and "n_resamples to 1250" in said
+    assert RacingPruner(p=0.004, futility=None, n_resamples=1250).judge(made.study, bad).rule == "worse"
+    assert len(caplog.records) == 1
 
 
 def test_finished_folds_are_read_once(made: MadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
