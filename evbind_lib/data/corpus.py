@@ -307,7 +307,8 @@ def _corpus(
     # Of each (criterion, sentence) the first row stays, by post and sentence id; it is evidence if any is.
     columns, keys = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence"], ["criterion", "sentence"]
     rows = rows[[*columns, "label"]].sort_values(columns, kind="stable", ignore_index=True)
-    split = posts.assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
+    # Without the posts' texts, as each would be copied for all of its sentences.
+    split = posts[["post_id"]].assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
     split = split.dropna(subset="sentence")
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     counts["annotations_not_in_post"] = _not_in_post(rows, posts)
