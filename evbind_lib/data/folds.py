@@ -66,6 +66,8 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     if not problem:
         return folds
     remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
+    if problem.endswith("negatives") and not corpus.samples_negatives(data):
+        remedy += ", or set data.negatives=sampled"
     for fewer in range(min(n_folds - 1, MOST_TRIED), 1, -1):
         if not _try_split(corpus, fewer, data)[1]:
             remedy = f"set training.n_folds={fewer} or less"

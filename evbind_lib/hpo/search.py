@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
-from evbind_lib.config.schema import Params, SamplerParams
+from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
 from evbind_lib.hpo.finalists import train_finalists
@@ -41,6 +41,8 @@ def check_search(params: Params) -> None:
         problem = f"training.seeds={params.training.seeds}: a search trains each of its trials once"
         raise ParamsError(f"{problem}; leave it out, and train the best again with evbind train trainer=hpo_best.")
     check_space(params)
+    if params.data.negatives == "annotated":
+        _refuse_sampling(params)
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     check_workers(params)
@@ -57,6 +59,8 @@ def run_search(
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached."""
     started = time.perf_counter()
     check_search(params)
+    if isinstance(objective, Objective) and not objective.corpus.samples_negatives(objective.params.data):
+        _refuse_sampling(objective.params)
     if params.hpo.finalists and not isinstance(objective, Objective):
         problem = "only the trials of an ev.Objective can be trained again, since its folds and parameters are known"
         raise ParamsError(f"hpo.finalists={params.hpo.finalists}: {problem}; use one with score=, or leave it out.")
@@ -213,7 +217,7 @@ def _interruptible(callbacks: Sequence[SearchCallback]) -> Iterator[StopRequest]
 def _refuse_sampling(params: Params) -> None:
     """Refuse a search over how negatives are drawn where none are."""
     for name in params.hpo.search_space:
-        if name in ("data.pos_neg_ratio", "data.negative_strategy"):
+        if dotted_name(name) in ("data.pos_neg_ratio", "data.negative_strategy"):
             problem = f"hpo.search_space.{name}: the annotated negatives are used and none is drawn"
             raise ParamsError(f"{problem}; take it out, or set data.negatives=sampled.")
 

@@ -333,7 +333,8 @@ def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fol
     """Parameters and tags of a run: what its numbers were measured on and with."""
     from evbind_lib.training.model import choose_precision
 
-    tags = {"evbind.seed": str(params.training.seed), "evbind.precision": choose_precision(params.model.precision)}
+    tags = {"evbind.seed": str(params.training.seed), "evbind.data_seed": str(params.data.seed)}
+    tags["evbind.precision"] = choose_precision(params.model.precision)
     if folds:
         tags["evbind.folds_fingerprint"] = folds_fingerprint(folds)
     if corpus is None:

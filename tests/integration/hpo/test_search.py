@@ -128,7 +128,10 @@ def test_a_named_study_is_resumed_only_with_what_it_was_made_with(brief: Callabl
         ("hpo.metric.fold_aggregation=max", "fold_aggregation"),
         ("training.n_folds=3", "folds, n_folds"),
         ("data.eval_neg_ratio=2", "eval_neg_ratio"),
-        ("training.seed=1", "seed"),
+        ("training.seed=1", "seed, so"),
+        ("data.seed=1", r"data\.seed, folds"),
+        ("data.negatives=sampled", r"data\.negatives, so"),
+        ("data.same_post_negatives=false", r"data\.same_post_negatives, so"),
         ("data.group_by=post_id", "data, folds"),
     ]:
         changed = brief(*named, override)
@@ -306,10 +309,27 @@ def test_check_search_is_the_one_list(brief: Callable[..., Params]) -> None:
         check_search(brief("hpo.study.storage=nothing"))
 
 
+def test_how_negatives_are_drawn_is_not_searched_where_none_are(brief: Callable[..., Params], corpus: Corpus) -> None:
+    table = Corpus.from_pairs(
+        corpus.pairs.drop(columns="group")
+    )  # for which auto is annotated, as only the corpus shows
+    for name, entry in (
+        ("pos_neg_ratio", "uniform,low:1,high:5"),
+        ("negative_strategy", "categorical,choices:[all,hard]"),
+    ):
+        params = brief(f"hpo.search_space.data.{name}={{type:{entry}}}")
+        check_search(params)
+        refused = rf"search_space\.data\.{name}: .*data\.negatives=sampled\.$"
+        with pytest.raises(ParamsError, match=refused):
+            check_search(params.with_values({"data.negatives": "annotated"}))
+        with pytest.raises(ParamsError, match=refused):
+            run_search(Objective(table, make_folds(table, params), params), params)
+
+
 OLD = ("training.n_folds=3", "hpo.trials.n_trials=5")
 
 
-def test_a_study_made_before_the_rebuild_is_read_resumed_or_refused(
+def test_a_study_made_before_the_rebuild_is_read_and_not_gone_on_with(
     brief: Callable[..., Params], corpus: Corpus, workspace: Path
 ) -> None:
     shutil.copy(PROJECT / "tests" / "stored" / "optuna_before_rebuild.db", workspace / "optuna.db")

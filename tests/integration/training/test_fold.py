@@ -231,6 +231,26 @@ def test_a_model_of_ones_own_is_made_once_per_fold_after_seeding(
     assert isinstance(kept.model, DebertaV2ForSequenceClassification) and result.folds[0].model is None
 
 
+def test_each_fold_has_a_seed_of_its_own_and_that_of_the_data_is_another(brief: Brief, corpus: Corpus) -> None:
+    seeds: list[int] = []
+
+    def seen(config: Any, tokenizer: Any) -> Any:
+        seeds.append(torch.initial_seed())
+        return DebertaV2ForSequenceClassification(config)
+
+    def train(*overrides: str) -> tuple[list[int], list[Fold], list[list[str]]]:
+        params = brief(*overrides)
+        folds = make_folds(corpus, params)
+        seeds.clear()
+        result = cross_validate(corpus, folds, params, model_init=seen)
+        return seeds[:], folds, [fold.predictions["sentence_id"].tolist() for fold in result.folds]
+
+    first, same_data, same_training = train(), train("training.seed=7"), train("data.seed=7")
+    assert first[0] == [int(np.random.SeedSequence([42, fold]).generate_state(1)[0]) for fold in (0, 1)]
+    assert not {*first[0]} & {*same_data[0]} and same_data[1:] == first[1:]
+    assert same_training[0] == first[0] and same_training[1] != first[1] and same_training[2] != first[2]
+
+
 @pytest.mark.parametrize("loss", ["weighted_ce", "focal"])
 def test_accumulated_steps_train_as_one_large_batch(
     brief: Brief, corpus: Corpus, folds: Sequence[Fold], loss: str

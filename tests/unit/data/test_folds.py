@@ -199,7 +199,9 @@ def test_a_part_without_negatives(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "pairs.csv", index=False)
     corpus = read(DataParams(format="pairs", pairs=str(tmp_path / "pairs.csv")))
     message = refusal(corpus, 2)
-    assert "would have no negatives" in message and message.endswith("; annotate more posts.")
+    assert "would have no negatives" in message and message.endswith(
+        "; annotate more posts, or set data.negatives=sampled."
+    )
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the public ReDSM5 sample is not here")
