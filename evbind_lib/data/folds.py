@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,15 +166,16 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     """Count what stands on both sides of each fold, annotated or to be drawn from: nothing should."""
-    rows, every = {}, {*corpus.pairs["sentence"], *corpus.sentences["sentence"]}
-    keys = {text: text_key(text) for text in every}
+    columns = ["group", "post_id", "sentence"]
+    every = pd.concat([corpus.pairs[[*columns, "criterion_id"]], corpus.sentences[columns]], ignore_index=True)
+    keys = every["sentence"].map({text: text_key(text) for text in every["sentence"].unique()})
+    held = {"posts": every["post_id"], "pairs": every["criterion_id"] + "\t" + keys, "sentences": keys}
+    numbers = {what: pd.factorize(values)[0] for what, values in held.items()}  # -1 where there is no pair
+    rows = {}
     for fold in folds:
-        sides = []
-        for groups in (fold.training_groups, fold.validation_groups):
-            pairs, pool = corpus.inside(groups)
-            held: dict[str, set[Any]] = {"groups": {*groups}, "posts": {*pairs["post_id"], *pool["post_id"]}}
-            held["pairs"] = set(zip(pairs["criterion_id"], pairs["sentence"].map(keys), strict=True))
-            held["sentences"] = {keys[text] for table in (pairs, pool) for text in table["sentence"]}
-            sides.append(held)
-        rows[fold.index + 1] = {what: len(found & sides[1][what]) for what, found in sides[0].items()}
+        one, other = (every["group"].isin(groups) for groups in (fold.training_groups, fold.validation_groups))
+        counts = {"groups": len(fold.training_groups & fold.validation_groups)}
+        for what, each in numbers.items():
+            counts[what] = int((np.intersect1d(each[one], each[other]) >= 0).sum())
+        rows[fold.index + 1] = counts
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")

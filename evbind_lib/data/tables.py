@@ -160,7 +160,7 @@ def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, labe
         raise DataError(f"{place}, row {wrong.index[0]}: {label} is {value}; write 1 for evidence and 0 for none.")
     ids, sentences = _post_ids(table, place), table["sentence"].map(clean)
     table = table.assign(post_id=ids, label=labels.astype(np.int8), sentence=sentences)
-    empty = table["sentence"] == ""
+    empty = table["sentence"].map(lambda text: text == "" or (not text.isascii() and text_key(text) == ""))
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
     without_post = 0 if posts is None else int((~table["post_id"].isin(posts["post_id"])).sum())
@@ -221,7 +221,9 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
         table = table.assign(criterion_id=table["criterion"].map(ids))
     if "criterion" in table:
-        refuse_several(table["criterion"], table["criterion_id"], place, "texts; give each text its own id")
+        refuse_several(
+            table["criterion"].map(text_key), table["criterion_id"], place, "texts; give each text its own id"
+        )
     return table
 
 

@@ -165,6 +165,15 @@ def test_texts_are_one_whatever_the_case_quotes_width_marks_and_last_stop(write_
     assert corpus.report.conflicting_labels == 1 and len(corpus.sentences) == 3
 
 
+def test_a_sentence_of_invisible_marks_is_empty_and_a_criterion_written_twice_is_the_first() -> None:
+    rows = [("a", "1", "Sleeping badly", "I lie awake.", 1), ("b", "1", "sleeping badly.", "I had soup.", 0)]
+    rows += [("b", "1", "Sleeping badly", "\u200b\ufeff", 0), ("b", "1", "Sleeping badly", "?", 0)]
+    table = pd.DataFrame(rows, columns=["post_id", "criterion_id", "criterion", "sentence", "label"])
+    corpus = Corpus.from_pairs(table)
+    assert corpus.criteria == {"1": "Sleeping badly"} and corpus.report.empty_sentences == 1
+    assert {sentence for _, sentence in labelled(corpus)} == {"I lie awake.", "I had soup.", "?"}
+
+
 def test_ids_are_composed_without_invisible_marks_and_nothing_else() -> None:
     assert clean_id(" cafe\u0301\u200b_1\ufeff ") == "caf\u00e9_1"
     for name in ("00101", "T3_abc", "a  b", "x.", "\uff21"):
