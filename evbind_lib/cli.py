@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.config.masking import masked
 from evbind_lib.errors import EvbindError, ParamsError
 from evbind_lib.notebook import run
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notebook = run.find_notebook(options.notebook)
         executed = run.run_notebook(notebook, *split_arguments(options.parameters), output=options.output)
     except (EvbindError, run.NotebookError) as error:
-        print(f"evbind: {error}", file=sys.stderr)
+        print(f"evbind: {masked(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, EvbindError) else 1
     except KeyboardInterrupt:
         print("\nevbind: stopped; the same command goes on with the study.", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.config.schema import FIELDS, GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
 from evbind_lib.errors import ParamsError, did_you_mean
@@ -75,7 +76,8 @@ def describe(params: Params) -> dict[str, Any]:
     """The resolved parameters that shape a result, as one short dotted table for a notebook's second cell."""
     hidden = ("model.trainer", "model.search_space", "training.provenance", "hpo.search_space")
     flat = params.flat()
-    return {key: value for key, value in flat.items() if not key.startswith(hidden) and value not in (None, {}, [])}
+    shown = {key: value for key, value in flat.items() if not key.startswith(hidden) and value not in (None, {}, [])}
+    return {key: masked(value, key) for key, value in shown.items()}
 
 
 def _prepare(words: Iterable[str]) -> list[str]:
@@ -83,7 +85,9 @@ def _prepare(words: Iterable[str]) -> list[str]:
     last: dict[str, str] = {}
     for given in words:
         if not isinstance(given, str) or not re.match(r"~|\+{0,2}[^=\s]+=", given):
-            raise ParamsError(f"Override {given!r} is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30.")
+            raise ParamsError(
+                f"Override {masked(given)!r} is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30."
+            )
         word = given.lstrip("+")
         key = word.lstrip("~").partition("=")[0]
         last.pop(key, None)
@@ -105,7 +109,7 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
             config = hydra.compose(config_name, overrides)
         return OmegaConf.to_container(OmegaConf.merge(beside or {}, config), resolve=True)  # type: ignore[return-value]
     except Exception as error:
-        raise ParamsError(_explain(error)) from None
+        raise ParamsError(masked(_explain(error))) from None
 
 
 @functools.cache
@@ -179,6 +183,6 @@ def _explain(error: Exception) -> str:
         return f"{Path(mark.name).name}, line {mark.line + 1}: not valid YAML ({cause.problem}); correct the file."
     first_line = str(cause).strip().partition("\n")[0].rstrip(".")
     if isinstance(error, OverrideParseException):
-        shown = str(error.override).lstrip("+")
+        shown = masked(str(error.override).lstrip("+"))
         return f"Override {shown!r} cannot be read ({first_line}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
     return f"The parameters cannot be composed: {first_line}; check the overrides and the files in params/."

@@ -1,4 +1,4 @@
-"""Where files of the user and of the project lie; files written whole; addresses shown without their password."""
+"""Where files of the user and of the project lie; files written whole."""
 
 import os
 import re
@@ -53,8 +53,3 @@ def write_whole(file: Path, content: str | bytes) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def without_password(text: str) -> str:
-    """Show the address of a database without its password."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
 
+from evbind_lib.config.masking import masked
 from evbind_lib.errors import ParamsError, did_you_mean
 
 # Folders of params/ from which one file each is taken; `trainer` fills the branch training, `experiment` any of them.
@@ -375,7 +376,7 @@ def explain(error: ValidationError) -> str:
     problem = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if kind == "literal_error":
         problem = "is none of the choices" + did_you_mean(str(value), re.findall("'(.+?)'", first["ctx"]["expected"]))
-    shown = f"={value}" if kind != "missing" and isinstance(value, SCALARS) else ""
+    shown = f"={masked(value, key)}" if kind != "missing" and isinstance(value, SCALARS) else ""
     sentence = f"{key}{shown}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 

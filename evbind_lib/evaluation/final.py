@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import resolve_path, workspace, write_whole
 from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
@@ -131,7 +132,9 @@ def finalize(
     about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
     about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"}), **decided}
     about["data"] = params.data.model_dump(include=SAMPLING)
-    return EvidenceModel(model, tokenizer, {**about, "training": params.training.model_dump(exclude={"n_folds"})})
+    return EvidenceModel(
+        model, tokenizer, {**about, "training": masked(params.training.model_dump(exclude={"n_folds"}))}
+    )
 
 
 def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:

@@ -118,10 +118,9 @@ def _train(
     """Values of a trial's parameters with each fresh seed; folds of a search that was killed here are read."""
     from evbind_lib.training.crossval import cross_validate  # late: it loads torch
 
-    resolved = TrialRecord.read(trial).resolved
-    if resolved is None:
+    tried = studies.resolved_params(trial, objective.params)
+    if tried is None:
         raise TrainingError("the study does not hold all of its parameters.")
-    tried = Params.from_tree({**objective.params.model_dump(), **resolved})
     tried = tried.with_values({"training.seeds": fresh_seeds(objective.params.training.seed)})
     cache = FoldCache(studies.study_uid(study), read_all=params.hpo.reuse)
     # Callbacks read its number and parameters, which a trial that has ended holds as well.

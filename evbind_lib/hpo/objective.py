@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 import evbind_lib.hpo.study as studies
+from evbind_lib.config.masking import masked
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
@@ -125,7 +126,7 @@ def suggest(trial: optuna.Trial, params: Params) -> Params:
     True
     """
     tried = params.with_values({dotted_name(name): value for name, value in draw(trial, params).items()})
-    TrialRecord(resolved=tried.model_dump(include={"data", "model", "training"})).write(trial)
+    TrialRecord(resolved=masked(tried.model_dump(include={"data", "model", "training"}))).write(trial)
     return tried
 
 

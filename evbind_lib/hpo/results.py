@@ -17,7 +17,8 @@ import yaml
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evbind_lib.config.paths import without_password, workspace, write_whole
+from evbind_lib.config.masking import is_secret, masked
+from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
 from evbind_lib.errors import SearchError, did_you_mean
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
@@ -31,6 +32,7 @@ from evbind_lib.hpo.study import (
     is_minimised,
     metric_name,
     open_storage,
+    resolved_params,
     trials_by_code,
 )
 from evbind_lib.training.cache import FoldCache, trial_name
@@ -102,13 +104,13 @@ class SearchResult:
     @property
     def params(self) -> Params:
         """Parameters that the chosen trial was trained with; `SearchError` where its objective does not use `suggest`."""
-        resolved = TrialRecord.read(self.chosen_trial).resolved
-        if resolved is None:
+        params = resolved_params(self.chosen_trial, self.configured)
+        if params is None:
             trial = self.chosen_trial.number
             problem = f"its objective does not use ev.suggest, so not all parameters of trial {trial} are known"
             remedy = "begin it with ev.suggest(trial, params), or set best_trial.params yourself"
             raise SearchError(f"Study {self.study.study_name}: {problem}; {remedy}.")
-        return Params.from_tree({**self.configured.model_dump(), **resolved})
+        return params
 
     def predictions(self, number: int | None = None) -> pd.DataFrame:
         """Out-of-fold predictions of a trial, by default the chosen; as `FoldResult.predictions`, or `SearchError` where lost."""
@@ -130,7 +132,7 @@ class SearchResult:
         storage = open_storage(address)
         names = optuna.get_all_study_names(storage)
         if name not in names:
-            place, near = without_password(address), did_you_mean(name, names)
+            place, near = masked(address), did_you_mean(name, names)
             raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
         study = optuna.load_study(study_name=name, storage=storage)
         if (best := best_trial(study)) is None:
@@ -261,7 +263,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
     sections = {
-        f"Study {study.study_name} in {without_password(params.hpo.study.storage)}": [
+        f"Study {study.study_name} in {masked(params.hpo.study.storage)}": [
             f"To {direction} {name}{aggregated}",
             f"{len(trials)} trials: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed",
             folds_line(study, n_folds),
@@ -303,6 +305,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
     training = {key: value for key, value in training.items() if key != "loss_args" or value}
+    training["args"] = {key: each for key, each in training["args"].items() if not is_secret(key)}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.
     decided = [key for key in {**best.params, **params.hpo.fixed} if key.startswith(("data.", "model."))]

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
+from evbind_lib.config.masking import masked
 from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
@@ -139,7 +140,7 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         state, record.interrupted = TrialState.FAIL, True
         ending = stop if isinstance(stop, KeyboardInterrupt) else None
     except Exception as error:
-        state, record.error = TrialState.FAIL, f"{type(error).__name__}: {error}"
+        state, record.error = TrialState.FAIL, masked(f"{type(error).__name__}: {error}")
         # Files and lines without values: those could hold text of posts.
         frames = traceback.extract_tb(error.__traceback__)
         record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

@@ -14,9 +14,10 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.digest import code_digest, digest_of
-from evbind_lib.config.paths import resolve_sqlite, sqlite_file, without_password
+from evbind_lib.config.masking import MASK, is_secret, masked
+from evbind_lib.config.paths import resolve_sqlite, sqlite_file
 from evbind_lib.config.processes import lock_between_processes
-from evbind_lib.config.schema import Params, dotted_name
+from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
 from evbind_lib.data.folds import folds_fingerprint, groups_digest
 from evbind_lib.errors import SearchError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
@@ -212,7 +213,8 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
     counted = {name: value for name, value in trained.flat().items() if name.startswith(BRANCHES) and value != {}}
-    settings = {name: value for name, value in counted.items() if not name.startswith(APART) and name not in searched}
+    apart = {name for name in counted if name.startswith(APART) or name in searched or is_secret(name)}
+    settings = {name: value for name, value in counted.items() if name not in apart}
     shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
     shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
     shared["files in model.name"] = model_content(trained)
@@ -310,6 +312,17 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
     return settings.get(name, fields[field].default if field in fields else None)
 
 
+def resolved_params(trial: FrozenTrial, configured: Params) -> Params | None:
+    """Parameters that a trial was trained with, where its objective uses `suggest`; what it stores masked, as configured here."""
+    resolved = TrialRecord.read(trial).resolved
+    if resolved is None:
+        return None
+    here, known = configured.flat(), flatten(resolved)
+    values = {name: here[name] if masked(here.get(name), name) == value else value for name, value in known.items()}
+    tree = set_values({}, {name: value for name, value in values.items() if value != MASK})
+    return Params.from_tree({**configured.model_dump(), **tree})
+
+
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
     """Keep Optuna from logging every trial while a search of ours runs."""
@@ -324,6 +337,8 @@ def quiet_optuna() -> Iterator[None]:
 def open_storage(address: str) -> optuna.storages.BaseStorage:
     """Open the storage at ``hpo.study.storage``, any address of a database that Optuna takes; its tables are made."""
     resolved = resolve_sqlite(address)
+    if resolved.partition("?")[0].count("@") > 1 and "://" in resolved and sqlite_file(resolved) is None:
+        raise SearchError(f"hpo.study.storage={masked(address)}: it has an @ within the password; write that as %40.")
     options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # SQLite's own 5 s are short
     if not resolved.startswith("sqlite"):
         options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
@@ -337,7 +352,7 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         reason += "; for PostgreSQL: pip install 'evbind[postgres]'" if isinstance(error, ImportError) else ""
         problem = f"hpo.study.storage={address}: the storage cannot be opened ({reason})"
-        raise SearchError(f"{without_password(problem)}; give one that can, for example sqlite:///optuna.db.") from None
+        raise SearchError(f"{masked(problem)}; give one that can, for example sqlite:///optuna.db.") from None
 
 
 def check_storage(address: str) -> None:

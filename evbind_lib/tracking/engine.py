@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 
+from evbind_lib.config.masking import masked_notebook
 from evbind_lib.config.paths import write_whole
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
 
@@ -22,7 +23,7 @@ EvbindEngine = sys.modules[__name__]
 
 from papermill.clientwrap import PapermillNotebookClient  # noqa: E402
 from papermill.engines import NotebookExecutionManager  # noqa: E402
-from papermill.iorw import LocalHandler, papermill_io  # noqa: E402
+from papermill.iorw import LocalHandler, papermill_io, write_ipynb  # noqa: E402
 from papermill.log import logger  # noqa: E402
 from papermill.utils import nb_kernel_name, nb_language  # noqa: E402, F401 - of the engine
 
@@ -58,7 +59,7 @@ def execute_notebook(
         finally:
             if run:
                 run.finish(course.nb, course.error)
-    return course.nb
+    return masked_notebook(course.nb)  # papermill writes it once more
 
 
 def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> NotebookRun | None:
@@ -99,10 +100,10 @@ class _Course(NotebookExecutionManager):
     def save(self, **kwargs: Any) -> None:
         file = plain_file(self.output_path) if self.output_path else None
         if file:  # a full disk or a kill leaves the notebook that was saved before, not a part
-            write_whole(file, nbformat.writes(self.nb))
-            self.last_save_time = self.now()
-        else:
-            super().save(**kwargs)
+            write_whole(file, nbformat.writes(masked_notebook(self.nb)))
+        elif self.output_path:
+            write_ipynb(masked_notebook(self.nb), self.output_path)
+        self.last_save_time = self.now()
 
     def cell_exception(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         super().cell_exception(cell, cell_index, **kwargs)

@@ -24,13 +24,14 @@ from mlflow import entities
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
+from evbind_lib.config.masking import masked, masked_notebook
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
 from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback, SearchStopped
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
 from evbind_lib.tracking.page import export_html
-from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal, plain
+from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
 FACTS = (
@@ -94,7 +95,7 @@ class Run:
         with self.store.must_work():
             # MLflow lets no parameter be changed: where a run goes on with other ones, a tag has those that are not as logged.
             logged = self.store.client.get_run(self.run_id).data.params
-            whole = {name: plain(name, value) for name, value in parameters.items()}
+            whole = {name: masked(value, name) for name, value in parameters.items()}
             now = {legal(name): str(value) for name, value in whole.items() if value is not None}
             new = {name: value for name, value in now.items() if name not in logged}
             changed = [f"{name}={value}" for name, value in now.items() if logged.get(name, value) != value]
@@ -106,8 +107,8 @@ class Run:
         now = int(time.time() * 1000)
         finite = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
         numbers = [entities.Metric(legal(name), float(value), now, step) for name, value in finite.items()]
-        texts = [entities.Param(legal(name), str(plain(name, value))) for name, value in parameters.items()]
-        marks = [entities.RunTag(legal(name), str(value)) for name, value in tags.items()]
+        texts = [entities.Param(legal(name), str(masked(value, name))) for name, value in parameters.items()]
+        marks = [entities.RunTag(legal(name), masked(str(value))) for name, value in tags.items()]
         self.store.client.log_batch(self.run_id, numbers, texts, marks)
 
     def write(self, metrics: Values = NONE, **given: Any) -> None:
@@ -158,6 +159,7 @@ class NotebookRun(Run):
             self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"{self.name}.ipynb"
+                notebook = masked_notebook(notebook)
                 nbformat.write(notebook, file)
                 export_html(notebook, file.with_suffix(".html"))
                 self.store.client.log_artifacts(self.run_id, folder)

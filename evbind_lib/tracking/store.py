@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-from evbind_lib.config.paths import project_folder, resolve_sqlite, sqlite_file, without_password, workspace
+from evbind_lib.config.masking import masked
+from evbind_lib.config.paths import project_folder, resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
@@ -40,7 +41,6 @@ PROCESS = "evbind.process"  # host, process and its start: whose run it is, and 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 LEVELS = {"notebooks": "notebook", "search": "study", "training": "training"}  # of the runs at the top of an experiment
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
-DATA_FILES = ("data.posts", "data.annotations", "data.criteria", "data.pairs")
 MOST_RUNS = 50_000  # of one answer of MLflow's
 Values = Mapping[str, Any]
 NONE: Values = {}
@@ -56,7 +56,7 @@ class Store:
 
     def __init__(self, tracking: TrackingParams) -> None:
         self.tracking, self.uri = tracking, resolve_sqlite(tracking.uri)
-        self.shown_uri = without_password(tracking.uri)
+        self.shown_uri = masked(tracking.uri)
         self.served = self.uri.startswith(("http://", "https://"))
         self.has_gaps = False  # whether a write failed while work went on
         if self.served:
@@ -182,13 +182,6 @@ def evbind_tags(**values: Any) -> dict[str, Any]:
     return {f"evbind.{name}": value for name, value in values.items() if value is not None}
 
 
-def plain(name: str, value: Any) -> Any:
-    """Value as it may be stored: data files by their name, addresses without password."""
-    if isinstance(value, str):
-        return Path(value).name if name in DATA_FILES else without_password(value)
-    return value
-
-
 def legal(name: str) -> str:
     """Name with what MLflow refuses in names made an underscore."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
@@ -196,4 +189,4 @@ def legal(name: str) -> str:
 
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_password(lines[0].rstrip("."))[:300]
+    return str(masked(lines[0].rstrip(".")))[:300]

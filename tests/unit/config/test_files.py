@@ -1,4 +1,4 @@
-"""Where files lie, in a checkout and installed; files written whole; passwords masked; registries; what the wheel holds."""
+"""Where files lie, in a checkout and installed; files written whole; registries; what the wheel holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from evbind_lib.config import paths
-from evbind_lib.config.paths import project_folder, resolve_path, resolve_sqlite, without_password, write_whole
+from evbind_lib.config.paths import project_folder, resolve_path, resolve_sqlite, write_whole
 from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
 from evbind_lib.config.registry import Registry
 from evbind_lib.errors import ParamsError
@@ -64,14 +64,6 @@ def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_its_own_also_behind
     (link := tmp_path / "link").symlink_to(file)
     write_whole(link, b"2")
     assert link.is_symlink() and file.read_bytes() == b"2" and stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-def test_a_password_is_not_shown() -> None:
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    long = "cannot reach postgresql+psycopg://me:se:cret@host:5432/db now"
-    assert without_password(long) == long.replace("se:cret", "***")
-    for text in ("sqlite:///optuna.db", "http://server:5000"):
-        assert without_password(text) == text
 
 
 def test_a_process_is_known_by_its_start() -> None:
