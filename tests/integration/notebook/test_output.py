@@ -77,7 +77,8 @@ def test_a_place_that_is_something_else_is_refused_and_left_alone(workspace: Pat
 
 
 def execute(source: str | Path, output: str | Path, **options: Any) -> None:
-    words: dict[str, Any] = {"engine_name": "evbind", "progress_bar": False, "parameters": {"tracking": "none"}}
+    parameters = {"tracking": "none", "api_key": "k-987654"}
+    words: dict[str, Any] = {"engine_name": "evbind", "progress_bar": False, "parameters": parameters}
     papermill.execute_notebook(str(source), str(output), **words, **options)
 
 
@@ -113,3 +114,11 @@ def test_papermills_engine_writes_a_relative_output_once_wherever_the_notebook_r
     (workspace / "own.ipynb").chmod(0o600)
     execute(file, workspace / "own.ipynb")
     assert stat.S_IMODE((workspace / "own.ipynb").stat().st_mode) == 0o600
+
+
+def test_what_papermill_stores_holds_no_secret_and_what_runs_has_it(workspace: Path) -> None:
+    file = write_notebook(workspace / "own.ipynb", "print(api_key, len(api_key))\n1 / 0")
+    with pytest.raises(papermill.PapermillExecutionError):
+        execute(file, workspace / "out.ipynb")
+    stored = (workspace / "out.ipynb").read_text()
+    assert "k-987654" not in stored and "*** 8\n" in texts(stored)
