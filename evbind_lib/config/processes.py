@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -13,25 +14,48 @@ from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 
 
 def this_process() -> str:
-    """Host, number and start of this process; numbers alone are given again after a while."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
+    """Host, boot and PID namespace, number, and start of this process; numbers alone are given again after a while."""
+    return f"{_place()} {os.getpid()} {_start(os.getpid(), _place())}"
 
 
 def is_here(process: str) -> bool:
-    """Whether a process, as `this_process` names it, is of this host."""
-    return process.rsplit(" ", 2)[0] == socket.gethostname()
+    """Whether a process, as `this_process` names it, can be looked up from this one."""
+    place = process.rsplit(" ", 2)[0]
+    return place in (
+        _place(),
+        socket.gethostname(),
+    )  # the latter of an earlier version, or of a system without boot ids
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process of this host, as `this_process` names it, is gone; of another host nobody can know from here."""
-    if not is_here(process):
-        return False
-    _, number, started = process.rsplit(" ", 2)
+    """Whether a process, as `this_process` names it, is gone; of what cannot be looked up from here nobody can know."""
+    place, number, started = process.rsplit(" ", 2)
+    if is_here(process):
+        return _start(int(number), place) != started
+    host, _, kernel = place.partition(" ")
+    # The same host, booted again since.
+    return host == socket.gethostname() and kernel.partition(":")[0] != _place().partition(" ")[2].partition(":")[0]
+
+
+def _place() -> str:
+    """Where numbers of processes mean the same: a host and, where the system has them, its boot and a PID namespace there."""
     try:
-        found = psutil.Process(int(number))
-        return f"{found.create_time():.1f}" != started or found.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()} {boot}:{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _start(number: int, place: str) -> str:
+    """When a process of this place began, in ticks since the boot where the place has one; empty where it is gone."""
+    try:
+        if " " not in place:  # by the clock, which may be set in between
+            found = psutil.Process(number)
+            return "" if found.status() == psutil.STATUS_ZOMBIE else f"{found.create_time():.1f}"
+        state, *others = Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].decode().split()
+        return "" if state in "ZX" else others[18]
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def lock_between_processes(address: str) -> AbstractContextManager[Any]:

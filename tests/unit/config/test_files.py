@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import stat
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import filelock
+import psutil
 import pytest
 
 from evbind_lib.config import paths
@@ -72,6 +77,37 @@ def test_a_process_is_known_by_its_start() -> None:
     assert is_here(own) and not is_dead(own)
     assert is_dead(f"{host} {number} {float(started) - 9:.1f}")  # another process had this number
     assert not is_here(f"elsewhere {number} {started}") and not is_dead(f"elsewhere {number} {started}")
+
+
+def test_a_process_lives_whatever_the_clock_and_is_dead_when_its_host_was_booted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, name = this_process(), socket.gethostname()
+    number, began = os.getpid(), psutil.Process().create_time()
+    assert not is_dead(f"{name} {number} {began:.1f}"), "as it was written before there were boot ids"
+    assert is_dead(f"{name} {number} {began - 9:.1f}")
+    # What a clock that was set by a second does to every start that is taken from it.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: began + 1)
+    assert this_process() == own and not is_dead(own)
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.is_file():
+        pytest.skip("this system has no boot ids")
+    assert is_dead(own.replace(boot.read_text().strip(), "0f0e-another-boot"))
+
+
+def test_of_a_process_in_another_pid_namespace_nobody_can_know_from_here() -> None:
+    code = (
+        "import sys; from evbind_lib.config.processes import is_dead, is_here, this_process as own;"
+        "print(own(), is_here(own()), is_dead(own()), is_here(sys.argv[1]), is_dead(sys.argv[1]), sep='|')"
+    )
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("a PID namespace cannot be made here")
+    command = [*apart, sys.executable, "-c", code, this_process()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=PROJECT)
+    there, *answers = done.stdout.strip().split("|")
+    assert answers == ["True", "False", "False", "False"], done.stderr
+    assert there.rsplit(" ", 2)[1] == "1" and not is_here(there) and not is_dead(there)
 
 
 def test_a_lock_lies_beside_its_database_for_whoever_may_write_there(workspace: Path, tmp_path: Path) -> None:
