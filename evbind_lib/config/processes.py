@@ -32,16 +32,16 @@ def is_dead(process: str) -> bool:
     place, number, started = process.rsplit(" ", 2)
     if is_here(process):
         return _start(int(number), place) != started
-    host, _, kernel = place.partition(" ")
+    host, _, kernel = place.partition("/")
     # The same host, booted again since.
-    return host == socket.gethostname() and kernel.partition(":")[0] != _place().partition(" ")[2].partition(":")[0]
+    return host == socket.gethostname() and kernel.partition(":")[0] != _place().partition("/")[2].partition(":")[0]
 
 
 def _place() -> str:
     """Where numbers of processes mean the same: a host and, where the system has them, its boot and a PID namespace there."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{socket.gethostname()} {boot}:{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
+        return f"{socket.gethostname()}/{boot}:{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
     except OSError:
         return socket.gethostname()
 
@@ -49,7 +49,7 @@ def _place() -> str:
 def _start(number: int, place: str) -> str:
     """When a process of this place began, in ticks since the boot where the place has one; empty where it is gone."""
     try:
-        if " " not in place:  # by the clock, which may be set in between
+        if "/" not in place:  # by the clock, which may be set in between
             found = psutil.Process(number)
             return "" if found.status() == psutil.STATUS_ZOMBIE else f"{found.create_time():.1f}"
         state, *others = Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].decode().split()
