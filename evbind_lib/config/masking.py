@@ -18,12 +18,10 @@ _url = re.compile(r"\b(?P<scheme>[a-zA-Z][\w+.-]{0,30})://(?!/)(?P<user>[^\s'\"<
 _between = r"\\*['\"]?(?:\s*:\s*[\w.\[\] |]+?)?\s*[:=]\s*"  # a name and its value, in Python, JSON or JSON within JSON
 _quoted = re.compile(rf"{_secret}{_between}(?P<quote>\\*['\"])(?P<what>(?:\\.|[^\\\n])+?)(?P=quote)")
 _bare = re.compile(rf"{_secret}(?:=|: )(?!(?i:none|null|true|false)\b)(?P<what>[^\s&,;:'\"\\\])}}<>]+)")
-_folder = re.compile(
-    rf"{_data_file}{_between}\\*['\"]?(?!{SAMPLE})(?P<what>[/~][^'\",:\]<>\n]*[/\\]|[^\s'\",\]<>]*[/\\])"
-)
+_path = r"[/~][^'\",:\]<>\n]*[/\\]|[^\s'\",\]<>]*[/\\]"
+_folder = re.compile(rf"{_data_file}{_between}\\*['\"]?(?!{SAMPLE})(?P<what>{_path})")
 _literal = re.compile(r"(\"\"\"|'''|\"|')((?:\\.|(?!\1).)*)\1", re.DOTALL)
-# Of a database a user is a name; of any other server it may be a token.
-_databases = ("postgres", "mysql", "mariadb", "mssql", "oracle")
+_databases = ("postgres", "mysql", "mariadb", "mssql", "oracle")  # of any other server the user may be a token
 
 
 def masked(value: Any, name: str = "") -> Any:
@@ -41,10 +39,8 @@ def masked_notebook(notebook: Any) -> Any:
     mask = _Mask()
     copy = _walk(notebook, mask)
     known = sorted((text for text in mask.known if len(text) > 3), key=len, reverse=True)
-    if not known:
-        return copy
     ends = [re.escape(text) + ("" if text.endswith("/") else r"(?!\w)") for text in known]
-    again = re.compile(rf"(?<!\w)(?:{'|'.join(ends)})")
+    again = re.compile(rf"(?<!\w)(?:{'|'.join(ends)})" if known else "(?!)")
     return _walk(copy, lambda each, _: again.sub(lambda it: mask.known[it[0]], each) if isinstance(each, str) else each)
 
 
@@ -71,9 +67,7 @@ class _Mask:
             return value
         if name.endswith(".source"):
             return self.code(value)
-        if _file_name.search(name):
-            if value.startswith(SAMPLE):
-                return value
+        if _file_name.search(name) and not value.startswith(SAMPLE):
             folder, slash, file = value.rstrip("/").rpartition("/")
             return self.instead(folder + slash, "") + file
         if override := _override.fullmatch(value):
@@ -89,18 +83,13 @@ class _Mask:
         return _url.sub(self.address, text)
 
     def within(self, pattern: re.Pattern[str], text: str, to: str = MASK) -> str:
-        def replace(found: re.Match[str]) -> str:
-            start, end = (place - found.start() for place in found.span("what"))
-            return found[0][:start] + self.instead(found["what"], to) + found[0][end:]
-
-        return pattern.sub(replace, text)
+        return pattern.sub(lambda it: self.instead(it["what"], to).join(it[0].rpartition(it["what"])[::2]), text)
 
     def address(self, found: re.Match[str]) -> str:
         scheme, user, rest = found["scheme"], found["user"], found["what"]
         if not rest.startswith(":") and "/" in user + rest:  # a path with an @ in it
             return found[0]
-        if rest:
-            self.instead(rest[1:])
+        self.instead(rest[1:])
         shown = f"{user}{rest and f':{MASK}'}" if scheme.startswith(_databases) else self.instead(user)
         return f"{scheme}://{shown}@"
 

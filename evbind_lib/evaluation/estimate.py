@@ -224,9 +224,10 @@ def at_threshold(predictions: pd.DataFrame, threshold: float, weights: pd.Series
 
 
 def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, most: int = 20) -> pd.DataFrame:
-    """Wrong decisions, the surest first; ``kind`` is ``missed`` or ``false alarm``."""
+    """Wrong decisions, the surest first; ``kind`` is ``missed`` or ``false alarm``, ``row`` the place in the predictions."""
+    predictions = predictions.assign(row=range(len(predictions)))
     wrong = predictions[(predictions["probability"] >= threshold) != (predictions["label"] == 1)]
     kind, sure = np.where(wrong["label"] == 1, "missed", "false alarm"), (wrong["probability"] - threshold).abs()
     table = wrong.assign(kind=kind, sure=sure).sort_values(["sure", "sentence_id"], ascending=[False, True])
-    columns = ["kind", "post_id", "sentence_id", "criterion_id", "probability"]
+    columns = ["kind", "row", "post_id", "sentence_id", "criterion_id", "probability"]
     return table[columns].head(most).reset_index(drop=True)

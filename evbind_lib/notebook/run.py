@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import itertools
 import json
 import sys
 import tempfile
@@ -162,14 +161,12 @@ def check_output(notebook: Path, output: Path) -> None:
 
 
 def _new_file(wanted: Path) -> Path:
-    """Make an empty file of that name or, where others were faster, one with a number."""
+    """Make an empty file of that name or, where others were faster, of one like it."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        file = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
-        with contextlib.suppress(FileExistsError):
-            file.touch(exist_ok=False)
-            return file
-    raise AssertionError
+    with contextlib.suppress(FileExistsError):
+        wanted.touch(exist_ok=False)
+        return wanted
+    return _new_file(wanted.with_stem(f"{wanted.stem}_2"))
 
 
 def _move(own: Path, target: Path) -> None:

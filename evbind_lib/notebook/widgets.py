@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display
 
+from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import EvbindError
 from evbind_lib.evaluation.estimate import confident_errors
@@ -26,9 +29,10 @@ WIDTH = "7em"  # of the description beside a control
 
 
 def browse_pairs(corpus: Corpus) -> None:
-    """Show labelled pairs, of a sensitive corpus without sentences, by criterion, label, length and words; or just ten."""
+    """Show labelled pairs by criterion, label, length and words, of a sensitive corpus without ids and texts; or just ten."""
     texts = corpus.pairs["sentence"].reset_index(drop=True)
-    shown = ["post_id", "sentence_id", "criterion_id", "label", "words", *([] if corpus.sensitive else ["sentence"])]
+    shown = ["criterion_id", "label", "words"]
+    shown = shown if corpus.sensitive else ["post_id", "sentence_id", *shown, "sentence"]
     pairs = corpus.pairs.reset_index(drop=True).assign(words=texts.str.count(r"\S+"))[shown]
     longest = int(pairs["words"].max())
 
@@ -49,11 +53,19 @@ def browse_pairs(corpus: Corpus) -> None:
 
 
 def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float = 0.5) -> None:
-    """Show wrong decisions, of a sensitive corpus without sentences, the surest first, by kind and criterion; or just ten."""
+    """Show wrong decisions, the surest first, by kind and criterion, of a sensitive corpus without ids and texts; or just ten."""
     errors = confident_errors(predictions, threshold, most=len(predictions))
-    if not corpus.sensitive:
+    if corpus.sensitive:
+        content = predictions.to_csv(index=False).encode()
+        file = f"runs/predictions_{hashlib.sha256(content).hexdigest()[:8]}.csv"  # equal ones have the same name again
+        write_whole(workspace() / file, content)
+        errors = errors.drop(columns=["post_id", "sentence_id"]).rename(columns={"row": (row := f"row of {file}")})
+        errors[row] += 2  # as editors count the lines, of which the first is the header
+        if has_front_end():
+            _open_rows(predictions)
+    else:
         known = pd.concat([corpus.pairs, corpus.sentences])[["post_id", "sentence_id", "sentence"]]
-        errors = errors.merge(known.drop_duplicates(["post_id", "sentence_id"]), how="left")
+        errors = errors.drop(columns="row").merge(known.drop_duplicates(["post_id", "sentence_id"]), how="left")
     errors["probability"] = errors["probability"].map("{:.2f}".format)
 
     def view(kind: str, criterion: str) -> None:
@@ -64,6 +76,14 @@ def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float
 
     kinds = ipywidgets.ToggleButtons(options=["both", "missed", "false alarm"])
     _browse(errors, view, kind=kinds, criterion=ipywidgets.Dropdown(options=[EVERY, *corpus.criteria]))
+
+
+def _open_rows(predictions: pd.DataFrame) -> None:
+    """Show a box for a row's number; the ids in it go to the front end alone, and into no output that is stored."""
+    ids = ["", *("post {}, sentence {}".format(*row) for row in predictions[["post_id", "sentence_id"]].to_numpy())]
+    number, found = ipywidgets.BoundedIntText(min=1, max=len(ids), description="open row"), ipywidgets.HTML()
+    number.observe(lambda change: setattr(found, "value", html.escape(ids[change["new"] - 1])), names="value")
+    display(ipywidgets.HBox([number, found]))
 
 
 def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:

@@ -82,7 +82,7 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
 
 def plain_file(path: str) -> Path | None:
     """File that papermill would write an output to; None for what is none: an address, a link, a pipe, a device."""
-    handler = papermill_io.get_handler(path)
+    handler = papermill_io.get_handler(path or None)
     if not isinstance(handler, LocalHandler):
         return None
     folder = handler.cwd(None)  # where papermill was started; with --cwd the engine runs in another folder
@@ -98,8 +98,9 @@ class _Course(NotebookExecutionManager):
     error = ""
 
     def save(self, **kwargs: Any) -> None:
-        file = plain_file(self.output_path) if self.output_path else None
-        if file:  # a full disk or a kill leaves the notebook that was saved before, not a part
+        if file := plain_file(
+            self.output_path or ""
+        ):  # a full disk or a kill leaves the notebook that was saved before, not a part
             write_whole(file, nbformat.writes(masked_notebook(self.nb)))
         elif self.output_path:
             write_ipynb(masked_notebook(self.nb), self.output_path)

@@ -34,14 +34,8 @@ from evbind_lib.tracking.page import export_html
 from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
-FACTS = (
-    "reused_from",
-    "retry_of",
-    "enqueued",
-    "micro_batch",
-    "folds_from_before",
-    "code",
-)  # of a trial's record, worth a tag
+# Of a trial's record, worth a tag.
+FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before", "code")
 SIZES = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")  # of a fold's result, worth a metric
 CUT_OFF = ("FAILED", "KILLED")
 Error = BaseException | str | None

@@ -139,8 +139,7 @@ def _make_whole(file: Path) -> None:
     """Make MLflow's database where there is none, or one that a start which was cut off left without its last tables."""
     # MLflow makes its tables by dozens of migrations, each of its own: a process that is killed among them, or a full disk,
     # leaves a database that no later start can use. One made aside is copied by SQLite in a single transaction.
-    if not file.exists():
-        file.touch()  # SQLite itself would let nobody else write to it, whatever the umask
+    file.touch()  # SQLite itself would let nobody else write to it, whatever the umask
     with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
         connection.executescript(
             "BEGIN IMMEDIATE; ROLLBACK"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,14 +193,14 @@ def made_predictions() -> pd.DataFrame:
     )
 
 
-def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None:
+def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], workspace: Path) -> None:
     sensitive = replace(corpus, sensitive=True)
     widgets.browse_pairs(sensitive)
     criterion, label, _, text, _ = shown[-1].children
     criterion.value, label.value, text.value = "SLEEP_ISSUES", "evidence", "sleep"
     table = shown[-1]
     assert set(table["criterion_id"]) == {"SLEEP_ISSUES"} and set(table["label"]) == {1}
-    assert "sentence" not in table
+    assert not {"sentence", "post_id", "sentence_id"} & {*table}
     wanted = corpus.pairs.query("criterion_id == 'SLEEP_ISSUES' and label == 1")["sentence"]
     assert f"<b>{wanted.str.contains('sleep', case=False).sum()} pairs</b>" in shown[-2].value
 
@@ -215,8 +217,17 @@ def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any]) -> None
     assert len(shown[-2]) <= 25
     shown[-1].children[0].value = "missed"
     missed = confident_errors(predictions, most=1000).query("kind == 'missed'")
-    assert shown[-1]["sentence_id"].tolist() == missed["sentence_id"].tolist()[:25]
-    assert "sentence" not in shown[-1]
+    table, (file,) = shown[-1], (workspace / "runs").glob("predictions_*.csv")
+    assert list(table) == ["kind", f"row of runs/{file.name}", "criterion_id", "probability"]
+    header, *lines = csv.reader(file.open())
+    found = [lines[row - 2][header.index("sentence_id")] for row in table[f"row of runs/{file.name}"]]
+    assert found == missed["sentence_id"].tolist()[:25]
+    (box,) = (each for each in shown if isinstance(each, ipywidgets.HBox))
+    number, ids = box.children
+    assert ids.value == ""
+    number.value = int(table.iloc[0, 1])
+    post, sentence = missed[["post_id", "sentence_id"]].iloc[0]
+    assert ids.value == f"post {post}, sentence {sentence}"
 
 
 def test_sentences_are_scored_when_asked(brief: Callable[..., Params], corpus: Corpus, shown: list[Any]) -> None:
