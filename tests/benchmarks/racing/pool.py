@@ -41,9 +41,9 @@ class Member:
     suggested: dict[str, Any]
 
 
-def members(params: Params, n_seeds: int, n_trials: int) -> Iterator[tuple[Member, Params]]:
+def members(params: Params, seeds: range, n_trials: int) -> Iterator[tuple[Member, Params]]:
     """Draw the parameter sets of each seed's random search, in its order."""
-    for seed in range(n_seeds):
+    for seed in seeds:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         for number in range(n_trials):
             trial = study.ask()
@@ -51,7 +51,7 @@ def members(params: Params, n_seeds: int, n_trials: int) -> Iterator[tuple[Membe
             yield Member(seed * n_trials + number, seed, number, dict(trial.params)), tried
 
 
-def train_pool(params: Params, n_seeds: int, n_trials: int, frozen: Path | None = None) -> None:
+def train_pool(params: Params, seeds: range, n_trials: int, frozen: Path | None = None) -> None:
     """Train what is not yet there; a parameter set that cannot be trained is left out, as a failed trial is."""
     corpus = load_corpus(params)
     folds = make_folds(corpus, params)
@@ -63,7 +63,7 @@ def train_pool(params: Params, n_seeds: int, n_trials: int, frozen: Path | None 
 
         train_fold = FrozenFolds(corpus, params, folds, frozen, workspace() / "vectors.npy").train_fold
     started = time.perf_counter()
-    for member, tried in members(params, n_seeds, n_trials):
+    for member, tried in members(params, seeds, n_trials):
         try:
             for fold in folds:
                 name = trial_name(member.place, fold.index)
@@ -101,13 +101,15 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0, help="a pool that no rule was chosen on begins elsewhere")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--frozen", type=Path, help="folder of an encoder: train a head on it and not the model")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, for example model.name=FOLDER")
     given = parser.parse_args()
     if "EVBIND_WORKSPACE" not in os.environ:
         sys.exit("Set EVBIND_WORKSPACE to a folder outside of the project: the pool is saved there.")
-    train_pool(compose(given.overrides, hpo="quick"), given.seeds, given.trials, given.frozen)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    train_pool(compose(given.overrides, hpo="quick"), seeds, given.trials, given.frozen)
 
 
 if __name__ == "__main__":
