@@ -4,6 +4,7 @@
 # make lab      JupyterLab on the notebooks
 # make simulate  what the scores and comparisons are worth, with known truth
 # make bench    what a trial and a study cost, against other ways (QUICK=1: in short; WRITE=1: also to tests/benchmarks/results/)
+# make docs     the documentation as pages, in docs/_build
 # make lint     ruff, format check, mypy
 # make notebooks  run all notebooks again and store them with their outputs
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: search test test-full lab lint notebooks simulate bench clean
+.PHONY: search test test-full lab lint docs notebooks simulate bench clean
 .DEFAULT_GOAL := search
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +41,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
 
 notebooks: $(STAMP)
 	$(BIN)/python -m tests.store_notebooks
