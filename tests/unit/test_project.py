@@ -159,6 +159,16 @@ def test_the_checkout_holds_only_what_a_reader_expects() -> None:
         pytest.skip("not a git checkout")
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
     assert top <= {
-        *(".ci", ".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs", "LICENSE", "Makefile", "README.md"),
+        *(
+            ".ci",
+            ".gitignore",
+            "CHANGELOG.md",
+            "CITATION.cff",
+            "CONTRIBUTING.md",
+            "docs",
+            "LICENSE",
+            "Makefile",
+            "README.md",
+        ),
         *("constraints.txt", "environment.yml", "evbind_lib", "notebooks", "params", "pyproject.toml", "tests"),
     }
