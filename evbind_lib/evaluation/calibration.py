@@ -2,7 +2,7 @@
 
 Platt scaling of out-of-fold logits (Platt 1999, "Probabilistic outputs for support vector machines"). Negatives are sampled, so
 each counts ``weight`` times (eligible / drawn): King and Zeng 2001, "Logistic regression in rare events data", Political Analysis
-9:137. A table of predictions has the columns fold, criterion_id, label, logit and weight.
+9:137. A table of predictions has the columns fold, criterion_id, label, logit and weight; a judged one probability and group too.
 """
 
 import re
@@ -19,6 +19,7 @@ from evbind_lib.errors import DataError, ParamsError
 from evbind_lib.training.metrics import THRESHOLD, log_losses
 
 AIMS = ("f1", "macro_f1", "recall>=R", "precision>=P")
+N_BINS = 10
 SCORES = ["precision", "recall", "f1", "macro_f1", "flagged"]
 
 
@@ -34,14 +35,17 @@ class Calibration:
         return np.asarray(expit(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept))
 
 
-def fit_calibration(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> Calibration:
-    """The map of greatest likelihood, each pair counted ``weights`` times, with Platt's targets in place of 1 and 0.
+def fit_calibration(predictions: pd.DataFrame) -> Calibration:
+    """The map of greatest likelihood, each pair counted ``weight`` times, with Platt's targets in place of 1 and 0.
 
     These stand for one more pair of each class, as scikit-learn's ``method="sigmoid"`` has them: the map is finite where logits
     separate the classes, or only one occurs. A negative slope becomes 0 (the fraction of evidence for every pair): the likelihood
     is concave, so that is its greatest value where no slope may be negative.
     """
-    labels, logits, weights = (np.asarray(values, dtype=np.float64) for values in (labels, logits, weights))
+    if predictions["weight"].isna().any():  # of a cache that did not hold it yet
+        problem = "These predictions were made before pairs had weights, which calibration needs"
+        raise DataError(f"{problem}; cross-validate with these parameters again.")
+    labels, logits, weights = (predictions[name].to_numpy(np.float64) for name in ("label", "logit", "weight"))
     positive, negative = weights @ labels, weights @ (1 - labels)
     target = np.where(labels == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
     if np.ptp(logits) > 0:
@@ -56,14 +60,11 @@ def fit_calibration(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray)
     return Calibration(0.0, float(logit(np.average(target, weights=weights))))
 
 
-def fit_on(predictions: pd.DataFrame) -> Calibration:
-    """The map for a model of all posts, by all predictions."""
-    return fit_calibration(*_arrays(predictions))
-
-
-def fit_by_fold(predictions: pd.DataFrame) -> dict[int, Calibration]:
-    """A map for the model of each fold, by its own validated pairs: for an ensemble, whose mean is taken of probabilities."""
-    return {int(str(fold)): fit_on(part) for fold, part in predictions.groupby("fold")}
+def _fit_on_others(predictions: pd.DataFrame) -> dict[int, Calibration]:
+    """For each fold the map of all others."""
+    if predictions["fold"].nunique() < 2:
+        raise DataError("Calibration is judged on folds it has not seen; give predictions of two folds or more.")
+    return {fold: fit_calibration(predictions[predictions["fold"] != fold]) for fold in predictions["fold"].unique()}
 
 
 def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
@@ -82,52 +83,36 @@ def calibrated(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     return predictions.assign(probability=cross_fitted(predictions), group=groups)
 
 
-def _arrays(predictions: pd.DataFrame) -> list[np.ndarray]:
-    if predictions["weight"].isna().any():  # of a cache that did not hold it yet
-        problem = "These predictions were made before pairs had weights, which calibration needs"
-        raise DataError(f"{problem}; cross-validate with these parameters again.")
-    return [predictions[name].to_numpy() for name in ("label", "logit", "weight")]
-
-
-def _fit_on_others(predictions: pd.DataFrame) -> dict[int, Calibration]:
-    """For each fold the map of all others."""
-    if predictions["fold"].nunique() < 2:
-        raise DataError("Calibration is judged on folds it has not seen; give predictions of two folds or more.")
-    return {fold: fit_on(predictions[predictions["fold"] != fold]) for fold in predictions["fold"].unique()}
-
-
-def calibration_scores(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray
-) -> pd.DataFrame:
-    """Value of ``ece, brier, log_loss, base_rate_brier, base_rate_log_loss`` with a 95 % interval (value, low, high).
+def calibration_scores(judged: pd.DataFrame) -> pd.DataFrame:
+    """Rows ``ece, brier, log_loss``: the value for these probabilities with a 95 % interval (low, high), and the base rate's.
 
     ``ece`` is the expected calibration error over the bins of `reliability`; the base rate is what a model would score that gives
     the fraction of evidence to every pair. Groups are resampled, the map is not fitted again.
     """
-    sums = _resampled(labels, probabilities, weights, groups, 10)
-    weight, evidence, expected, brier, log_loss = np.moveaxis(sums, -1, 0)
+    weight, evidence, expected, brier, log_loss = np.moveaxis(_resampled(judged), -1, 0)
     total = weight.sum(axis=1)
-    rate = evidence.sum(axis=1) / total
+    rate = float(evidence[0].sum() / total[0])
     gaps = (evidence - expected) / total[:, None]
-    scores = {"ece": np.abs(gaps).sum(axis=1)}
-    scores |= {"brier": brier.sum(axis=1) / total, "log_loss": log_loss.sum(axis=1) / total}
-    scores |= {"base_rate_brier": rate * (1 - rate), "base_rate_log_loss": entr(rate) + entr(1 - rate)}
+    scores = {
+        "ece": np.abs(gaps).sum(axis=1),
+        "brier": brier.sum(axis=1) / total,
+        "log_loss": log_loss.sum(axis=1) / total,
+    }
     rows = {name: [values[0], *_percentiles(values[1:])] for name, values in scores.items()}
     # Resampling adds noise, which adds to an error that cannot be below 0: the percentiles, too high, are mirrored at the value,
     # and an error that noise alone would reach may be none.
     (value, low, high), noise = rows["ece"], _percentiles(np.abs(gaps[1:] - gaps[0]).sum(axis=1))[1]
     rows["ece"] = [value, 2 * value - high if value > noise else 0.0, max(2 * value - low, value)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+    return table.assign(base_rate=pd.Series({"brier": rate * (1 - rate), "log_loss": entr(rate) + entr(1 - rate)}))
 
 
-def reliability(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray, n_bins: int = 10
-) -> pd.DataFrame:
+def reliability(judged: pd.DataFrame) -> pd.DataFrame:
     """A row per bin, from low to high probability: predicted mean, observed fraction of evidence, its 95 % interval, pairs.
 
-    Bins hold alike many pairs as the weights count them; equal probabilities share one, so there can be fewer.
+    Ten bins hold alike many pairs as the weights count them; equal probabilities share one, so there can be fewer.
     """
-    weight, evidence, expected = np.moveaxis(_resampled(labels, probabilities, weights, groups, n_bins), -1, 0)[:3]
+    weight, evidence, expected = np.moveaxis(_resampled(judged), -1, 0)[:3]
     with np.errstate(invalid="ignore"):  # a bin that a resample leaves empty
         observed = evidence / weight
     low, high = _percentiles(observed[1:])
@@ -139,19 +124,15 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.nanquantile(values, [0.025, 0.975], axis=0))
 
 
-def _resampled(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, groups: np.ndarray, n_bins: int
-) -> np.ndarray:
+def _resampled(judged: pd.DataFrame) -> np.ndarray:
     """Sums of weight, evidence, probability, Brier and log loss in each bin: of all, then of 1,000 resamples of the groups."""
-    edges = np.quantile(probabilities, np.arange(1, n_bins) / n_bins, weights=weights, method="inverted_cdf")
-    bins = np.unique(np.searchsorted(edges, probabilities), return_inverse=True)[1]
-    names, members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    values = np.ones_like(probabilities), labels, probabilities, (probabilities - labels) ** 2
+    label, probability, weight = (judged[name].to_numpy(np.float64) for name in ("label", "probability", "weight"))
+    edges = np.quantile(probability, np.arange(1, N_BINS) / N_BINS, weights=weight, method="inverted_cdf")
+    bins = np.unique(np.searchsorted(edges, probability), return_inverse=True)[1]
+    names, members = np.unique(judged["group"].to_numpy(dtype=str), return_inverse=True)
     shape, cells = (len(names), bins.max() + 1), members * (bins.max() + 1) + bins
-    sums = [
-        np.bincount(cells, weights * each, minlength=shape[0] * shape[1]).reshape(shape)
-        for each in (*values, log_losses(labels, probabilities))
-    ]
+    values = [np.ones_like(label), label, probability, (probability - label) ** 2, log_losses(label, probability)]
+    sums = [np.bincount(cells, weight * each, minlength=shape[0] * shape[1]).reshape(shape) for each in values]
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
     return np.tensordot(np.vstack([np.ones_like(drawn[:1]), drawn]), np.stack(sums, axis=-1), axes=1)
 
@@ -165,15 +146,15 @@ def parse_aim(aim: str) -> tuple[str, float]:
     return (bound[1], float(bound[2])) if bound else (aim, 0.0)
 
 
-def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, aim: str) -> float:
-    """The threshold that does best what the aim says; a pair is called evidence from it on.
+def choose_threshold(judged: pd.DataFrame, aim: str) -> float:
+    """The threshold on probabilities that does best what the aim says; a pair is called evidence from it on.
 
     ``recall>=R`` gives the best precision among those of such a recall, ``precision>=P`` the best recall; where no threshold
     reaches P, the one that comes nearest. Where no pair is evidence, there is nothing to choose by: 0.5.
     """
     name, least = parse_aim(aim)
-    order = np.argsort(-np.asarray(probabilities), kind="stable")
-    value, label, weight = (np.asarray(each, dtype=float)[order] for each in (probabilities, labels, weights))
+    ranked = judged[["probability", "label", "weight"]].sort_values("probability", ascending=False, kind="stable")
+    value, label, weight = ranked.to_numpy(np.float64).T
     if not label.any():
         return THRESHOLD
     last = np.flatnonzero(np.diff(value, append=-1.0))  # equal probabilities are called alike
@@ -204,14 +185,14 @@ def thresholds(predictions: pd.DataFrame, aim: str) -> pd.DataFrame:
     threshold of each fold are chosen on the other folds.
     """
     predictions = predictions.reset_index(drop=True)
-    final, others = fit_on(predictions), _fit_on_others(predictions)
+    final, others = fit_calibration(predictions), _fit_on_others(predictions)
 
     def chosen(rows: pd.DataFrame, calibration: Calibration) -> float:
-        label, logits, weight = _arrays(rows)
-        return choose_threshold(label, calibration(logits), weight, aim)
+        return choose_threshold(rows.assign(probability=calibration(rows["logit"].to_numpy())), aim)
 
     def judged(rows: pd.DataFrame) -> list[float]:
-        (label, _, weight), now = _arrays(rows), called[rows.index].to_numpy()
+        label, weight = (rows[name].to_numpy(np.float64) for name in ("label", "weight"))
+        now = called[rows.index].to_numpy()
         scores = _scores(weight @ (label * now), weight @ now, weight @ label, weight.sum())
         return [float(scores[name]) for name in SCORES]
 

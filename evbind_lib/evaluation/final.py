@@ -21,7 +21,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
 from evbind_lib.data.tables import as_text, clean, read_table
 from evbind_lib.errors import DataError, ModelError, did_you_mean
-from evbind_lib.evaluation.calibration import Calibration, fit_on, parse_aim, thresholds
+from evbind_lib.evaluation.calibration import Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.metrics import THRESHOLD
@@ -145,7 +145,7 @@ def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
     as_text(predictions.head(1), "predictions", ["fold", "criterion_id", "label", "logit", "weight"])
     chosen = thresholds(predictions, aim)["threshold"].drop("each").to_dict()
     return {
-        "calibration": asdict(fit_on(predictions)),
+        "calibration": asdict(fit_calibration(predictions)),
         "aim": aim,
         "threshold": chosen.pop("all"),
         "thresholds": chosen,

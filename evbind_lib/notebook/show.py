@@ -194,15 +194,10 @@ def _predictions(result: CrossValidation | pd.DataFrame) -> pd.DataFrame:
 
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Errors of probabilities as trained and as `calibrated` gives them, these with a 95 % interval, and of the base rate."""
-    weights, groups = (predictions[name].to_numpy() for name in ("weight", "group"))
-    label, logits = predictions["label"].to_numpy(), predictions["logit"].to_numpy()
-    trained, table = (
-        calibration_scores(label, probabilities, weights, groups)
-        for probabilities in (probabilities_of(logits), predictions["probability"].to_numpy())
-    )
-    base = table["value"].filter(like="base_rate_").rename(lambda name: name.removeprefix("base_rate_"))
-    table = table.assign(**{"as trained": trained["value"], "base rate": base}).rename(columns={"value": "calibrated"})
-    return table.loc[["ece", "brier", "log_loss"], ["as trained", "calibrated", "low", "high", "base rate"]]
+    trained = predictions.assign(probability=probabilities_of(predictions["logit"].to_numpy()))
+    table = calibration_scores(predictions).assign(**{"as trained": calibration_scores(trained)["value"]})
+    named = table.rename(columns={"value": "calibrated", "base_rate": "base rate"})
+    return named[["as trained", "calibrated", "low", "high", "base rate"]]
 
 
 def calibration_summary(scores: pd.DataFrame, chosen: pd.DataFrame, aim: str) -> Summary:

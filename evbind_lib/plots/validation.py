@@ -160,13 +160,12 @@ def reliability(results: Result | Mapping[str, Result]) -> go.Figure:
     if any(table["fold"].nunique() < 2 for table in tables.values()):
         return sentence(title, "Calibration is judged on folds it has not seen: give predictions of two folds or more.")
     for position, (model, table) in enumerate(tables.items()):
-        label, weight = table["label"].to_numpy(), table["weight"].to_numpy()
-        pairs = weight, table["group" if "group" in table else "post_id"].to_numpy()
+        groups = table["group" if "group" in table else "post_id"]
         stages = {"as trained": probabilities_of(table["logit"].to_numpy())} if one else {}
         stages |= {"calibrated" if one else model: calibration.cross_fitted(table)}
         for stage, probability in stages.items():
-            bins = calibration.reliability(label, probability, *pairs)
-            error = float(calibration.calibration_scores(label, probability, *pairs)["value"]["ece"])
+            bins = calibration.reliability(table.assign(probability=probability, group=groups))
+            error = float(np.average((bins["observed"] - bins["predicted"]).abs(), weights=bins["pairs"]))
             shade: dict[str, Any] = marker(1 if stage == "as trained" else position, 9)
             bar = {"array": bins["high"] - bins["observed"], "arrayminus": bins["observed"] - bins["low"]}
             look = {"error_y": {**bar, "thickness": 1.5, "width": 3}, "marker": shade, "line_color": shade["color"]}

@@ -19,7 +19,7 @@ from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, EvbindError, ModelError
 from evbind_lib.evaluation import final
-from evbind_lib.evaluation.calibration import fit_on, thresholds
+from evbind_lib.evaluation.calibration import fit_calibration, thresholds
 from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_folder, open_model, score_sentences
 from evbind_lib.training.losses import LOSSES
 from tests.conftest import BRIEF
@@ -113,7 +113,7 @@ def test_a_model_is_calibrated_on_out_of_fold_predictions_and_keeps_it(
     pairs, predictions = corpus.pairs.head(70), made_predictions(corpus)
     assert model.about["calibration"] is None and model.threshold == 0.5 and not model.thresholds
     found = finalize(corpus, compose(BRIEF), predictions=predictions, aim="recall>=0.9")
-    by_hand, chosen = fit_on(predictions), thresholds(predictions, "recall>=0.9")["threshold"]
+    by_hand, chosen = fit_calibration(predictions), thresholds(predictions, "recall>=0.9")["threshold"]
     assert found.predict_proba(pairs)[:, 1] == pytest.approx(by_hand(logit(model.predict_proba(pairs)[:, 1])), abs=1e-6)
     assert found.predict(pairs).tolist() == (found.predict_proba(pairs)[:, 1] >= chosen["all"]).astype(int).tolist()
     assert found.thresholds == chosen.drop(["all", "each"]).to_dict() and found.threshold == chosen["all"]
@@ -136,7 +136,7 @@ def test_another_calibration_or_aim_is_never_read_from_before_and_trains_nothing
         (None, "f1"),
     ):
         opened = open_model(corpus, params, predictions=predictions, aim=aim)
-        expected = predictions is not None and asdict(fit_on(predictions))
+        expected = predictions is not None and asdict(fit_calibration(predictions))
         assert (opened.about["calibration"] or False) == expected
         assert opened.about["aim"] == (aim if expected else None)
         kept = EvidenceModel.load(model_folder(corpus, params) or "")

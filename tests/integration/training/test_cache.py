@@ -16,7 +16,7 @@ from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import DataError
-from evbind_lib.evaluation.calibration import fit_by_fold
+from evbind_lib.evaluation.calibration import fit_calibration
 from evbind_lib.training import cache as cache_module
 from evbind_lib.training.cache import FoldCache, fold_key, trial_name
 from evbind_lib.training.crossval import cross_validate
@@ -96,7 +96,7 @@ def test_a_fold_of_before_weights_is_read_but_not_calibrated_on(result: FoldResu
     assert read is not None and read.metrics == result.metrics
     pd.testing.assert_frame_equal(read.predictions.drop(columns="weight"), result.predictions.drop(columns="weight"))
     with pytest.raises(DataError, match="weights"):
-        fit_by_fold(read.predictions)
+        fit_calibration(read.predictions)
 
 
 def own_loss(scale: float) -> Callable[..., Any]:

@@ -20,7 +20,6 @@ from evbind_lib.evaluation.calibration import (
     calibration_scores,
     choose_threshold,
     cross_fitted,
-    fit_by_fold,
     fit_calibration,
     parse_aim,
     reliability,
@@ -46,14 +45,14 @@ def arrays(table: pd.DataFrame, *names: str) -> list[np.ndarray]:
 
 
 def error_of(table: pd.DataFrame, probabilities: np.ndarray) -> float:
-    scores = calibration_scores(table["label"].to_numpy(), probabilities, *arrays(table, "weight", "group"))
+    scores = calibration_scores(table.assign(probability=probabilities))
     return float(scores.loc["ece", "value"])
 
 
 @pytest.mark.parametrize("one_in", [1, 3, 20])
 def test_truth_is_recovered_from_sampled_negatives_by_their_weights_alone(one_in: int) -> None:
     sampled, every = made_pairs(60_000, one_in=one_in), made_pairs(60_000, seed=1)
-    calibration = fit_calibration(*arrays(sampled, "label", "logit", "weight"))
+    calibration = fit_calibration(sampled)
     assert (calibration.slope, calibration.intercept) == pytest.approx((1 / 2, -3 / 2), abs=0.05)
     # On all pairs of other groups, of which none is left out, and on the sampled ones as they are weighted.
     assert error_of(every, expit(every["logit"].to_numpy())) > 0.08
@@ -67,7 +66,7 @@ def test_truth_is_recovered_from_sampled_negatives_by_their_weights_alone(one_in
 def test_the_map_is_that_of_scikit_learn() -> None:
     table = made_pairs(3000, one_in=5)
     labels, logits, weights = arrays(table, "label", "logit", "weight")
-    found = fit_calibration(labels, logits, weights)
+    found = fit_calibration(table)
     plain = LogisticRegression(C=np.inf, tol=1e-10).fit(logits[:, None], labels, sample_weight=weights)
     assert found.slope == pytest.approx(plain.coef_[0, 0], rel=0.01)  # but for Platt's targets
     assert found.intercept == pytest.approx(plain.intercept_[0], rel=0.01)
@@ -77,19 +76,16 @@ def test_the_map_is_that_of_scikit_learn() -> None:
         warnings.simplefilter("ignore")  # of the frozen estimator, which takes no weights
         platt = CalibratedClassifierCV(FrozenEstimator(score)).fit(logits[:, None], labels, sample_weight=weights)
     assert found(logits) == pytest.approx(platt.predict_proba(logits[:, None])[:, 1], abs=1e-4)
-    assert found == fit_calibration(labels, logits.astype(np.float64), weights) == Calibration(**asdict(found))
+    assert found == Calibration(**asdict(found))
 
 
 def test_a_weight_counts_like_that_many_pairs() -> None:
     table = made_pairs(500).assign(weight=np.arange(500) % 3 + 1)
     copied = table.loc[table.index.repeat(table["weight"])].assign(weight=1)
-    once, copies = (fit_calibration(*arrays(each, "label", "logit", "weight")) for each in (table, copied))
+    once, copies = (fit_calibration(each) for each in (table, copied))
     assert asdict(once) == pytest.approx(asdict(copies), rel=1e-6)
-    drawn = [
-        calibration_scores(each["label"].to_numpy(), once(each["logit"].to_numpy()), *arrays(each, "weight", "group"))
-        for each in (table, copied)
-    ]
-    assert drawn[0].to_numpy() == pytest.approx(drawn[1].to_numpy())
+    drawn = [calibration_scores(each.assign(probability=once(each["logit"].to_numpy()))) for each in (table, copied)]
+    pd.testing.assert_frame_equal(*drawn)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +98,7 @@ def test_whatever_the_pairs_the_map_is_finite_and_never_turns_the_order_round(
     for weight in (1.0, 1e4):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = fit_calibration(np.array(labels), np.array(logits), np.full(4, weight))
+            found = fit_calibration(pd.DataFrame({"label": labels, "logit": logits, "weight": weight}))
         assert np.isfinite([found.slope, found.intercept]).all() and found.slope >= 0
         if len(set(labels)) == 1:
             expected = 1 / (4 * weight + 2)  # one more pair of each class
@@ -111,7 +107,7 @@ def test_whatever_the_pairs_the_map_is_finite_and_never_turns_the_order_round(
 
 def test_a_model_that_ranks_the_wrong_way_round_is_given_the_fraction_of_evidence() -> None:
     table = made_pairs(2000, one_in=4, slope=-1.0)
-    found = fit_calibration(*arrays(table, "label", "logit", "weight"))
+    found = fit_calibration(table)
     assert found.slope == 0
     assert found(table["logit"].to_numpy()) == pytest.approx(
         np.average(table["label"], weights=table["weight"]), abs=1e-3
@@ -124,11 +120,8 @@ def test_a_fold_is_calibrated_and_judged_without_its_own_labels() -> None:
     turned = table.assign(label=table["label"].where(~inside, 1 - table["label"]))
     before, after = cross_fitted(table), cross_fitted(turned)
     assert (before[inside] == after[inside]).all() and (before[~inside] != after[~inside]).all()
-    others = fit_calibration(*arrays(table[~inside], "label", "logit", "weight"))
+    others = fit_calibration(table[~inside])
     assert (before[inside] == others(table.loc[inside, "logit"].to_numpy())).all()
-    own = fit_by_fold(table)
-    assert list(own) == [0, 1, 2, 3, 4]
-    assert own[2] == fit_calibration(*arrays(table[inside], "label", "logit", "weight"))
     one = table[inside]
     for refused in (lambda: cross_fitted(one), lambda: thresholds(one, "f1")):
         with pytest.raises(DataError, match="two folds"):
@@ -137,41 +130,37 @@ def test_a_fold_is_calibrated_and_judged_without_its_own_labels() -> None:
 
 def test_scores_are_those_of_scikit_learn_with_intervals_that_resample_groups() -> None:
     table = made_pairs(4000, one_in=5)
-    labels, weights, groups = arrays(table, "label", "weight", "group")
-    probabilities = cross_fitted(table)
-    found = calibration_scores(labels, probabilities, weights, groups)
+    labels, weights = arrays(table, "label", "weight")
+    judged = table.assign(probability=cross_fitted(table))
+    found = calibration_scores(judged)
     rate = np.full(len(labels), np.average(labels, weights=weights))
-    for name, values in {"": probabilities, "base_rate_": rate}.items():
-        brier = brier_score_loss(labels, values, sample_weight=weights)
-        assert found.loc[f"{name}brier", "value"] == pytest.approx(brier)
-        assert found.loc[f"{name}log_loss", "value"] == pytest.approx(log_loss(labels, values, sample_weight=weights))
+    for column, values in {"value": judged["probability"], "base_rate": rate}.items():
+        assert found.loc["brier", column] == pytest.approx(brier_score_loss(labels, values, sample_weight=weights))
+        assert found.loc["log_loss", column] == pytest.approx(log_loss(labels, values, sample_weight=weights))
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
     # Pairs that come in copies tell no more than one of each, and groups say that they do.
-    copied = pd.concat([table] * 4, ignore_index=True)
-    again = calibration_scores(*arrays(copied.assign(p=np.tile(probabilities, 4)), "label", "p", "weight", "group"))
-    assert again.to_numpy() == pytest.approx(found.to_numpy())
+    again = calibration_scores(pd.concat([judged] * 4, ignore_index=True))
+    pd.testing.assert_frame_equal(again, found)
 
 
 def test_bins_are_those_of_scikit_learns_quantiles() -> None:
     table = made_pairs(3000)
-    labels, weights, groups = arrays(table, "label", "weight", "group")
-    probabilities = cross_fitted(table)
-    found = reliability(labels, probabilities, weights, groups)
+    labels, probabilities = table["label"], cross_fitted(table)
+    found = reliability(table.assign(probability=probabilities))
     observed, predicted = calibration_curve(labels, probabilities, n_bins=10, strategy="quantile")
     assert found["observed"].to_numpy() == pytest.approx(observed)
     assert found["predicted"].to_numpy() == pytest.approx(predicted)
     assert (found["pairs"] == 300).all()
     assert ((found["low"] <= found["observed"]) & (found["observed"] <= found["high"])).all()
     assert error_of(table, probabilities) == pytest.approx(np.abs(observed - predicted).mean())
-    alike = reliability(labels, np.full(3000, 0.2), weights, groups)
+    alike = reliability(table.assign(probability=0.2))
     assert len(alike) == 1 and alike.loc[0, "observed"] == labels.mean()
 
 
 def test_the_interval_of_the_error_holds_the_truth_where_that_is_none() -> None:
     held = 0
     for seed in range(60):
-        table = made_pairs(1000, seed)
-        scores = calibration_scores(*arrays(table, "label", "truth", "weight", "group"))
+        scores = calibration_scores(made_pairs(1000, seed).rename(columns={"truth": "probability"}))
         held += scores.loc["ece", "low"] == 0
     assert held >= 54
 
@@ -191,11 +180,12 @@ def test_a_threshold_is_the_best_of_all(seed: int, digits: int) -> None:
         return scores | {name: float(ratio(labels, called, **more)) for name, ratio in ratios.items()}
 
     table = pd.DataFrame([scored(threshold) for threshold in np.unique(values)])
+    judged = pd.DataFrame({"label": labels, "probability": values, "weight": weights})
     for aim in ("f1", "macro_f1"):
-        assert scored(choose_threshold(labels, values, weights, aim))[aim] == pytest.approx(table[aim].max())
+        assert scored(choose_threshold(judged, aim))[aim] == pytest.approx(table[aim].max())
     for name, other in (("recall", "precision"), ("precision", "recall")):
         for least in (0.5, 0.75, 1.0):
-            found = scored(choose_threshold(labels, values, weights, f"{name}>={least}"))
+            found = scored(choose_threshold(judged, f"{name}>={least}"))
             enough = table[table[name] >= least]
             if len(enough):
                 assert found[name] >= least
@@ -205,11 +195,11 @@ def test_a_threshold_is_the_best_of_all(seed: int, digits: int) -> None:
 
 
 def test_a_threshold_where_there_is_nothing_to_choose_by() -> None:
-    ones = np.ones(3)
-    assert choose_threshold(np.zeros(3), ones / 2, ones, "f1") == 0.5
-    assert choose_threshold(np.array([]), np.array([]), np.array([]), "recall>=0.9") == 0.5
+    even = pd.DataFrame({"label": [0, 0, 0], "probability": 0.5, "weight": 1.0})
+    assert choose_threshold(even, "f1") == 0.5
+    assert choose_threshold(even.head(0), "recall>=0.9") == 0.5
     for aim in ("f1", "macro_f1", "recall>=0.9", "precision>=0.8"):
-        assert choose_threshold(ones, ones / 2, ones, aim) <= 0.5  # everything is evidence, and called so
+        assert choose_threshold(even.assign(label=1), aim) <= 0.5  # everything is evidence, and called so
 
 
 def test_the_words_of_an_aim() -> None:
@@ -226,17 +216,17 @@ def test_thresholds_are_judged_on_folds_that_did_not_choose_them() -> None:
     found = thresholds(table, "f1")
     assert found.index.tolist() == ["all", 0, 1, 2, "each"]
     labels, logits, weights, folds, criteria = arrays(table, "label", "logit", "weight", "fold", "criterion_id")
-    calibrated = fit_calibration(labels, logits, weights)(logits)
-    assert found.loc["all", "threshold"] == choose_threshold(labels, calibrated, weights, "f1")
+    judged = table.assign(probability=fit_calibration(table)(logits))
+    assert found.loc["all", "threshold"] == choose_threshold(judged, "f1")
     called = {"all": np.zeros(len(table), dtype=bool), "each": np.zeros(len(table), dtype=bool)}
     for fold in range(5):
         seen, rows = folds != fold, folds == fold
-        values = fit_calibration(labels[seen], logits[seen], weights[seen])(logits)
-        called["all"][rows] = values[rows] >= choose_threshold(labels[seen], values[seen], weights[seen], "f1")
+        judged = table.assign(probability=fit_calibration(table[seen])(logits))
+        called["all"][rows] = judged["probability"][rows] >= choose_threshold(judged[seen], "f1")
         for criterion in range(3):
-            own = seen & (criteria == criterion)
-            threshold = choose_threshold(labels[own], values[own], weights[own], "f1")
-            called["each"][rows & (criteria == criterion)] = values[rows & (criteria == criterion)] >= threshold
+            own = criteria == criterion
+            threshold = choose_threshold(judged[seen & own], "f1")
+            called["each"][rows & own] = judged["probability"][rows & own] >= threshold
     for name, decided in called.items():
         row, more = found.loc[name], {"sample_weight": weights}
         assert row["precision"] == pytest.approx(precision_score(labels, decided, **more))

@@ -300,11 +300,12 @@ def test_decisions_and_reliability_are_counted_as_the_pairs_weigh(result: CrossV
     precision = points(figure.data[0])
     assert precision[0.5] == pytest.approx(1 / 6) and precision[0.9] == 1 and np.isnan(precision[0.95])
     table, figure = result.predictions, plots.reliability(result)
-    label, *pairs = (table[name].to_numpy() for name in ("label", "weight", "group"))
     trained, calibrated, _, base = figure.data
     for trace, probability in ((trained, expit(table["logit"].to_numpy())), (calibrated, cross_fitted(table))):
-        bins = calibration.reliability(label, probability, *pairs)
+        judged = table.assign(probability=probability)
+        bins = calibration.reliability(judged)
         assert (list(trace.x), list(trace.y)) == (bins["predicted"].tolist(), bins["observed"].tolist())
+        assert trace.name.endswith(f": {calibration.calibration_scores(judged).loc['ece', 'value']:.3f}")
     assert base.y[0] == pytest.approx(np.average(table["label"], weights=table["weight"]))
     assert float(calibrated.name.split()[-1]) < 0.05 < float(trained.name.split()[-1])
     assert not plots.reliability(result.folds[0]).data
