@@ -31,7 +31,6 @@ def cross_validate(
     ours = [callback for callback in callbacks if isinstance(callback, Callback)]
     if len(ours) < len(callbacks):
         cache = None  # a TrainerCallback can change anything, and nothing says what it does
-    each = params.training.validation == "each"
     results: list[FoldResult] = []
     with quiet_libraries():
         for seed, fold in itertools.product(configured.seeds or [configured.seed], folds):
@@ -40,7 +39,7 @@ def cross_validate(
             params = params.model_copy(update={"training": training})
             key = fold_key(corpus, folds, fold, params, loss=loss, model_init=model_init) if cache else None
             result = cache.load(key) if cache and key else None
-            if each and result and None in [epoch.metrics for epoch in result.epochs]:
+            if result and configured.validation == "each" and None in [epoch.metrics for epoch in result.epochs]:
                 result = None  # it was trained where no curve was asked for
             if result is None:
                 save = functools.partial(cache.save, key) if cache and key else None

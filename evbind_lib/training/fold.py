@@ -61,9 +61,7 @@ def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
         return memory[place][1], memory[place][2]
 
     _, training = last(training_pairs, fold.training_groups, data)
-    of_training = dict(
-        pos_neg_ratio=1.0, negative_strategy="all"
-    )  # which may be searched, and change no validation pair
+    of_training = {"pos_neg_ratio": 1.0, "negative_strategy": "all"}  # may be searched, and change no validation pair
     table, validation = last(validation_pairs, fold.validation_groups, data.model_copy(update=of_training))
     return FoldData(fold, encoder, training, validation, table)
 

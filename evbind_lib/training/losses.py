@@ -1,6 +1,6 @@
 """Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -28,9 +28,8 @@ def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weight
     ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the batch's sum of weights, so that a positive counts less where it is
     alone; here each pair counts the same wherever it falls.
     """
-    return functional.cross_entropy(
-        logits.float(), labels, weight=weights.to(logits.device, non_blocking=True), reduction="none"
-    )
+    weights = weights.to(logits.device, non_blocking=True)
+    return functional.cross_entropy(logits.float(), labels, weight=weights, reduction="none")
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:
@@ -69,18 +68,13 @@ Examples
 """
 
 
-def loss_table(
-    probabilities: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
-    *,
-    evidence_fraction: float = 0.25,
-    gammas: Sequence[float] = (1.0, 2.0, 3.0),
-    alpha: float = 0.5,
-) -> pd.DataFrame:
-    """What each loss charges for one piece of evidence, one row for each probability that the model gives it."""
+def loss_table() -> pd.DataFrame:
+    """What each loss charges for one piece of evidence among a quarter of such, by the probability that the model gives it."""
+    probabilities = [0.05, 0.25, 0.5, 0.75, 0.95]
     labels = torch.ones(len(probabilities), dtype=torch.int64)
-    weights = torch.tensor([0.5 / (1 - evidence_fraction), 0.5 / evidence_fraction])  # as of inverse frequency
     logits = torch.tensor([[1 - p, p] for p in probabilities], dtype=torch.float64).log()
+    weights = inverse_frequency_weights(np.array([0, 0, 0, 1]))
     columns = {"weighted_ce": weighted_cross_entropy(logits, labels, weights=weights)}
-    columns |= {f"focal, gamma {gamma:g}": focal(logits, labels, gamma=gamma, alpha=alpha) for gamma in gammas}
+    columns |= {f"focal, gamma {gamma}": focal(logits, labels, gamma=gamma, alpha=0.5) for gamma in (1, 2, 3)}
     index = pd.Index(probabilities, name="probability of evidence")
     return pd.DataFrame({name: values.double().numpy() for name, values in columns.items()}, index=index)

@@ -149,10 +149,8 @@ class CrossValidation:
 
     def pooled(self) -> dict[str, float]:
         """Metrics of all out-of-fold predictions taken as one; of several seeds their mean."""
-        every = []
-        for folds in self.by_seed().values():
-            table = pd.concat([result.predictions for result in folds])
-            every.append(compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy()))
+        tables = [pd.concat([result.predictions for result in folds]) for folds in self.by_seed().values()]
+        every = [compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy()) for table in tables]
         return {name: float(np.mean([each[name] for each in every])) for name in every[0]}
 
     def table(self) -> pd.DataFrame:

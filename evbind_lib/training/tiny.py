@@ -17,16 +17,13 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=512,
         relative_attention=True,
         position_buckets=32,
         pos_att_type=["p2c", "c2p"],
         share_att_key=True,
         norm_rel_ebd="layer_norm",
         position_biased_input=False,
-        type_vocab_size=0,
         pad_token_id=tokenizer.pad_token_id,
-        num_labels=2,
         initializer_range=0.1,  # five times the usual: from random weights so narrow a model learns sooner
         # From random weights and a thousand pairs, dropout costs more than it gives.
         hidden_dropout_prob=0.0,
@@ -45,12 +42,9 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, min_frequency=2, special_tokens=special, show_progress=False)
     # Sorted, so that the same texts give the same vocabulary in any order.
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)
-    ids = {token: tokenizer.token_to_id(token) for token in special}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
+    # The trainer numbers special tokens first, in their order.
+    sep, cls = ((token, special.index(token)) for token in ("[SEP]", "[CLS]"))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",

@@ -38,9 +38,7 @@ RANGES: dict[str, Any] = {
     "weight_decay": Annotated[float, Field(ge=0)],
 }
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
-OUT_OF_MEMORY = re.compile(
-    "(?i)can(no|')t allocate memory|not enough memory|out of memory|could not create a primitive"
-)
+OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) memory|could not create a primitive")
 READ_EVERY = 32  # steps; a loss that is not finite ends the training that many later at most
 _hints = typing.get_type_hints(TrainingArguments)
 TYPES = {field.name: _hints[field.name] for field in dataclasses.fields(TrainingArguments) if field.init} | RANGES
