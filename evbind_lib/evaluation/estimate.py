@@ -9,14 +9,9 @@ import pandas as pd
 
 from evbind_lib.data.tables import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
-from evbind_lib.evaluation.selection import (
-    CorrectedScore,
-    corrected_t,
-    holm,
-    probability_of_practical_difference,
-)
+from evbind_lib.evaluation.selection import CorrectedScore, corrected_t, holm, probability_of_practical_difference
 from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
-from evbind_lib.training.result import CrossValidation
+from evbind_lib.training.result import CrossValidation, predictions_of
 
 KEYS = ["fold", "post_id", "sentence_id", "criterion_id"]
 PAIR = [*KEYS, "label"]
@@ -80,7 +75,7 @@ def compare(
     for argument, names in {"reference": [reference], "selected": selected}.items():
         for name in set(names) - set(results):
             raise ParamsError(f"{argument}={name}: there is no result of that name{did_you_mean(name, results)}")
-    tables = {name: one.predictions if isinstance(one, CrossValidation) else one for name, one in results.items()}
+    tables = {name: predictions_of(result) for name, result in results.items()}
     for name, table in tables.items():
         as_text(table.head(1), f"results[{name!r}]", [*PAIR, "probability"])  # refuses a missing column
     expected, types = tables[reference][PAIR].sort_values(KEYS, ignore_index=True), tables[reference][PAIR].dtypes
@@ -95,8 +90,7 @@ def compare(
     known = {name: score.value for name, score in selected.items() if score}
     moved = {name: folds - folds.mean() + known.get(name, folds.mean()) for name, folds in scores.items()}
     for name, folds in scores.items():
-        _, low, high, _ = corrected_t(folds)
-        own = (folds.mean(), low, high, "mean of the folds")
+        own = (*corrected_t(folds)[:3], "mean of the folds")
         if score := selected.get(name):
             own = (score.value, score.low, score.high, "corrected for selection")
         elif name in selected:

@@ -132,9 +132,8 @@ def finalize(
     about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
     about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"}), **decided}
     about["data"] = params.data.model_dump(include=SAMPLING)
-    return EvidenceModel(
-        model, tokenizer, {**about, "training": masked(params.training.model_dump(exclude={"n_folds"}))}
-    )
+    about["training"] = masked(params.training.model_dump(exclude={"n_folds"}))
+    return EvidenceModel(model, tokenizer, about)
 
 
 def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
@@ -144,12 +143,8 @@ def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
         return AS_TRAINED
     as_text(predictions.head(1), "predictions", ["fold", "criterion_id", "label", "logit", "weight"])
     chosen = thresholds(predictions, aim)["threshold"].drop("each").to_dict()
-    return {
-        "calibration": asdict(fit_calibration(predictions)),
-        "aim": aim,
-        "threshold": chosen.pop("all"),
-        "thresholds": chosen,
-    }
+    decided = {"calibration": asdict(fit_calibration(predictions)), "aim": aim, "threshold": chosen.pop("all")}
+    return {**decided, "thresholds": chosen}
 
 
 def _as_json(about: Mapping[str, Any]) -> bytes:

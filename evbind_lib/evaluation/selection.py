@@ -17,9 +17,8 @@ from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError, SearchError
 
 FEWEST_TRIALS = 3  # with all folds; the noise of a fold's score is estimated from them
-SMOOTHING = (
-    0.5  # of the noise of a mean over folds; the whole of it lowers the error further, and the value by up to 0.015
-)
+# Of the noise of a mean over folds; the whole of it lowers the error further, and the value by up to 0.015.
+SMOOTHING = 0.5
 N_DRAWS = 1000  # of that noise; ten times as many move the fourth decimal
 
 
@@ -50,22 +49,16 @@ def corrected_score(
 
     Parameters
     ----------
-    fold_scores : sequence of sequence of float, or numpy.ndarray
+    fold_scores
         (n_trials, n_folds), the same folds in every trial; NaN, infinite or left out at the end where a trial lacks a fold.
-    greater_is_better : bool
-        Whether the search maximised the mean over folds, or minimised it.
-    confidence : float
-        Of the interval, above 0 and below 1.
+    greater_is_better, confidence
+        Whether the search maximised the mean over folds, or minimised it; of the interval, above 0 and below 1.
 
     Returns
     -------
     CorrectedScore
-        In units of the metric; never better than the best mean over all folds.
-
-    Raises
-    ------
-    SearchError
-        Where it is not defined, with the reason alone as its message: fewer than 2 folds, fewer than 3 trials with all.
+        In units of the metric; never better than the best mean over all folds. Where it is not defined, with fewer than 2 folds
+        or fewer than 3 trials with all, a `SearchError` with the reason alone as its message.
 
     Examples
     --------

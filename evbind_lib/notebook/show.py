@@ -25,7 +25,7 @@ from evbind_lib.notebook.monitor import clickable, short, states
 from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
-from evbind_lib.training.result import CrossValidation
+from evbind_lib.training.result import CrossValidation, predictions_of
 
 Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them
 # What a search with `Objective` leaves behind, in the workspace.
@@ -165,7 +165,7 @@ def earlier_search(study: str, params: Params, metric: str) -> tuple[pd.DataFram
 
 def criteria_table(results: Mapping[str, CrossValidation | pd.DataFrame], score: str) -> pd.DataFrame:
     """One score (pos_f1, precision, recall or pr_auc) of each criterion, a column for each result, with pairs and evidence."""
-    tables = {name: by_criterion(_predictions(result)) for name, result in results.items()}
+    tables = {name: by_criterion(predictions_of(result)) for name, result in results.items()}
     support = next(iter(tables.values()))[["pairs", "evidence"]]
     return support.join(pd.DataFrame({name: table[score] for name, table in tables.items()}))
 
@@ -178,18 +178,13 @@ def comparison_summary(table: pd.DataFrame, metric: str, reference: str) -> Summ
         interval = "" if np.isnan(row["low"]) else f" ({row['low']:.3f} to {row['high']:.3f})"
         remark = "" if row["mean_is"] == "mean of the folds" else f", {row['mean_is']}"
         lines.append(f"{name:<15} {metric} {row['mean']:.3f}{interval}{remark}")
+    columns = ["difference", "difference_low", "difference_high", "p_holm"]
     for name, row in ranked[ranked["p_holm"].notna()].iterrows():
-        differences[str(name)] = [
-            float(row[column]) for column in ("difference", "difference_low", "difference_high", "p_holm")
-        ]
+        differences[str(name)] = [float(value) for value in row[columns]]
         gain, low, high, p_value = differences[str(name)]
         odds = f"better {row['better']:.2f}, alike {row['alike']:.2f}, worse {row['worse']:.2f}"
         lines.append(f"{name} against {reference}: {gain:+.3f} ({low:+.3f} to {high:+.3f}), p {p_value:.3f}; {odds}")
     return {"means": ranked["mean"].to_dict(), "best": ranked.index[-1], "differences": differences}, lines
-
-
-def _predictions(result: CrossValidation | pd.DataFrame) -> pd.DataFrame:
-    return result if isinstance(result, pd.DataFrame) else result.predictions
 
 
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:

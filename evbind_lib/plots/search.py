@@ -75,12 +75,8 @@ def importances(study: optuna.Study) -> go.Figure:
 
 def parallel_coordinates(study: optuna.Study) -> go.Figure:
     """Each trial as a line through its score and parameters, the best on top, stopped ones dotted; below an axis: without it."""
-    title, scores, stopped, searched = (
-        "Parameters and score of each trial",
-        _scores(study),
-        _stopped(study),
-        _searched(study),
-    )
+    title, scores, stopped = "Parameters and score of each trial", _scores(study), _stopped(study)
+    searched = _searched(study)
     if len(scores) < 2 or not searched:
         return sentence(title, "Parallel coordinates need two complete trials.")
     shown = {**stopped, **scores}

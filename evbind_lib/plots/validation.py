@@ -17,7 +17,7 @@ from evbind_lib.evaluation import calibration
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, marker, sentence, styled, whole_steps
 from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics, probabilities_of
-from evbind_lib.training.result import CrossValidation, FoldResult
+from evbind_lib.training.result import CrossValidation, FoldResult, predictions_of
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy
 MAIN = ("macro_f1", "pos_f1", "roc_auc", "pr_auc")
@@ -90,7 +90,7 @@ def roc(results: Result | Mapping[str, Result]) -> go.Figure:
 
 def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
     """Counts of right and wrong decisions and their fraction of each row; rows are what is annotated, columns what is decided."""
-    tables, one = _named(results, _predictions)
+    tables, one = _named(results, predictions_of)
     figure = make_subplots(cols=len(tables), subplot_titles=None if one else list(tables), shared_yaxes=True)
     for column, table in enumerate(tables.values(), start=1):
         figure.add_trace(_matrix(at_threshold(table, threshold)), row=1, col=column)
@@ -101,7 +101,7 @@ def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = 
 
 def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> go.Figure:
     """One score (pos_f1, precision, recall or pr_auc) of each criterion, the most evidence on top; with little a score jumps."""
-    tables, one = _named(results, lambda result: by_criterion(_predictions(result)))
+    tables, one = _named(results, lambda result: by_criterion(predictions_of(result)))
     order = next(iter(tables.values()))["evidence"][::-1]
     names = [f"{criterion} ({evidence})" for criterion, evidence in order.items()]
     figure = go.Figure()
@@ -119,7 +119,7 @@ def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESH
 
     Where predictions have weights, a sampled negative counts for all that it was drawn from, as in `reliability`.
     """
-    tables, one = _named(results, _predictions)
+    tables, one = _named(results, predictions_of)
     weights = {model: table.get("weight") for model, table in tables.items()}
     lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
     now = {model: at_threshold(table, threshold, weights[model]) for model, table in tables.items()}
@@ -130,9 +130,8 @@ def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESH
     grid = np.round(np.arange(0.0, 1.005, 0.01), 2)
     for row, (model, table) in enumerate(tables.items(), start=1):
         scores = pd.DataFrame([at_threshold(table, value, weights[model]) for value in grid])
-        scores["precision"] = scores["precision"].where(
-            scores["tp"] + scores["fp"] > 0
-        )  # of nothing called there is none
+        called = scores["tp"] + scores["fp"] > 0
+        scores["precision"] = scores["precision"].where(called)  # of nothing called there is none
         for name, (shade, dash) in lines.items():
             look = {"name": name, "showlegend": row == 1, "line": {"color": shade, "width": 2.5, "dash": dash}}
             figure.add_scatter(x=grid, y=scores[name], mode="lines", **look, row=row, col=1)
@@ -155,7 +154,7 @@ def reliability(results: Result | Mapping[str, Result]) -> go.Figure:
     Of one result it is also shown before calibration. Dots on the diagonal are probabilities that mean what they say. The map
     of each fold is fitted on the other folds; bars are 95 % intervals over resampled groups, or posts where no group is named.
     """
-    tables, one = _named(results, _predictions)
+    tables, one = _named(results, predictions_of)
     title, figure, most = "Reliability: does a probability mean what it says?", go.Figure(), 0.0
     if any(table["fold"].nunique() < 2 for table in tables.values()):
         return sentence(title, "Calibration is judged on folds it has not seen: give predictions of two folds or more.")
@@ -194,10 +193,6 @@ def _folds(result: Trained) -> tuple[FoldResult, ...]:
     return (result,) if isinstance(result, FoldResult) else result.folds
 
 
-def _predictions(result: Result) -> pd.DataFrame:
-    return result if isinstance(result, pd.DataFrame) else result.predictions
-
-
 def _fold_metrics(result: Result) -> pd.DataFrame:
     """A row of metrics for each fold."""
     if not isinstance(result, pd.DataFrame):
@@ -220,7 +215,7 @@ def _counted(tables: Mapping[str, pd.DataFrame], weighted: bool = False) -> str:
 
 def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None, **axes: Any) -> go.Figure:
     """Curves over all thresholds, and the line that chance would reach: by default at the fraction of evidence."""
-    tables, one = _named(results, _predictions)
+    tables, one = _named(results, predictions_of)
     first = next(iter(tables.values()))
     folds = {f"fold {fold + 1}": part for fold, part in first.groupby("fold")} if one and "fold" in first else {}
     figure = go.Figure()

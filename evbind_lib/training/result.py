@@ -80,6 +80,11 @@ def prediction_table(fold: int, pairs: pd.DataFrame, logits: np.ndarray) -> pd.D
     return table.assign(weight=pairs["weight"].to_numpy(np.float64))
 
 
+def predictions_of(result: FoldResult | CrossValidation | pd.DataFrame) -> pd.DataFrame:
+    """Out-of-fold predictions of a result, or the table of them itself."""
+    return result if isinstance(result, pd.DataFrame) else result.predictions
+
+
 class Callback:
     """Called while folds are trained; does nothing by itself. An exception that a method raises ends the cross-validation.
 
