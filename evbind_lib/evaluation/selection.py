@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from evbind_lib.config.schema import Params
@@ -33,7 +34,7 @@ class CorrectedScore:
 
 
 def corrected_score(
-    fold_scores: Sequence[Sequence[float]] | np.ndarray, *, greater_is_better: bool = True, confidence: float = 0.95
+    fold_scores: Sequence[Sequence[float]] | np.ndarray, *, greater_is_better: bool = True
 ) -> CorrectedScore:
     """Score of the best of many trials, corrected for having been chosen on the folds it is scored on.
 
@@ -51,14 +52,14 @@ def corrected_score(
     ----------
     fold_scores
         (n_trials, n_folds), the same folds in every trial; NaN, infinite or left out at the end where a trial lacks a fold.
-    greater_is_better, confidence
-        Whether the search maximised the mean over folds, or minimised it; of the interval, above 0 and below 1.
+    greater_is_better
+        Whether the search maximised the mean over folds, or minimised it.
 
     Returns
     -------
     CorrectedScore
-        In units of the metric; never better than the best mean over all folds. Where it is not defined, with fewer than 2 folds
-        or fewer than 3 trials with all, a `SearchError` with the reason alone as its message.
+        In units of the metric, with a 95 % interval; never better than the best mean over all folds. Where it is not defined,
+        with fewer than 2 folds or fewer than 3 trials with all, a `SearchError` with the reason alone as its message.
 
     Examples
     --------
@@ -77,7 +78,7 @@ def corrected_score(
     smoothed, single = _scores_of_the_choice(scores, complete)
     value = min(float(smoothed.mean()), float(complete.mean(axis=1).max()))
     # The smoothed scores vary less over folds than their mean errs: what they share does not show there.
-    mean, *bounds, _ = corrected_t(single, confidence=confidence)
+    mean, *bounds, _ = corrected_t(single)
     low, high = sorted(sign * (value + bound - mean) for bound in bounds)
     return CorrectedScore(sign * value, low, high, "chosen on the other folds, smoothed; corrected resampled t")
 
@@ -117,7 +118,7 @@ def selected_on(
     return found
 
 
-def _spread_of_mean(differences: Sequence[float] | np.ndarray) -> tuple[float, float, int]:
+def _spread_of_mean(differences: ArrayLike) -> tuple[float, float, int]:
     """Mean over folds, its standard error corrected for the training posts that folds share, and degrees of freedom."""
     values = np.asarray(differences, dtype=float)
     n = len(values)
@@ -126,23 +127,19 @@ def _spread_of_mean(differences: Sequence[float] | np.ndarray) -> tuple[float, f
     return float(values.mean()), float(values.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))), n - 1
 
 
-def corrected_t(
-    differences: Sequence[float] | np.ndarray, *, confidence: float = 0.95
-) -> tuple[float, float, float, float]:
-    """Mean, low, high and two-sided p of paired differences over all K folds of a cross-validation, against 0.
+def corrected_t(differences: ArrayLike) -> tuple[float, float, float, float]:
+    """Mean, 95 % interval (low, high) and two-sided p of paired differences over all K folds of a cross-validation, against 0.
 
     The corrected resampled t test (Nadeau and Bengio 2003, Machine Learning 52:239): validation is 1 / (K - 1) of training.
     """
     mean, error, freedom = _spread_of_mean(differences)
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    half = float(stats.t.ppf(0.975, freedom)) * error
     if error == 0:
         return mean, mean, mean, float(mean == 0)
     return mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
-def probability_of_practical_difference(
-    differences: Sequence[float] | np.ndarray, rope: float
-) -> tuple[float, float, float]:
+def probability_of_practical_difference(differences: ArrayLike, rope: float) -> tuple[float, float, float]:
     """Probabilities that the true difference lies below -rope, within, and above it; they add up to 1.
 
     The correlated Bayesian t test, with correlation 1 / K (Benavoli, Corani, Demsar and Zaffalon 2017, JMLR 18:77).
@@ -157,7 +154,7 @@ def probability_of_practical_difference(
     return worse, max(0.0, 1 - worse - better), better
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """P-values adjusted for their number, step-down (Holm 1979, Scand. J. Stat. 6:65); NaN stays and does not count."""
     given = np.asarray(p_values, dtype=float)
     adjusted = np.full(given.shape, np.nan)

@@ -197,8 +197,8 @@ def _fold_metrics(result: Result) -> pd.DataFrame:
     """A row of metrics for each fold."""
     if not isinstance(result, pd.DataFrame):
         return pd.DataFrame({fold.fold: fold.metrics for fold in _folds(result)}).T
-    parts = {fold: part.to_numpy().T for fold, part in result.groupby("fold")[["label", "probability"]]}
-    return pd.DataFrame({fold: compute_metrics(*pairs) for fold, pairs in parts.items()}).T
+    parts = result.groupby("fold")[["label", "probability"]]
+    return pd.DataFrame({fold: compute_metrics(*part.to_numpy().T) for fold, part in parts}).T
 
 
 def _look(one: bool, model: str, position: int, fold: Any, number: int) -> dict[str, Any]:
