@@ -74,10 +74,9 @@ class FoldResult:
 def prediction_table(fold: int, pairs: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     """Predictions of a fold's validation pairs, in their order; columns `PREDICTION_COLUMNS`."""
     table = pairs[["post_id", "sentence_id", "criterion_id"]].reset_index(drop=True)
-    table.insert(0, "fold", np.int8(fold))
-    logit = np.asarray(logits, dtype=np.float32)
-    table = table.assign(label=pairs["label"].to_numpy(np.int8), logit=logit, probability=probabilities_of(logit))
-    return table.assign(weight=pairs["weight"].to_numpy(np.float64))
+    label, weight = pairs["label"].to_numpy(np.int8), pairs["weight"].to_numpy(np.float64)
+    table = table.assign(fold=np.int8(fold), label=label, weight=weight, logit=np.asarray(logits, dtype=np.float32))
+    return table.assign(probability=probabilities_of(table["logit"].to_numpy()))[PREDICTION_COLUMNS]
 
 
 def predictions_of(result: FoldResult | CrossValidation | pd.DataFrame) -> pd.DataFrame:

@@ -224,20 +224,15 @@ def fit(
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep log lines, warnings and progress bars of PyTorch and Hugging Face out of a notebook for a while."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("transformers", "accelerate", "torch"))}
-    bar = transformers.logging.is_progress_bar_enabled()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
         warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
-        try:
-            for logger in levels:
-                logger.setLevel(logging.ERROR)
+        for logger in map(logging.getLogger, ("transformers", "accelerate", "torch")):
+            at_the_end.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        if transformers.logging.is_progress_bar_enabled():
+            at_the_end.callback(transformers.logging.enable_progress_bar)
             transformers.logging.disable_progress_bar()
-            yield
-        finally:
-            for logger, level in levels.items():
-                logger.setLevel(level)
-            if bar:
-                transformers.logging.enable_progress_bar()
+        yield
 
 
 def collect_garbage() -> None:
