@@ -18,7 +18,7 @@ def pair_lengths(corpus: Corpus, params: Params) -> pd.DataFrame:
     encoded = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length).encode(corpus.pairs)
     whole = np.array([len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens], np.int64)
     words = corpus.pairs["sentence"].str.count(r"\S+").to_numpy(np.int64)
-    return pd.DataFrame({"words": words, "tokens": whole, "truncated": encoded.truncated()})
+    return pd.DataFrame({"words": words, "tokens": whole, "truncated": whole > params.model.max_length})
 
 
 def length_table(lengths: pd.DataFrame, max_length: int) -> pd.DataFrame:

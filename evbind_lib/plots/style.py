@@ -10,7 +10,6 @@ PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#767676"
 PALETTE = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY]
 SCALE = [ORANGE, "#8FA08C", BLUE]  # from low to high
 INK = "#222222"  # of text on a ground of its own, which is light in a dark template too
-HEIGHT = 420  # pixels
 
 
 def marker(position: int, size: int = 8) -> dict[str, object]:
@@ -23,8 +22,8 @@ def whole_steps(most: int) -> int | None:
     return 1 if most <= 15 else None
 
 
-def styled(figure: go.Figure, title: str, caption: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
-    """Give a figure its title, the caption beneath it, names of the axes and the look that all have."""
+def styled(figure: go.Figure, title: str, caption: str, *, x: str = "", y: str = "", height: int = 420) -> go.Figure:
+    """Give a figure its title, the caption beneath it, names of the axes, height in pixels and the look that all have."""
     chosen = plotly.io.templates.default  # "plotly" unless the user chose another one
     figure.update_layout(template="plotly_white" if chosen == "plotly" else chosen, colorway=PALETTE, font_size=13)
     figure.update_layout(title_text=title, title_x=0.01, title_xanchor="left", title_font_size=17, height=height)

@@ -56,7 +56,7 @@ class EncodedPairs(Dataset):
     def __init__(
         self, tokens: Sequence[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, layout: PairLayout, max_length: int
     ) -> None:
-        self.tokens, self.labels, self.layout, self.max_length = tokens, labels, layout, max_length
+        self.tokens, self.labels, self.layout = tokens, labels, layout
         budget = max_length - len(layout)
         self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in tokens]
 
@@ -66,11 +66,6 @@ class EncodedPairs(Dataset):
     def lengths(self) -> np.ndarray:
         """Length of each pair in tokens after truncation, special tokens counted; shape (n,), int64."""
         return np.array([first + second + len(self.layout) for first, second in self.kept], dtype=np.int64)
-
-    def truncated(self) -> np.ndarray:
-        """Whether each pair lost tokens; shape (n,), bool."""
-        whole = np.array([len(first) + len(second) + len(self.layout) for first, second in self.tokens])
-        return whole > self.max_length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         (first, second), (n_first, n_second), layout = self.tokens[index], self.kept[index], self.layout

@@ -70,10 +70,9 @@ def test_the_longer_text_is_cut_first(first: int, second: int, budget: int) -> N
         assert abs(a - b) <= 1 or (a == first and a < b) or (b == second and b < a)
 
 
-def test_lengths_and_truncation_are_told(tokenizers: dict) -> None:
+def test_lengths_are_those_after_truncation(tokenizers: dict) -> None:
     encoded = PairEncoder(tokenizers["tiny"], 10).encode(table([("no joy", "sleep"), ("no joy", "tired " * 30)]))
     assert encoded.lengths().tolist() == [len(encoded[0]["input_ids"]), 10]
-    assert encoded.truncated().tolist() == [False, True]
 
 
 def test_a_text_is_tokenised_once(tokenizers: dict, monkeypatch: pytest.MonkeyPatch) -> None:
