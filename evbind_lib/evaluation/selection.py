@@ -48,18 +48,9 @@ def corrected_score(
     In fourteen simulated worlds the bias was between -0.010 and +0.001, and the interval of 0.95 held the truth in 0.97 or more.
     Seed luck that all folds of a trial share cannot be seen in fold scores and is not corrected (+0.008 there).
 
-    Parameters
-    ----------
-    fold_scores
-        (n_trials, n_folds), the same folds in every trial; NaN, infinite or left out at the end where a trial lacks a fold.
-    greater_is_better
-        Whether the search maximised the mean over folds, or minimised it.
-
-    Returns
-    -------
-    CorrectedScore
-        In units of the metric, with a 95 % interval; never better than the best mean over all folds. Where it is not defined,
-        with fewer than 2 folds or fewer than 3 trials with all, a `SearchError` with the reason alone as its message.
+    Scores are (n_trials, n_folds), the same folds in every trial; NaN, infinite or left out at the end where a trial lacks one.
+    The value is never better than the best mean over all folds; the interval is one of 95 %. With fewer than 2 folds, or fewer
+    than 3 trials with all, it is not defined: a `SearchError` with the reason alone as its message.
 
     Examples
     --------
