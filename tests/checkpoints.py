@@ -1,4 +1,4 @@
-"""Small local checkpoints, written as `save_pretrained` writes them: BERT, RoBERTa, and DeBERTa-v3 with SentencePiece."""
+"""Small local checkpoints of random weights, written as `save_pretrained` writes them, of many families."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ import sentencepiece
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertTokenizerFast,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    ElectraConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaTokenizerFast,
+    T5Config,
+    XLNetConfig,
 )
 
 SAMPLE = Path(__file__).resolve().parent.parent / "evbind_lib" / "data" / "sample"
@@ -94,4 +103,50 @@ def write_deberta(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     DebertaV2ForSequenceClassification(config).half().save_pretrained(folder)
+    return folder
+
+
+BERT_LIKE = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+DECODER = {"n_embd": 32, "n_layer": 1, "n_head": 2}
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+# Configuration, what the tokenizer puts around one text and two, and further settings of the tokenizer.
+FAMILIES = {
+    "albert": (AlbertConfig(vocab_size=300, embedding_size=16, **SMALL), BERT_LIKE, {}),
+    "electra": (ElectraConfig(vocab_size=300, embedding_size=16, **SMALL), BERT_LIKE, {}),
+    "modernbert": (
+        ModernBertConfig(vocab_size=300, pad_token_id=0, cls_token_id=1, sep_token_id=2, **SMALL),
+        BERT_LIKE,
+        {},
+    ),
+    "gpt2": (GPT2Config(vocab_size=300, **DECODER), ("$A", "$A $B:1"), {"pad_token": None}),
+    "llama": (LlamaConfig(vocab_size=300, **SMALL), ("[CLS] $A", "[CLS] $A [CLS]:1 $B:1"), {"padding_side": "left"}),
+    "t5": (
+        T5Config(vocab_size=300, eos_token_id=2, decoder_start_token_id=0, **T5),
+        ("$A [SEP]", "$A [SEP] $B:1 [SEP]:1"),
+        {},
+    ),
+    "xlnet": (
+        XLNetConfig(vocab_size=300, d_model=32, n_layer=1, n_head=2, d_inner=64),
+        ("$A [SEP] [CLS]:2", "$A [SEP] $B:1 [SEP]:1 [CLS]:2"),
+        {"padding_side": "left"},
+    ),
+}
+
+
+def write_family(name: str, folder: Path) -> Path:
+    """A folder of one of `FAMILIES`."""
+    config, (single, pair), settings = FAMILIES[name]
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(
+        texts(), trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    given = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]", **settings}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **given).save_pretrained(folder)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     return folder

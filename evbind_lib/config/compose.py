@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.config.schema import FIELDS, GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
-from evbind_lib.errors import ParamsError, did_you_mean
+from evbind_lib.errors import EvbindError, ParamsError, did_you_mean
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
 
@@ -51,6 +52,7 @@ def compose(
     chosen = [f"{group}={name}" for group, name in zip(GROUPS, named, strict=True) if name is not None]
     words = _prepare([*chosen, *([overrides] if isinstance(overrides, str) else overrides)])
     tree = _tree("config", words)
+    _check_encoder(tree, words)
     search = tree.get("hpo") or {}
     space, fixed = search.get("search_space"), search.get("fixed") or {}
     if isinstance(space, dict) and isinstance(fixed, dict):  # the schema refuses anything else
@@ -103,12 +105,18 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
 
     _check_files(overrides)
     _look_into_the_workspace_first()
+    OmegaConf.register_new_resolver("encoder", encoder_default, replace=True)  # for files of params/model/
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
             config = hydra.compose(config_name, overrides)
         return OmegaConf.to_container(OmegaConf.merge(beside or {}, config), resolve=True)  # type: ignore[return-value]
     except Exception as error:
+        ours: BaseException | None = error
+        while ours and not isinstance(ours, EvbindError):
+            ours = ours.__context__
+        if ours:  # of a resolver
+            raise ours from None
         raise ParamsError(masked(_explain(error))) from None
 
 
@@ -138,6 +146,15 @@ def _check_files(overrides: Sequence[str]) -> None:
         is_chosen = group in GROUPS and name not in ("", "null")
         if is_chosen and not any((folder / f"{name}.yaml").is_file() for folder in folders):
             raise ParamsError(f"{group}={name}: there is no file params/{group}/{name}.yaml{hint}")
+
+
+def _check_encoder(tree: dict[str, Any], words: Sequence[str]) -> None:
+    """Refuse another encoder under the rates of the tiny model, which are made for random weights."""
+    chosen = [word.partition("=")[2] for word in words if word.startswith("model=")] or [TINY]
+    name = (tree.get("model") or {}).get("name", TINY)
+    if chosen[-1] == TINY and name != TINY:
+        problem = "model=tiny (the default) has learning rates for random weights, with which a pretrained model learns nothing"
+        raise ParamsError(f"model.name={name}: {problem}; write model=pretrained model.name={name}.")
 
 
 def _drop_left_over(search: dict[str, Any], overrides: list[str]) -> None:

@@ -126,6 +126,7 @@ class ModelParams(Section):
     max_length: int = Field(default=512, ge=8)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "eager", "disentangled_flash"] = "auto"
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     threads: int | None = Field(default=None, ge=1)
     trainer: dict[str, Any] = {}
     search_space: dict[str, Any] = {}

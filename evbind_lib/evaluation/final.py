@@ -107,11 +107,11 @@ class EvidenceModel:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote, to a GPU where there is one; `ModelError` where the folder holds no whole model."""
-        place, eager = resolve_path(str(folder)), {"attn_implementation": "eager"}
+        place, eager = resolve_path(str(folder)), {"attn_implementation": "eager", "trust_remote_code": False}
         try:
             about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
             with quiet_libraries():
-                tokenizer = AutoTokenizer.from_pretrained(place)
+                tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
                 model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, **eager)
             return cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
         except Exception as error:

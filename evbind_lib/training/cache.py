@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from evbind_lib.config.digest import code_digest, digest_of
-from evbind_lib.config.paths import resolve_path, workspace, write_whole
+from evbind_lib.config.encoders import model_folder
+from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
@@ -52,7 +53,9 @@ def fold_key(
         "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
         "data": params.data.model_dump(include=SAMPLING),
-        "model": [*params.model.model_dump(include={"name", "max_length", "precision", "attention"}).values()],
+        "model": [
+            *params.model.model_dump(include={"name", "max_length", "precision", "attention", "dropout"}).values()
+        ],
         "corpus": corpus.fingerprint,
         "folds": [folds_fingerprint(folds), fold.index],
         "code": code_digest("data", "training"),
@@ -65,7 +68,8 @@ def fold_key(
 
 def model_content(params: Params) -> list[str]:
     """Digests of the files of a model in a local folder; none of one that is known by its name alone."""
-    files = sorted(file for file in resolve_path(params.model.name).rglob("*") if file.is_file())
+    folder = model_folder(params.model.name)
+    files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder else []
     return _digest_of_files(*((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

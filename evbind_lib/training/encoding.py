@@ -27,9 +27,10 @@ def longest_first_lengths(first: int, second: int, budget: int) -> tuple[int, in
 class PairLayout:
     """Where a tokenizer puts its special tokens around and between two texts."""
 
-    special: tuple[tuple[int, ...], ...]  # before, between and after the texts
+    special: tuple[np.ndarray, ...]  # before, between and after the texts, each perhaps empty
     types: tuple[int, ...] | None  # of before, first, between, second, after
     pad: int
+    pad_left: bool
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -40,11 +41,14 @@ class PairLayout:
         begin = next(i for i in range(len(ids)) if ids[i : i + len(first)] == first)
         end = begin + len(first)
         other = next(i for i in range(end, len(ids)) if ids[i : i + len(second)] == second)
-        special = (tuple(ids[:begin]), tuple(ids[end:other]), tuple(ids[other + len(second) :]))
+        parts = (ids[:begin], ids[end:other], ids[other + len(second) :])
+        special = tuple(np.array(part, dtype=np.int64) for part in parts)
         # The type of a special token that is absent, here that of the text before it, is never used.
         types = tuple(probe["token_type_ids"][i] for i in (0, begin, other - 1, other, -1))
         has_types = "token_type_ids" in tokenizer.model_input_names
-        return cls(special, types if has_types else None, int(tokenizer.pad_token_id or 0))
+        return cls(
+            special, types if has_types else None, int(tokenizer.pad_token_id or 0), tokenizer.padding_side == "left"
+        )
 
     def __len__(self) -> int:
         return sum(map(len, self.special))
@@ -83,9 +87,10 @@ class EncodedPairs(Dataset):
         batch = {name: np.zeros((len(items), max(lengths)), dtype=np.int64) for name in [*names, "attention_mask"]}
         batch["input_ids"][:] = self.layout.pad
         for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
-            batch["attention_mask"][row, :length] = 1
+            place = slice(-length, None) if self.layout.pad_left else slice(length)
+            batch["attention_mask"][row, place] = 1
             for name in names:
-                batch[name][row, :length] = item[name]
+                batch[name][row, place] = item[name]
         batch["labels"] = np.array([item["labels"] for item in items])
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 

@@ -11,18 +11,18 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from evbind_lib.config.encoders import TINY
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
-from evbind_lib.errors import ParamsError, TrainingError
+from evbind_lib.errors import ModelError, ParamsError, TrainingError
 from evbind_lib.training import trainer
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import Loss
 from evbind_lib.training.metrics import METRICS, compute_metrics, probabilities_of
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
-from evbind_lib.training.tiny import TINY
 from evbind_lib.training.trainer import ModelInit, TrainerLoss, choose_loss, quiet_libraries
 
 
@@ -145,6 +145,11 @@ def train_prepared(
         smaller, hooks = trainer.with_micro_batch(seeded, tried), [validation, *theirs]
         try:
             model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks)
+        except trainer.NotFiniteError:
+            if precision == "fp32":
+                raise
+            precision = "fp32"  # once more from the same seed: sixteen bits may be what the loss left
+            seeded = seeded.with_values({"model.precision": precision})
         except Exception as error:
             if not trainer.is_out_of_memory(error):
                 raise
@@ -235,3 +240,28 @@ def check(params: Params) -> None:
     with quiet_libraries():
         trainer.training_arguments(params, output_dir="unused")
         check_model(params.model)
+        if params.model.name != TINY:
+            _check_step(params)
+
+
+def _check_step(params: Params) -> None:
+    """Train a short pair and one of ``max_length`` for a step, on the very path of a fold; `ModelError` where that fails."""
+    length, name = params.model.max_length, params.model.name
+    step = params.with_values({"training.args": {"max_steps": 1, trainer.BATCH: 2, "learning_rate": 1e-6}})
+    texts = {"criterion": ["criterion"] * 2, "sentence": ["sentence", "sentence " * length], "label": [0, 1]}
+    encoder = PairEncoder(load_tokenizer(params.model, ()), length)
+    pairs = encoder.encode(pd.DataFrame(texts))
+    try:
+        predict(
+            trainer.fit(step, encoder, pairs), pairs, batch_size=2, precision=choose_precision(params.model.precision)
+        )
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if trainer.is_out_of_memory(error):  # a fold goes on with fewer pairs at once
+            return
+        reason = str(error).splitlines()[0].rstrip(".")
+        # RoBERTa has two positions less than its configuration says, and its embeddings only say that an index is out of range.
+        where = f"cannot take a pair of {length} tokens" if "index" in reason.lower() else "cannot be trained"
+        remedy = "set a smaller model.max_length" if "index" in reason.lower() else "use another encoder"
+        raise ModelError(f"model.max_length={length}: {name} {where} ({reason}); {remedy}.") from None
+    finally:
+        trainer.collect_garbage()

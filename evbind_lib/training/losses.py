@@ -32,6 +32,17 @@ def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weight
     return functional.cross_entropy(logits.float(), labels, weight=weights, reduction="none")
 
 
+def smoothed_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """`weighted_cross_entropy` against 1 - smoothing / 2 (Szegedy et al., CVPR 2016, section 7): (n, 2), (n,) -> (n,)."""
+    aims = functional.one_hot(labels, 2) * (1 - smoothing) + smoothing / 2
+    return (
+        functional.cross_entropy(logits.float(), aims, reduction="none")
+        * weights.to(logits.device, non_blocking=True)[labels]
+    )
+
+
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:
     """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of each pair (Lin et al., ICCV 2017, equation 5): (n, 2), (n,) -> (n,).
 
@@ -49,6 +60,9 @@ LOSSES = Registry[Callable[[TrainingParams, np.ndarray], Loss]](
     "training.loss_function",
     "loss",
     weighted_ce=lambda training, labels: partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels)),
+    smoothed_ce=lambda training, labels: partial(
+        smoothed_cross_entropy, weights=inverse_frequency_weights(labels), **{"smoothing": 0.1, **training.loss_args}
+    ),
     focal=lambda training, labels: partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha),
 )
 LOSSES.__doc__ = """Losses by name: what ``training.loss_function`` chooses from.

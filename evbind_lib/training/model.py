@@ -1,10 +1,10 @@
 """Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
+import contextlib
 import copy
 import functools
 import importlib.util
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,15 +15,36 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from evbind_lib.config.encoders import TINY, model_folder, unreachable
 from evbind_lib.config.schema import ModelParams
 from evbind_lib.errors import ModelError
 from evbind_lib.training.encoding import EncodedPairs
-from evbind_lib.training.tiny import TINY, tiny_config, train_tiny_tokenizer
+from evbind_lib.training.tiny import tiny_config, train_tiny_tokenizer
 
 # Only these attention implementations exist for DeBERTa; asking for another makes transformers warn or fail.
 EAGER_ONLY = ("deberta", "deberta-v2")
 # A package of the extra `attention`: DeBERTa-v2's and v3's attention without its largest intermediate tensors.
 FLASH = "disentangled_flash"
+# What architectures call their dropout.
+DROPOUTS = (
+    *(
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "pooler_dropout",
+        "classifier_dropout",
+        "classifier_dropout_prob",
+    ),
+    *(
+        "dropout",
+        "attention_dropout",
+        "dropout_rate",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "summary_last_dropout",
+    ),
+    *("embedding_dropout", "mlp_dropout"),
+)
 # What hub clients say where a model is not on this machine and cannot be had.
 UNREACHABLE = ("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve")
 
@@ -38,9 +59,11 @@ def load_tokenizer(model: ModelParams, training_texts: Iterable[str]) -> PreTrai
         problem = "turns plain English into unknown tokens, so its files are incomplete"
         remedy = "save it again with tokenizer.save_pretrained(FOLDER)"
         raise ModelError(f"model.name={model.name}: its tokenizer {problem}; {remedy}.")
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         remedy = "set pad_token and save it again"
         raise ModelError(f"model.name={model.name}: its tokenizer has no padding token; {remedy}.")
+    if tokenizer.pad_token_id is None:  # as of GPT-2; what is padded is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -50,16 +73,39 @@ def load_model(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> PreTra
     if model.name == TINY:
         return _with_attention(transformers.DebertaV2ForSequenceClassification(config), model)
     # Stored half precision makes DeBERTa's loss NaN within steps (transformers issue 42805); autocast narrows where it can.
-    options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+    options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
     if config.model_type in EAGER_ONLY:
         options["attn_implementation"] = "eager"
-    loaded = _from_pretrained(transformers.AutoModelForSequenceClassification, model.name, **options).float()
-    return _with_attention(loaded, model)
+    loaded, found = _from_pretrained(transformers.AutoModelForSequenceClassification, model.name, **options)
+    _check_weights(model, loaded, found, max(tokenizer.get_vocab().values()) + 1)
+    return _with_attention(loaded.float(), model)
 
 
 def model_config(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Configuration of the model, with two classes."""
-    return tiny_config(tokenizer) if model.name == TINY else _from_pretrained(AutoConfig, model.name, num_labels=2)
+    """Configuration of the model, with two classes, the tokenizer's padding and ``model.dropout``."""
+    config = tiny_config(tokenizer) if model.name == TINY else _from_pretrained(AutoConfig, model.name, num_labels=2)
+    config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a pair's last token
+    for name in DROPOUTS if model.dropout is not None else ():
+        if getattr(config, name, None) is not None:
+            setattr(config, name, model.dropout)
+    return config
+
+
+def _check_weights(model: ModelParams, loaded: PreTrainedModel, found: dict[str, Any], n_tokens: int) -> None:
+    """Refuse weights that the configuration or the tokenizer does not fit; only the head may be new."""
+    body, place = f"{loaded.base_model_prefix}.", f"model.name={model.name}"
+    unlike = sorted(str(entry[0]) for entry in found["mismatched_keys"] if str(entry[0]).startswith(body))
+    missing = [name for name in found["missing_keys"] if name.startswith(body)]
+    if unlike or len(missing) > sum(name.startswith(body) for name in loaded.state_dict()) / 2:
+        what = (
+            f"has other sizes in config.json than in its weights ({unlike[0]})"
+            if unlike
+            else "lacks most weights of its encoder"
+        )
+        raise ModelError(f"{place}: it {what}; give the folder that save_pretrained wrote.")
+    if n_tokens > (n_rows := loaded.get_input_embeddings().num_embeddings):
+        problem = f"its tokenizer has {n_tokens} tokens and its embeddings {n_rows} rows"
+        raise ModelError(f"{place}: {problem}; call model.resize_token_embeddings({n_tokens}) and save it again.")
 
 
 def check_model(model: ModelParams) -> None:
@@ -70,19 +116,11 @@ def check_model(model: ModelParams) -> None:
             load_model(model, load_tokenizer(model, ("criterion", "sentence")))
         return
     config = _from_pretrained(AutoConfig, model.name)  # a small file, which says early what is missing
-    length, positions = model.max_length, getattr(config, "max_position_embeddings", None)
+    length, positions = model.max_length, getattr(config, "max_position_embeddings", None) or 0  # -1: without an end
     absolute = getattr(config, "position_biased_input", True)  # DeBERTa-v3 has relative positions only
-    place = f"model.max_length={length}: {model.name}"
-    if absolute and positions and length > positions:
-        raise ModelError(f"{place} has {positions} positions; set model.max_length={positions} or less.")
-    tokenizer = load_tokenizer(model, ())
-    longest = tokenizer("criterion", "sentence " * length, truncation=True, max_length=length, return_tensors="pt")
-    try:
-        with torch.no_grad():
-            load_model(model, tokenizer).eval()(**longest)
-    except (IndexError, RuntimeError) as error:  # RoBERTa has two positions less than its configuration says
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ModelError(f"{place} cannot take a pair that long ({reason}); set a smaller model.max_length.") from None
+    if absolute and 0 < positions < length:
+        problem = f"{model.name} has {positions} positions; set model.max_length={positions} or less"
+        raise ModelError(f"model.max_length={length}: {problem}.")
 
 
 def _with_attention(loaded: PreTrainedModel, model: ModelParams) -> PreTrainedModel:
@@ -189,20 +227,25 @@ def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, pre
 
 
 def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
-    """What a class of transformers loads from a local folder or the hub; one sentence where it cannot."""
-    folder, place = Path(name).expanduser(), f"model.name={name}"
-    is_folder = folder.is_dir() or name.startswith((".", "~", os.sep))
-    if is_folder and not (folder / "config.json").is_file():
+    """What a class of transformers loads from a local folder or the hub, never its code; one sentence where it cannot."""
+    folder, place = model_folder(name), f"model.name={name}"
+    if folder and not (folder / "config.json").is_file():
         missing = "has no config.json" if folder.is_dir() else "is not a folder"
         raise ModelError(f"{place}: {missing}; give the folder that save_pretrained wrote, or a hub name.")
+    if folder and (pointers := [file.name for file in folder.iterdir() if _is_pointer(file)]):
+        raise ModelError(f"{place}: {pointers[0]} is a pointer of git-lfs and no weights; run `git lfs pull` there.")
     try:
-        return kind.from_pretrained(str(folder.resolve()) if is_folder else name, **options)
+        return kind.from_pretrained(str(folder) if folder else name, trust_remote_code=False, **options)
     except Exception as error:  # hub clients, transformers and safetensors have many
         part, reason = "tokenizer" if kind is AutoTokenizer else "model", str(error).partition("\n")[0]
-        if not is_folder and any(word in str(error) for word in UNREACHABLE):
-            problem = "is not on this machine and the Hugging Face hub cannot be reached or has no such model"
-            remedy = f"download it elsewhere and give its folder: model.name=/path/to/{name.split('/')[-1]}"
-        else:
-            problem = f"cannot be loaded ({type(error).__name__}: {reason or 'no reason given'})"
-            remedy = "use an encoder that AutoModelForSequenceClassification loads"
+        if folder is None and any(word in str(error) for word in UNREACHABLE):
+            raise unreachable(name) from None
+        problem = f"cannot be loaded ({type(error).__name__}: {reason or 'no reason given'})"
+        remedy = "use an encoder that AutoModelForSequenceClassification loads"
         raise ModelError(f"{place}: the {part} {problem}; {remedy}.") from None
+
+
+def _is_pointer(file: Path) -> bool:
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        return stream.read(40).startswith(b"version https://git-lfs")
+    return False

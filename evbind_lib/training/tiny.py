@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import DebertaV2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-TINY = "tiny"
 VOCABULARY = 2000
 
 

@@ -145,6 +145,10 @@ def choose_loss(params: Params, labels: np.ndarray, loss: str | Loss | None = No
         raise ParamsError(f"training.loss_function={name}: {error}; look at training.loss_args.") from None
 
 
+class NotFiniteError(TrainingError):
+    """A loss that is infinite or no number."""
+
+
 class TrainerLoss:
     """A loss in the form that Trainer calls; refuses a number that is not finite, and keeps the mean over an epoch."""
 
@@ -172,7 +176,7 @@ class TrainerLoss:
         for step, number in enumerate(numbers, start=self.steps + 1):
             if not np.isfinite(number):
                 remedy = "lower training.args.learning_rate, or set model.precision=fp32"
-                raise TrainingError(f"{self.place}, step {step}: the loss is {number}; {remedy}.")
+                raise NotFiniteError(f"{self.place}, step {step}: the loss is {number}; {remedy}.")
         self.steps += len(numbers)
         self.values += numbers
 

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="a pool that no rule was chosen on begins elsewhere")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--frozen", type=Path, help="folder of an encoder: train a head on it and not the model")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, for example model.name=FOLDER")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, for example model=minilm")
     given = parser.parse_args()
     if "EVBIND_WORKSPACE" not in os.environ:
         sys.exit("Set EVBIND_WORKSPACE to a folder outside of the project: the pool is saved there.")

@@ -160,7 +160,7 @@ def test_weights_that_are_replaced_in_the_same_folder_are_another_model(
     brief: Brief, corpus: Corpus, folds: Sequence[Fold], tmp_path: Path
 ) -> None:
     folder = checkpoints.write_bert(tmp_path / "bert")
-    params = brief(f"model.name={folder}")
+    params = brief("model=pretrained", f"model.name={folder}")
     before = fold_key(corpus, folds, folds[0], params)
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())

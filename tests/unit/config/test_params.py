@@ -93,7 +93,7 @@ def test_only_invented_posts_are_not_sensitive() -> None:
         (["hpo.fixed.learning_rate=0.002"], "training.args.learning_rate", 0.002),
         (["cluster.gpu_share=2"], "cluster.gpu_share", 2),
         (["cluster=dask", "cluster.scheduler=tcp://10.0.0.1:8786"], "cluster.executor", "dask"),
-        (["model.name=/some/folder"], "model.name", "/some/folder"),
+        (["model=deberta_v3_base", "model.name=/some/folder"], "model.name", "/some/folder"),
     ],
 )
 def test_overrides(overrides: list[str], dotted: str, value: object) -> None:

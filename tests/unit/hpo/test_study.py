@@ -181,10 +181,10 @@ def test_weights_replaced_in_the_same_folder_are_another_model(workspace: Path) 
     (workspace / "model").mkdir()
     weights = workspace / "model" / "model.safetensors"
     weights.write_bytes(b"first")
-    open_study(compose(), identity("model.name=model"))
+    open_study(compose(), identity("model=pretrained", "model.name=model"))
     weights.write_bytes(b"other")
     with pytest.raises(SearchError, match=r"files in model\.name"):
-        open_study(compose(), identity("model.name=model"))
+        open_study(compose(), identity("model=pretrained", "model.name=model"))
 
 
 def test_own_losses_and_metrics_count_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:

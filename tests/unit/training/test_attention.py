@@ -90,7 +90,13 @@ def test_a_fold_is_trained_alike_and_validated_between(
     folder: Path, brief: Callable[..., Params], corpus: Corpus, folds: list[Fold]
 ) -> None:
     def trained(attention: str) -> Any:
-        model = [f"model.name={folder}", "model.max_length=64", "model.precision=fp32", f"model.attention={attention}"]
+        model = [
+            "model=pretrained",
+            f"model.name={folder}",
+            "model.max_length=64",
+            "model.precision=fp32",
+            f"model.attention={attention}",
+        ]
         epochs = ["training.args.max_steps=-1", "training.args.num_train_epochs=2", "training.validation=each"]
         rate = ["training.args.learning_rate=1e-3", "training.args.per_device_train_batch_size=64"]
         return train_fold(corpus, folds[0], brief(*model, *epochs, *rate), keep_model=True)
@@ -140,9 +146,9 @@ def test_where_it_cannot_be_had_it_is_refused_before_training_and_auto_does_with
     bert = checkpoints.write_bert(tmp_path / "bert")
     assert attention_of(load(bert, "auto")) == "transformers"
     with pytest.raises(ModelError, match="a model of type bert"):
-        check(brief(f"model.name={bert}", "model.max_length=64", f"model.attention={FLASH}"))
+        check(brief("model=pretrained", f"model.name={bert}", "model.max_length=64", f"model.attention={FLASH}"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert attention_of(load(folder, "auto")) == "transformers"
-    for name in ("tiny", folder):
+    for named in (["model=tiny"], ["model=pretrained", f"model.name={folder}"]):
         with pytest.raises(ModelError, match=r"evbind\[attention\]"):
-            check(brief(f"model.name={name}", "model.max_length=64", f"model.attention={FLASH}"))
+            check(brief(*named, "model.max_length=64", f"model.attention={FLASH}"))

