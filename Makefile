@@ -35,7 +35,7 @@ test-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

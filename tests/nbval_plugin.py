@@ -127,11 +127,13 @@ def pytest_runtest_setup(item: Any) -> None:
         trainer.mkdir(parents=True, exist_ok=True)
         shutil.copy(BEST, trainer / BEST.name)  # also over what 03 found, which on other processors may be another set
     os.environ["EVBIND_WORKSPACE"] = WORKSPACE().name
-    for name in ("EVBIND_STATIC_FIGURES", "EVBIND_WIDGETS", "JPY_SESSION_NAME"):
+    os.environ["EVBIND_STATIC_FIGURES"] = "0"  # plotly's form alone is compared
+    for name in ("EVBIND_WIDGETS", "JPY_SESSION_NAME"):
         os.environ.pop(name, None)
 
 
 def pytest_runtest_teardown(item: Any) -> None:
     """Let other tests have the environment as it was; a kernel that runs keeps its own."""
     if isinstance(item, IPyNbCell):
-        os.environ.pop("EVBIND_WORKSPACE", None)
+        for name in ("EVBIND_WORKSPACE", "EVBIND_STATIC_FIGURES"):
+            os.environ.pop(name, None)

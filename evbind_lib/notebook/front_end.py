@@ -1,13 +1,14 @@
 """Whether a front end is there to use a widget, which is dead in a stored notebook, and how a figure is shown in either case."""
 
 import base64
+import contextlib
 import json
 import os
 from typing import Any
 
 import plotly.graph_objects as go
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from evbind_lib.tracking.page import PLOTLY
 
@@ -20,9 +21,22 @@ def has_front_end() -> bool:
     return hasattr(shell, "kernel") and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
 
 
-def show_figure(figure: go.Figure) -> None:
-    """Display a figure, with ``EVBIND_STATIC_FIGURES=1`` with a picture too, for pages without JavaScript."""
+def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> DisplayHandle:
+    """Display a figure, or put it in the place of an earlier one: a plain output, which saved files and pages keep.
+
+    Beside plotly's own form stands HTML, which nbconvert's and JupyterLab's exports know, or, with ``EVBIND_STATIC_FIGURES=1``, a
+    picture, which needs neither script nor network. With ``PLOTLY_RENDERER`` it is what that renderer makes.
+    """
     bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("EVBIND_STATIC_FIGURES") == "1":  # needs kaleido, Chrome or Chromium, and a second of time
-        bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
-    display(bundle, raw=True)
+    if os.environ.get("PLOTLY_RENDERER"):
+        bundle = figure._repr_mimebundle_()  # by which IPython asks for it
+    elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
+        bundle["text/html"] = figure.to_html(full_html=False, include_plotlyjs="cdn")
+    elif static == "1":  # needs kaleido, Chrome or Chromium, and a second of time
+        with contextlib.suppress(Exception):  # a browser that is missing costs a picture, and not the run
+            bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
+    if place is None:
+        return display(bundle, raw=True, display_id=True)
+    place.update({"text/plain": ""}, raw=True)  # plotly's extension of JupyterLab (6.9) draws a figure that is drawn not again
+    place.update(bundle, raw=True)
+    return place

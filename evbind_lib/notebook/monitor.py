@@ -1,8 +1,6 @@
 """What shows how far work is: a line or, in a front end, a monitor of the search; and the trial behind a point of its figures."""
 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
-from __future__ import annotations  # go.FigureWidget, once named, loads a second of widgets and schemas
-
 import contextlib
 import functools
 import html
@@ -13,8 +11,7 @@ from typing import Any
 
 import ipywidgets
 import optuna
-import plotly.graph_objects as go
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.schema import Params, TrackingParams
@@ -22,9 +19,8 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.results import folds_line
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
-from evbind_lib.notebook.front_end import has_front_end
+from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
-from evbind_lib.plots.style import sentence
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
 from evbind_lib.training.result import Callback, EpochResult, FoldResult
 
@@ -124,9 +120,9 @@ class SearchMonitor(SearchCallback, Callback):
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
         self.button = ipywidgets.Button(description="Stop after this fold", **looks)
         self.button.on_click(self.press)
-        self.figure = go.FigureWidget(sentence("Score of each trial", "No trial is complete yet."))
+        self.place: DisplayHandle | None = None  # of the figure
         bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
-        self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])]), self.figure])
+        self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])])])
         hear_while_busy(self.button)
 
     def press(self, button: ipywidgets.Button) -> None:
@@ -136,8 +132,8 @@ class SearchMonitor(SearchCallback, Callback):
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         self.study, self.n_earlier, self.started = study, n_earlier_trials, time.monotonic()
-        self._refresh(study)
         display(self.view)
+        self._refresh(study)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         drawn = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
@@ -162,41 +158,40 @@ class SearchMonitor(SearchCallback, Callback):
         self.button.description, self.button.disabled = "Stopping", True
 
     def close(self) -> None:
-        """Show that nothing runs any more, and let a click on a point show its trial."""
+        """Show that nothing runs any more, and let the trials be looked at."""
         self.button.description, self.button.disabled = "Stopped" if self.wants_stop else "Done", True
         self.button.button_style = self.now.value = ""
+        self.folds.layout.display = "none"
         if self.study is None:
             return
         self._refresh(self.study)
         if count_trials(self.study)["complete"]:
-            self.view.children = (*self.view.children[:-1], *clickable(self.figure, self.study, self.tracking))
+            self.view.children = (*self.view.children[:2], trial_browser(self.study, self.tracking))
 
     def _refresh(self, study: optuna.Study) -> None:
         counts, name = count_trials(study), html.escape(study.study_name)
         self.trials.value = total = counts["total"]
         where = f"Study <b>{name}</b>: {total} of {self.trials.max} trials ({states(counts)})"
         best = html.escape(_best_so_far(study))
-        parts = where, best and f"<b>{best}</b>", folds_line(study, self.folds.max), self._time_left(total)
+        parts = where, best and f"<b>{best}</b>", folds_line(study, self.folds.max), self._time_left(study, total)
         self.head.value = " · ".join(part for part in parts if part)
         last = reversed(finished_trials(study)[-LAST_TRIALS:])
         scores = ((trial, "-" if trial.value is None else f"{trial.value:.4f}") for trial in last)
         rows = [(trial.number, trial.state.name.lower(), score) for trial, score in scores]
         self.table.value = _table(rows, ("trial", "state", "score")) if rows else ""
-        if best:
-            drawn = history(study)
-            with self.figure.batch_update():
-                self.figure.data = []
-                self.figure.update_layout(drawn.layout, overwrite=True)
-                self.figure.layout.annotations = drawn.layout.annotations  # the sentence that no trial is there yet
-                self.figure.add_traces(drawn.data)
+        self.place = show_figure(history(study), self.place)
 
-    def _time_left(self, total: int) -> str:
+    def _time_left(self, study: optuna.Study, total: int) -> str:
         if total >= self.trials.max or self.wants_stop:
             return ""
-        if total == self.n_earlier:
-            return "time left: known after the first trial"
-        seconds = (time.monotonic() - self.started) / (total - self.n_earlier) * (self.trials.max - total)
-        return f"about {_duration(seconds)} left"
+        if total > self.n_earlier:
+            each = (time.monotonic() - self.started) / (total - self.n_earlier)
+        else:
+            earlier = [TrialRecord.read(trial).seconds or 0 for trial in finished_trials(study)]
+            if not any(earlier):
+                return "time left: known after the first trial"
+            each = sum(earlier) / len(earlier)
+        return f"about {_duration(each * (self.trials.max - total))} left"
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:
@@ -207,24 +202,28 @@ def hear_while_busy(button: ipywidgets.Button) -> None:
         del button.comm._reply_subshell_id
 
 
-def clickable(figure: go.FigureWidget, study: optuna.Study, tracking: TrackingParams | None) -> list[Any]:
-    """The trial whose point was clicked last, above its figure."""
-    details = ipywidgets.HTML("<i>Click a point to see its trial.</i>")
+def trial_browser(study: optuna.Study, tracking: TrackingParams | None) -> ipywidgets.VBox:
+    """Choose a finished trial, at first the best, and see what there is about it."""
+    finished = finished_trials(study)
+    names = [f"{trial.number}: {trial.state.name.lower()}{_value(trial)}" for trial in finished]
+    numbers, details = [trial.number for trial in finished], ipywidgets.HTML()
+    chosen = ipywidgets.Dropdown(options=[*zip(names, numbers, strict=True)], description="trial")
 
-    def show_details(trace: Any, points: Any, _: Any) -> None:
-        if trace.meta and points.point_inds:
-            details.value = trial_details(study, int(trace.meta[points.point_inds[0]]), tracking)
+    def show_details(_: Any) -> None:
+        details.value = trial_details(study, chosen.value, tracking)
 
-    for trace in figure.data:
-        trace.on_click(show_details)
-    return [details, figure]
+    if (best := best_trial(study)) is not None:
+        chosen.value = best.number
+    show_details(None)
+    chosen.observe(show_details, names="value")
+    return ipywidgets.VBox([chosen, details])
 
 
 def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | None = None) -> str:
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
     record = TrialRecord.read(trial)
-    value = "" if trial.value is None else f", {metric_name(study)} {trial.value:.4f}"
+    value = _value(trial, f"{metric_name(study)} ")
     folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     link = ""
@@ -266,3 +265,7 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _value(trial: FrozenTrial, name: str = "") -> str:
+    return "" if trial.value is None else f", {name}{trial.value:.4f}"

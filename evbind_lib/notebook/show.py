@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,8 +19,8 @@ from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
 from evbind_lib.hpo.results import SearchResult, corrected_line, finalist_lines, folds_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
-from evbind_lib.notebook.front_end import has_front_end, show_figure
-from evbind_lib.notebook.monitor import clickable, short, states
+from evbind_lib.notebook.front_end import show_figure
+from evbind_lib.notebook.monitor import short, states
 from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
@@ -57,13 +56,11 @@ def parameter_differences(sets: Mapping[str, Params]) -> pd.DataFrame:
     return flat[shown & (flat.astype(str).nunique(axis=1) > 1)].rename_axis("parameter").map(short)
 
 
-def show(what: go.Figure | pd.DataFrame, result: SearchResult | None = None) -> None:
-    """Show a table with its texts whole, or a figure; in a front end a click on a point of a search shows its trial."""
+def show(what: go.Figure | pd.DataFrame) -> None:
+    """Show a table with its texts whole, or a figure."""
     if isinstance(what, pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             display(what)
-    elif result and has_front_end() and any(trace.meta for trace in what.data):
-        display(ipywidgets.VBox(clickable(go.FigureWidget(what), result.study, result.configured.tracking)))
     else:
         show_figure(what)
 

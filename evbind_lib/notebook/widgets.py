@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import html
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import pandas as pd
-import plotly.graph_objects as go
 from IPython.display import display
 
 from evbind_lib.config.paths import workspace, write_whole
@@ -88,21 +87,12 @@ def _open_rows(predictions: pd.DataFrame) -> None:
 
 def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
     """Show what a threshold does, as `plots.thresholds` of such predictions does, with a slider in a front end."""
-    figure = thresholds(predictions, threshold)
-    if not has_front_end():
-        show_figure(figure)
-        return
-    shown, looks = go.FigureWidget(figure), {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
-    slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks)
-
-    def move(change: Mapping[str, Any]) -> None:
-        moved = thresholds(predictions, change["new"])
-        with shown.batch_update():
-            shown.layout.title.text, shown.layout.shapes = moved.layout.title.text, moved.layout.shapes
-            shown.data[-1].update(z=moved.data[-1].z, text=moved.data[-1].text)
-
-    slider.observe(move, names="value")
-    display(ipywidgets.VBox([slider, shown]))
+    looks = {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
+    slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks, continuous_update=False)
+    if has_front_end():
+        display(slider)
+    place = show_figure(thresholds(predictions, threshold))
+    slider.observe(lambda change: show_figure(thresholds(predictions, change["new"]), place), names="value")
 
 
 def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:

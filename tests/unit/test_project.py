@@ -53,7 +53,7 @@ def test_every_module_can_be_imported_on_its_own() -> None:
     # Forked children of one process that has loaded the heavy libraries: each begins without a module of ours.
     code = f"""
 import os, sys, importlib
-import anywidget, hydra, ipywidgets, mlflow, nbconvert, optuna, pandas, papermill, plotly.graph_objects, pydantic, scipy.stats
+import hydra, ipywidgets, mlflow, nbconvert, optuna, pandas, papermill, plotly.graph_objects, pydantic, scipy.stats
 import sklearn.metrics, sklearn.model_selection, sklearn.linear_model, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DebertaV2ForSequenceClassification, Trainer
 for name in {names}:

@@ -1,22 +1,24 @@
-"""Views in a front end: the monitor follows and stops a search, points show their trials, controls change what is shown."""
+"""Views in a front end: the monitor follows and stops a search, a list shows its trials, controls change what is shown."""
 
 from __future__ import annotations
 
 import csv
+import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
 import numpy as np
 import optuna
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 from jupyter_client.manager import start_new_kernel
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
@@ -26,19 +28,45 @@ from evbind_lib.hpo.objective import Objective, SearchCallback
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import TrialRecord, count_trials
+from evbind_lib.notebook import front_end, widgets
 from evbind_lib.notebook import monitor as monitors
 from evbind_lib.notebook import show as shows
-from evbind_lib.notebook import widgets
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import SearchMonitor, trial_details
-from evbind_lib.notebook.show import show
-from evbind_lib.plots.search import history, importances
+from evbind_lib.plots.search import history
+from evbind_lib.tracking.page import PLOTLY
 from evbind_lib.training.result import Callback, EpochResult
 
 
+class Place:
+    """Where a figure is displayed: keeps what it shows in turn."""
+
+    def __init__(self, bundle: dict[str, Any], raw: bool, display_id: bool) -> None:
+        self.titles: list[str] = []
+        self.update(bundle)
+
+    def update(self, bundle: dict[str, Any], raw: bool = True) -> None:
+        if bundle != {"text/plain": ""}:  # between two figures
+            self.figure = bundle[PLOTLY]
+            self.titles.append(self.figure["layout"]["title"]["text"])
+
+
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is displayed, as in a front end."""
+def places(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
+    """Figures that are displayed."""
+    found: list[Place] = []
+
+    def display(*given: Any, **options: Any) -> Place:
+        found.append(Place(*given, **options))
+        return found[-1]
+
+    monkeypatch.setattr(front_end, "display", display)
+    return found
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, places: list[Place]) -> list[Any]:
+    """What is displayed beside figures, as in a front end."""
     displayed: list[Any] = []
     monkeypatch.setenv("EVBIND_WIDGETS", "1")
     for module in (widgets, monitors, shows):
@@ -84,13 +112,13 @@ def searched(corpus: Corpus, folds: list[Fold]) -> Search:
 
 
 def test_the_button_ends_the_search_after_the_fold_and_loses_nothing(
-    brief: Callable[..., Params], searched: Search, shown: list[Any]
+    brief: Callable[..., Params], searched: Search, shown: list[Any], places: list[Place]
 ) -> None:
     params = brief()
     monitor = SearchMonitor(params)
     assert shown == []  # what is refused before the study is open shows no monitor
     result = searched(params, monitor, _PressDuring(monitor, trial=1, fold=0))
-    assert shown == [monitor.view]
+    assert shown == [monitor.view] and len(places) == 1
     monitor.close()
     assert count_trials(result.study)["total"] == 1
     cut_off, waiting = result.study.trials[1:]
@@ -105,6 +133,9 @@ def test_the_button_ends_the_search_after_the_fold_and_loses_nothing(
     assert result.study.trials[2].params == cut_off.params  # done again with its own parameters
     assert again.trials.value == 3 and again.button.description == "Done"
     assert again.table.value.count("<tr>") == 4
+    assert again.folds.layout.display == "none"  # no bar stands still in the middle
+    plain = json.loads(history(result.study).to_json())
+    assert len(places) == 2 and places[-1].figure == plain  # the finished study, in one place
 
 
 def test_the_button_in_a_last_fold_ends_the_search_with_the_trial_complete(
@@ -158,27 +189,61 @@ def test_a_click_is_heard_while_a_cell_runs() -> None:
     assert printed[1:] == ["heard\n"]
 
 
-def test_a_clicked_point_shows_its_trial(
-    brief: Callable[..., Params], searched: Search, shown: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_after_a_search_its_trials_can_be_looked_at(
+    brief: Callable[..., Params], searched: Search, shown: list[Any]
 ) -> None:
-    result = searched(brief())
+    params = brief()
+    monitor = SearchMonitor(params)
+    result = searched(params, monitor)
+    monitor.close()
+    chosen, details = monitor.view.children[-1].children
     number = result.best_trial.number
-    clicks: list[tuple[Any, Callable[..., None]]] = []
-    monkeypatch.setattr(go.Scatter, "on_click", lambda trace, callback: clicks.append((trace, callback)))
-    figure = history(result.study)
-    show(figure, result)
-    details = shown[-1].children[0]
-    assert "Click a point" in details.value
-    # The line of the best so far lies over the points of trials, and is what a click may meet.
-    assert len(clicks) == len(figure.data)
-    trace, click = next((trace, click) for trace, click in clicks if trace.mode == "markers")
-    click(trace, SimpleNamespace(point_inds=[list(trace.meta).index(number)]), None)
-    assert details.value == trial_details(result.study, number, result.configured.tracking)
+    assert chosen.value == number and len(chosen.options) == 3
+    assert details.value == trial_details(result.study, number, params.tracking)
     assert f"<b>Trial {number}</b>: complete, macro_f1 {result.best_value:.4f}" in details.value
     assert f"{TrialRecord.read(result.best_trial).fold_scores[0]:.4f}" in details.value
     assert "learning_rate" in details.value
-    show(importances(result.study), result)  # bars are parameters: nothing to click
-    assert len(shown) == 1
+    chosen.value = (number + 1) % 3
+    assert f"<b>Trial {chosen.value}</b>" in details.value
+
+
+def test_time_left_is_known_as_soon_as_a_study_is_resumed(
+    brief: Callable[..., Params], searched: Search, shown: list[Any]
+) -> None:
+    heads: list[str] = []
+
+    class Watch(SearchMonitor):
+        def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
+            super().on_search_begin(study, n_earlier_trials)
+            heads.append(self.head.value)
+
+    for total in (1, 2):
+        params = brief(f"hpo.trials.n_trials={total}")
+        searched(params, Watch(params))
+    assert "known after the first trial" in heads[0]
+    assert re.search(r"1 of 2 trials .* · about [\d.]+ s left", heads[1])
+
+
+def test_a_figure_is_kept_by_nbconvert_needs_no_browser_and_is_made_by_the_renderer_that_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundles: list[dict[str, Any]] = []
+    monkeypatch.setattr(front_end, "display", lambda bundle, **options: bundles.append(bundle))
+    figure = go.Figure(go.Scatter(x=[1], y=[2]))
+    front_end.show_figure(figure)
+    output = new_output("display_data", data=bundles[-1])
+    body, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[new_code_cell("show()", outputs=[output])]))
+    assert body.count("Plotly.newPlot(") == 1
+
+    monkeypatch.setenv("EVBIND_STATIC_FIGURES", "1")
+    monkeypatch.setattr(go.Figure, "to_image", lambda *given, **options: 1 / 0)  # as where no Chrome is found
+    front_end.show_figure(figure)
+    assert list(bundles[-1]) == [PLOTLY]
+
+    monkeypatch.setenv("PLOTLY_RENDERER", "json")
+    monkeypatch.setattr(plotly.io.renderers, "default", "json")  # plotly reads the variable when it is imported
+    front_end.show_figure(figure)
+    assert list(bundles[-1]) == ["application/json"]
 
 
 def made_predictions() -> pd.DataFrame:
@@ -193,7 +258,7 @@ def made_predictions() -> pd.DataFrame:
     )
 
 
-def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], workspace: Path) -> None:
+def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], places: list[Place], workspace: Path) -> None:
     sensitive = replace(corpus, sensitive=True)
     widgets.browse_pairs(sensitive)
     criterion, label, _, text, _ = shown[-1].children
@@ -206,11 +271,11 @@ def test_controls_change_what_is_shown(corpus: Corpus, shown: list[Any], workspa
 
     predictions = made_predictions()
     widgets.try_thresholds(predictions)
-    slider, figure = shown[-1].children
-    slider.value = 0.8
+    shown[-1].value = 0.8
     counts = at_threshold(predictions, 0.8, predictions["weight"])
-    assert figure.layout.title.text.startswith("At threshold 0.80")
-    cells = [float(str(text).partition("<")[0]) for row in figure.data[-1].text for text in row]
+    (place,) = places
+    assert [title[:17] for title in place.titles] == ["At threshold 0.50", "At threshold 0.80"]
+    cells = [float(str(text).partition("<")[0]) for row in place.figure["data"][-1]["text"] for text in row]
     assert cells == [counts[name] for name in ("tn", "fp", "fn", "tp")]
 
     widgets.browse_errors(predictions, sensitive)
