@@ -28,8 +28,8 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
     picture, which needs neither script nor network. With ``PLOTLY_RENDERER`` it is what that renderer makes.
     """
     bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("PLOTLY_RENDERER"):
-        bundle = figure._repr_mimebundle_()  # by which IPython asks for it
+    if os.environ.get("PLOTLY_RENDERER") and (shell := get_ipython()):
+        bundle, _ = shell.display_formatter.format(figure)
     elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
         bundle["text/html"] = figure.to_html(full_html=False, include_plotlyjs="cdn")
     elif static == "1":  # needs kaleido, Chrome or Chromium, and a second of time
@@ -37,6 +37,8 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
             bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     if place is None:
         return display(bundle, raw=True, display_id=True)
-    place.update({"text/plain": ""}, raw=True)  # plotly's extension of JupyterLab (6.9) draws a figure that is drawn not again
+    place.update(
+        {"text/plain": ""}, raw=True
+    )  # plotly's extension of JupyterLab (6.9) draws a figure that is drawn not again
     place.update(bundle, raw=True)
     return place

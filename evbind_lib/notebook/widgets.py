@@ -88,7 +88,9 @@ def _open_rows(predictions: pd.DataFrame) -> None:
 def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
     """Show what a threshold does, as `plots.thresholds` of such predictions does, with a slider in a front end."""
     looks = {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
-    slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks, continuous_update=False)
+    slider = ipywidgets.FloatSlider(
+        threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks, continuous_update=False
+    )
     if has_front_end():
         display(slider)
     place = show_figure(thresholds(predictions, threshold))
