@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
+from plotly.io import renderers
 
 from evbind_lib.tracking.page import PLOTLY
 
@@ -28,8 +29,9 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
     picture, which needs neither script nor network. With ``PLOTLY_RENDERER`` it is what that renderer makes.
     """
     bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("PLOTLY_RENDERER") and (shell := get_ipython()):
-        bundle, _ = shell.display_formatter.format(figure)
+    if os.environ.get("PLOTLY_RENDERER"):
+        chosen = [renderers[name] for name in renderers.default.split("+")]
+        bundle = {kind: data for each in chosen for kind, data in each.to_mimebundle(figure.to_dict()).items()}
     elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
         bundle["text/html"] = figure.to_html(full_html=False, include_plotlyjs="cdn")
     elif static == "1":  # needs kaleido, Chrome or Chromium, and a second of time

@@ -18,7 +18,6 @@ import pandas as pd
 import plotly
 import plotly.graph_objects as go
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -245,7 +244,6 @@ def test_a_figure_is_kept_by_nbconvert_needs_no_browser_and_is_made_by_the_rende
 
     monkeypatch.setenv("PLOTLY_RENDERER", "json")
     monkeypatch.setattr(plotly.io.renderers, "default", "json")  # plotly reads the variable when it is imported
-    monkeypatch.setattr(front_end, "get_ipython", InteractiveShell)
     front_end.show_figure(figure)
     assert "application/json" in bundles[-1] and PLOTLY not in bundles[-1]
 
