@@ -17,7 +17,7 @@ import pandas as pd
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import near_matches, tables
-from evbind_lib.data.tables import as_text
+from evbind_lib.data.files import as_text, read_table
 from evbind_lib.errors import DataError, did_you_mean
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
@@ -226,15 +226,15 @@ def load_corpus(params: Params) -> Corpus:
 
 
 def _read_redsm5(data: DataParams) -> Corpus:
-    posts = tables.read_table(data.posts, "data.posts", POSTS)
-    annotations = tables.read_table(data.annotations, "data.annotations", ANNOTATIONS)
+    posts = read_table(data.posts, "data.posts", POSTS)
+    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS)
     criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
     return _of_posts(posts, annotations, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
 
 
 def _read_pairs(data: DataParams) -> Corpus:
-    pairs = tables.read_table(data.pairs, "data.pairs", PAIRS)
-    posts = tables.read_table(data.posts, "data.posts", POSTS) if data.posts else None
+    pairs = read_table(data.pairs, "data.pairs", PAIRS)
+    posts = read_table(data.posts, "data.posts", POSTS) if data.posts else None
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
     return _of_pairs(pairs, posts, criteria, data.group_by, lambda key: f"data.{key}={getattr(data, key)}")
 

@@ -1,18 +1,17 @@
-"""Read, check and clean tables of text, from files or from memory: one sentence where one cannot be used, without its texts."""
+"""Check and clean tables of text: one sentence where one cannot be used, without its texts."""
 
 import html
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.paths import resolve_path
+from evbind_lib.data.files import NO_TEXT, read_file
 from evbind_lib.errors import DataError, did_you_mean
 
 Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
@@ -20,80 +19,12 @@ SPECIAL_CASE = "SPECIAL_CASE"
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 
 
-def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV, TSV, Parquet or JSONL table that has these columns, every value as text; the index counts the file's rows."""
-    suffix = Path(path or "posts.csv").suffix.lower()
-    if suffix not in READ:
-        raise DataError(f"{key}={path}: {suffix or 'no suffix'} is no known kind of table; use {', '.join(READ)}.")
-    first_row = 2 if suffix in (".csv", ".tsv") else 1  # row 1 is the header
-    return as_text(_read(path, key, READ[suffix]), f"{key}={path}", columns, first_row)
-
-
-def _read(path: str | None, key: str, reader: Callable[[Path], Any]) -> Any:
-    """What a reader makes of a file, or one sentence why it cannot."""
-    if path is None:
-        raise DataError(f"{key} names no file; set {key}=FILE.")
-    file, place = resolve_path(path), f"{key}={path}"
-    if not file.is_file():
-        raise DataError(f"{place}: there is no such file; set {key} to the file's path.")
-    if file.stat().st_size == 0:
-        raise DataError(f"{place}: the file is empty; give a file with data.")
-    try:
-        return reader(file)
-    except UnicodeDecodeError:
-        raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
-    except (pd.errors.ParserError, json.JSONDecodeError) as error:
-        reason = str(error).rpartition("C error: ")[2].strip()
-        remedy = "correct it, and in CSV quote texts that hold commas or line ends"
-        raise DataError(f"{place}: not readable ({reason}); {remedy}.") from None
-    except Exception as error:  # pyarrow has many
-        raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
-
-
-def _read_jsonl(file: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise pd.errors.ParserError(f"line {number} is not a JSON object")
-        rows += [row] if row else []
-    return pd.DataFrame(rows)
-
-
-TEXT = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-READ: dict[str, Callable[..., Any]] = {
-    ".csv": partial(pd.read_csv, **TEXT),
-    ".tsv": partial(pd.read_csv, sep="\t", **TEXT),
-    ".parquet": pd.read_parquet,
-    ".jsonl": _read_jsonl,
-}
-
-
-def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], first_row: int = 0) -> pd.DataFrame:
-    """Check that a table has rows and these columns; give every value as text, a missing one empty, rows counted."""
-    table = table.rename(columns=str)
-    for column in columns:
-        if column not in table.columns:
-            raise DataError(f"{place}: the column {column} is missing{did_you_mean(column, table.columns)}")
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
-    if table.empty:
-        raise DataError(f"{place}: it has no rows; give a table with data.")
-    table = table.convert_dtypes().astype(object)  # whole numbers without .0, also where one is missing
-    table = table.where(table.notna(), "").astype(str)
-    return table.set_axis(pd.RangeIndex(first_row, first_row + len(table)), axis="index")
-
-
 def read_criteria(path: str) -> dict[str, str]:
     """Read the criteria's texts by id, in the file's order: ``{"criteria": [{"id", "text"}]}`` or a mapping of ids to texts."""
     place = f"data.criteria={path}"
     # Objects as lists of pairs, so that an id that stands there twice is seen.
     read = partial(json.loads, object_pairs_hook=list)
-    content = _read(path, "data.criteria", lambda file: read(file.read_text(encoding="utf-8-sig")))
+    content = read_file(path, "data.criteria", lambda file: read(file.read().decode("utf-8-sig")))
     try:
         listed = dict(content).get("criteria")
         entries = [(dict(item)["id"], dict(item)["text"]) for item in listed] if isinstance(listed, list) else content
@@ -109,6 +40,9 @@ def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, 
     for name, text in ((clean_id(str(name)), text) for name, text in entries):
         if name in criteria:
             raise DataError(f"{place}: the id {name} stands there twice; give each criterion its own id.")
+        if NO_TEXT.search(name) or NO_TEXT.search(str(text)):
+            problem = "an id or a text holds a NUL byte or half a character (a lone surrogate)"
+            raise DataError(f"{place}: {problem}; write it again in UTF-8.")
         if not isinstance(text, str) or not clean(text):
             raise DataError(f"{place}: the criterion {name} has no text; write what counts as evidence for it.")
         criteria[name] = clean(text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from evbind_lib.data.tables import as_text
+from evbind_lib.data.files import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_t, holm, probability_of_practical_difference
 from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics

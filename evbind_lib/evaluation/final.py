@@ -17,9 +17,10 @@ from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import resolve_path, workspace, write_whole
 from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
-from evbind_lib.data.tables import as_text, clean, read_table
+from evbind_lib.data.tables import clean
 from evbind_lib.errors import DataError, ModelError, did_you_mean
 from evbind_lib.evaluation.calibration import Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.training.cache import fold_key

@@ -435,7 +435,7 @@ REFUSED = [  # parameter, content, words of the message
     ("criteria", '{"criteria": [{"id": "A", "text": "x"}, {"id": "A", "text": "y"}]}', "id A; twice; own id"),
     ("criteria", '{"A": "x", "A": "y"}', "id A; twice"),
     ("criteria", '{"A": " "}', "criterion A has no text; write what"),
-    ("pairs.xlsx", "x", ".xlsx; .csv"),
+    ("pairs.xlsx", "x", ".xlsx; CSV"),
     ("pairs", "x", "suffix; .csv"),
     ("pairs.parquet", "x", "not a .parquet file; write it again"),
     ("pairs.jsonl", '{"post_id": "a"}\n[1]\n', "line 2; not a JSON object; correct"),

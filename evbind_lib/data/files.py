@@ -1,0 +1,269 @@
+"""Tables as people have them, in files or in memory: one rule makes text of a cell, and what is no text is refused."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
+from numbers import Number
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from evbind_lib.config.paths import resolve_path
+from evbind_lib.errors import DataError, did_you_mean
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
+MOST_CHARACTERS = 1_000_000  # of one cell
+AT_ONCE = 100_000  # rows held as Python's strings, for memory
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+Reader = Callable[[Any], Any]  # of an open binary file
+
+
+class _NoTableError(Exception):
+    """What is wrong with a file's content, and the remedy."""
+
+
+class _NoTextError(Exception):
+    """Where a cell holds no text, and what it holds."""
+
+    def __init__(self, at: int, problem: str) -> None:
+        super().__init__(problem)
+        self.at = at
+
+
+def read_table(
+    path: str | None, key: str, columns: Sequence[str], names: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Read a CSV, TSV, Parquet or JSONL table that has these columns, as it is, as .gz or in a .zip; every value as text.
+
+    The index counts lines of the file, in which a row begins; of a Parquet table its rows, from 1. ``names`` says how the table
+    calls our columns, where it has them.
+    """
+    path = path if path is None else str(path)
+    suffix = next(
+        (end for end in reversed(Path(path or "table.csv").suffixes) if end.lower() not in PACKED), ""
+    ).lower()
+    if suffix not in SUFFIXES and not (path or "").lower().endswith(".zip"):
+        remedy = f"use {', '.join(SUFFIXES)}, or one of these as .gz or in a .zip"
+        if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+            remedy = "save the sheet as CSV UTF-8 (.csv)"
+        raise DataError(f"{key}={path:.200}: {suffix or 'no suffix'} is no known kind of table; {remedy}.")
+    table = read_file(path, key, lambda file: _read(file, suffix))
+    return as_text(table, f"{key}={path:.200}", columns, names, table.index)
+
+
+def read_file(path: str | None, key: str, reader: Reader) -> Any:
+    """What a reader makes of a file, unpacked where it is .gz or .zip, or one sentence why it cannot."""
+    if path is None:
+        raise DataError(f"{key} names no file; set {key}=FILE.")
+    place = f"{key}={path:.200}"
+    try:
+        file = resolve_path(path)
+        size = file.stat().st_size if file.is_file() else None
+    except (OSError, ValueError):  # a name too long
+        size = None
+    if size is None:
+        raise DataError(f"{place}: there is no such file; set {key} to the file's path.")
+    if size == 0:
+        raise DataError(f"{place}: the file is empty; give a file with data.")
+    try:
+        with file.open("rb") as opened:
+            return PACKED.get(file.suffix.lower(), lambda content, read: read(content))(opened, reader)
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
+    except _NoTableError as error:
+        raise DataError(f"{place}{error}.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not readable ({error}); correct it.") from None
+    except Exception as error:  # pyarrow has many
+        raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
+
+
+def _unzip(packed: IO[bytes], reader: Reader) -> Any:
+    """Read the one file of an archive, apart from what a Mac adds."""
+    with zipfile.ZipFile(packed) as archive:
+        inside = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX")]
+        if len(inside) != 1:
+            raise _NoTableError(f": it holds {len(inside)} files, and needs one; unpack it and name the table")
+        with archive.open(inside[0]) as file:
+            return reader(file)
+
+
+def _gunzip(packed: IO[bytes], reader: Reader) -> Any:
+    with gzip.open(packed, "rb") as file:
+        return reader(file)
+
+
+PACKED: dict[str, Callable[[IO[bytes], Reader], Any]] = {".gz": _gunzip, ".zip": _unzip}
+
+
+def _read(file: IO[bytes], suffix: str) -> pd.DataFrame:
+    """A table of this kind; in an archive the name of the file inside counts."""
+    suffix = suffix if suffix in SUFFIXES else Path(getattr(file, "name", "") or "").suffix.lower()
+    if suffix == ".parquet":
+        table = pd.read_parquet(io.BytesIO(file.read()), dtype_backend="pyarrow")  # numbers with gaps stay whole
+        return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis="index")
+    if suffix == ".jsonl":
+        return table_of_objects(read_objects(file))
+    if suffix in SUFFIXES:
+        return _read_delimited(file, "\t" if suffix == ".tsv" else ",")
+    raise _NoTableError(f": what it holds is none of {', '.join(SUFFIXES)}; write one of these")
+
+
+def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
+    """Rows that have as many fields as the header; in a TSV a quote is text."""
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader, begins, limit = (
+        csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True),
+        1,
+        csv.field_size_limit(),
+    )
+    header: list[str] = []
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    parts: list[pa.RecordBatch] = []
+    csv.field_size_limit(MOST_CHARACTERS)
+    try:
+        for row in reader:
+            if row and not header:
+                header = row
+            elif row:
+                if len(row) != len(header):
+                    fields = f"{len(row)} {'field' if len(row) == 1 else 'fields'}, the header {len(header)}"
+                    raise _NoTableError(
+                        f", row {begins}: it has {fields}; correct it, and in CSV quote texts that hold commas"
+                    )
+                rows.append(row)
+                numbers.append(begins)
+                if len(rows) == AT_ONCE:
+                    parts, rows = [*parts, _batch(rows)], []
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        problem, remedy = "a quote within a quoted text", 'write "" for a quote, and quote texts that hold commas'
+        if "unexpected end" in str(error):
+            problem, remedy = "a quoted text does not end", "close it, and quote texts that hold commas or line ends"
+        elif "limit" in str(error):
+            problem, remedy = f"a text of more than {MOST_CHARACTERS:,} characters", "close its quote, or shorten it"
+        raise _NoTableError(f", row {begins}: {problem}; {remedy}") from None
+    finally:
+        csv.field_size_limit(limit)
+    if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
+        remedy = "name it .tsv" if other == "\t" else "save it with commas"
+        raise _NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}; {remedy}")
+    parts = [*parts, _batch(rows)] if rows else parts
+    columns = [pa.chunked_array([part[at] for part in parts], pa.string()).to_pandas() for at in range(len(header))]
+    table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
+    return table.set_axis(header, axis="columns").set_axis(np.array(numbers, dtype=np.int64), axis="index")
+
+
+def _batch(rows: list[list[str]]) -> list[pa.Array]:
+    return [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+
+
+def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSONL file with their lines, which end at line feeds only: U+2028 may stand in a text."""
+    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise _NoTableError(f", line {number}: not a JSON object; correct it")
+        yield number, row
+
+
+def table_of_objects(objects: Iterator[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
+    """A table of objects, in which numbers stay what they are where others lack them."""
+    numbers, rows = [], []
+    for number, row in objects:
+        numbers.append(number)
+        rows.append(row)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], numbers, object) for name in columns})
+
+
+def as_text(
+    table: pd.DataFrame,
+    place: str,
+    columns: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    rows: pd.Index | None = None,
+) -> pd.DataFrame:
+    """Check that a table has rows and these columns, and give every value as text, a missing one empty.
+
+    ``rows`` are numbers for messages, by default from 0. Columns that nobody asked for and that hold no text go.
+    """
+    table = table.rename(columns=str)
+    for number, name in enumerate(table.columns, start=1):
+        if not name.strip():
+            raise DataError(f"{place}: column {number} has no name; give it one, or take it out.")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
+    if table.empty:
+        raise DataError(f"{place}: it has no rows; give a table with data.")
+    renamed = {theirs: ours for ours, theirs in (names or {}).items() if theirs in table.columns}
+    table = table.drop(columns=[ours for ours in renamed.values() if ours not in renamed], errors="ignore")
+    table = table.rename(columns=renamed)
+    if missing := [column for column in columns if column not in table.columns]:
+        several = len(missing) > 1
+        what = (
+            f"the columns {', '.join(missing[:-1])} and {missing[-1]} are" if several else f"the column {missing[0]} is"
+        )
+        near = did_you_mean("" if several else missing[0], table.columns)
+        raise DataError(f"{place}: {what} missing{near}")
+    wanted = {*columns, *NAMED, *(names or {})}
+    texts = {}
+    for name in table.columns:
+        try:
+            texts[name] = _column_as_text(table[name])
+        except _NoTextError as error:
+            if name in wanted:
+                row = (pd.RangeIndex(len(table)) if rows is None else rows)[error.at]
+                raise DataError(f"{place}, row {row}: {name} {error}.") from None
+    return pd.DataFrame(texts).set_axis(pd.RangeIndex(len(table)) if rows is None else rows, axis="index")
+
+
+def _column_as_text(values: pd.Series) -> pd.Series:
+    """Every cell by the one rule, as a column of pandas' text."""
+    if values.dtype == "str":
+        texts = values.fillna("")
+        if not texts.str.contains("\0", regex=False).any():  # half a character cannot stand in this type
+            return texts.reset_index(drop=True)
+    cells = values.astype(object).tolist()
+    plain = all(type(cell) is str for cell in cells)
+    written = cells if plain else [_cell(cell, at) for at, cell in enumerate(cells)]
+    for at in (at for at, text in enumerate(written) if NO_TEXT.search(text)):
+        what = "a NUL byte" if "\0" in written[at] else "half a character (a lone surrogate)"
+        raise _NoTextError(at, f"holds {what}; write the text again in UTF-8")
+    return pd.Series(written, dtype="str")
+
+
+def _cell(cell: Any, at: int) -> str:
+    """Text of one cell: text as it is, a missing value empty, whole numbers without .0; lists, objects and bytes are no text."""
+    if isinstance(cell, str):
+        return str(cell)
+    if isinstance(cell, float | np.floating):
+        if not float(cell).is_integer():
+            return "" if np.isnan(cell) else str(cell)
+        if abs(float(cell)) >= 2**53:
+            raise _NoTextError(at, "is a number of so many digits that the last are lost; write it as text")
+        return str(int(cell))
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return ""
+    if isinstance(cell, Number | np.bool_ | date):
+        return str(cell)
+    what = {"ndarray": "list", "bytes": "row of bytes"}.get(type(cell).__name__, type(cell).__name__)
+    raise _NoTextError(at, f"holds a {what}, which is no text; write one text in each cell")

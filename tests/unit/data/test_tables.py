@@ -1,0 +1,165 @@
+"""Tables as people have them: which are read as they were written, and which are refused with the row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evbind_lib.data.files import as_text, read_table
+from evbind_lib.data.tables import read_criteria
+from evbind_lib.errors import DataError
+
+HEAD = "post_id,sentence,label\n"
+COLUMNS = ("post_id", "sentence", "label")
+
+
+def refusal(path: Path | str, columns: tuple[str, ...] = COLUMNS) -> str:
+    """What a file is refused with, without its place."""
+    with pytest.raises(DataError) as caught:
+        read_table(str(path), "data.pairs", columns)
+    message, place = str(caught.value), f"data.pairs={path}"
+    assert message.startswith(place[:200]) and "\n" not in message and message.endswith((".", "?"))
+    return message[len(place[:200]) :]
+
+
+# One rule for cells, whatever the format
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", "memory"])
+def test_missing_cells_are_empty_and_numbers_keep_their_digits_in_every_format(tmp_path: Path, suffix: str) -> None:
+    ids = [10**18 + 1, None, 10**18 + 2]
+    texts, authors = pd.array(["a", None, "c"], dtype="string"), pd.array([7, None, 8], dtype="Int64")
+    table = pd.DataFrame(
+        {"sentence_id": pd.array(ids, dtype="Int64"), "sentence": texts, "author": authors, "n": [1.0, None, 0.5]}
+    )
+    file = tmp_path / f"t{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    elif suffix == ".jsonl":
+        file.write_text(
+            "\n".join(json.dumps(row) for row in table.astype(object).where(table.notna(), None).to_dict("records"))
+        )
+    read = as_text(table, "pairs", ()) if suffix == "memory" else read_table(str(file), "data.pairs", ())
+    assert read["sentence_id"].tolist() == ["1000000000000000001", "", "1000000000000000002"]
+    assert (read["sentence"].tolist(), read["author"].tolist()) == (["a", "", "c"], ["7", "", "8"])
+    assert read["n"].tolist() == ["1", "", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (["a"], "holds a list"),
+        ({"a": 1}, "holds a dict"),
+        (b"a", "bytes"),
+        (np.array(["a"]), "holds a list"),
+        (1e18, "digits"),
+        ("a\0", "NUL"),
+        ("a\ud800", "surrogate"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_column_and_row(cell: object, words: str) -> None:
+    table = pd.DataFrame({"sentence": pd.Series(["x", "y", cell], dtype=object), "label": [1, 0, True]}).set_index(
+        pd.Index([7, 7, 7])
+    )
+    with pytest.raises(DataError) as caught:
+        as_text(table, "pairs", ("sentence", "label"))
+    assert str(caught.value).startswith("pairs, row 2: sentence ") and words in str(caught.value)
+    # Of a column that nobody asked for there is no word, and it is not there.
+    assert as_text(table.rename(columns={"sentence": "vector"}), "pairs", ("label",)).columns.tolist() == ["label"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.integers(), st.booleans()
+        )
+    )
+)
+def test_a_cell_is_the_text_that_python_writes(cells: list[object]) -> None:
+    table = pd.DataFrame({"sentence": pd.Series([*cells, Decimal("1.50"), None], dtype=object)})
+    assert as_text(table, "pairs", ())["sentence"].tolist() == [*map(str, cells), "1.50", ""]
+
+
+# Tables as they are exported
+
+READ = [  # suffix, content, sentences, rows
+    (".tsv", 'post_id\tsentence\tlabel\na\t"Bare\t1\nb\tsaid "so"\t0\n', ['"Bare', 'said "so"'], [2, 3]),
+    (".csv", HEAD + '\n\na,"two\nlines",1\n\nb,"say ""so""",0\n', ["two\nlines", 'say "so"'], [4, 7]),
+    (".csv", "\ufeff" + HEAD.replace("\n", "\r\n") + "a,x\u2028y,1\r\n", ["x\u2028y"], [2]),
+    (".jsonl", '\n{"post_id": 1, "sentence": "x\u2028\u2029\x85y", "label": 1}\n\n', ["x\u2028\u2029\x85y"], [2]),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "sentences", "rows"), READ)
+def test_a_table_is_read_as_it_was_written(
+    tmp_path: Path, suffix: str, content: str, sentences: list[str], rows: list[int]
+) -> None:
+    plain, packed, archive = (tmp_path / f"t{suffix}{end}" for end in ("", ".gz", ".zip"))
+    plain.write_text(content, encoding="utf-8", newline="")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    with zipfile.ZipFile(archive, "w") as made:
+        made.write(plain, plain.name)
+        made.writestr("__MACOSX/x", "")
+    for file in (plain, packed, archive, shutil.copy(archive, tmp_path / "t.zip")):
+        table = read_table(str(file), "data.pairs", COLUMNS)
+        assert (table["sentence"].tolist(), table.index.tolist()) == (sentences, rows)
+
+
+# fmt: off
+REFUSED = [  # suffix, content, what it says
+    (".csv", HEAD + "a,x,1,\nb,y,0,\n", "row 2; 4 fields, the header 3; quote"),
+    (".csv", HEAD + "a,x,1\n\nb,y\n", "row 4; 2 fields, the header 3"),
+    (".csv", HEAD + 'a,"He said \\"hi\\" to me",1\n', 'row 2; write "" for a quote'),
+    (".csv", HEAD + 'a,x,1\nb,"y,0\nc,z,0\n', "row 3; does not end; close it"),
+    (".csv", HEAD + f'a,x,1\nb,"{"y" * 1_000_001}",0\n', "row 3; 1,000,000 characters"),
+    (".csv", HEAD + "a,x\0y,1\n", "row 2; sentence holds a NUL byte"),
+    (".csv", HEAD[:-1] + ",\na,x,1,z\n", "column 4 has no name; give it one"),
+    (".csv", HEAD[:-1] + ",label\na,x,1,0\n", "label stands there twice; take one"),
+    (".csv", HEAD.replace(",", ";") + "a;x;1\n", "semicolons; save it with commas"),
+    (".csv", HEAD.replace(",", "\t") + "a\tx\t1\n", "tabs; name it .tsv"),
+    (".csv", "text,x\na,1\n", "columns post_id, sentence and label are missing; known are: text, x"),
+    (".csv", HEAD, "no rows"),
+    (".csv", "\n\n", "no rows"),
+    (".jsonl", "\n\n", "no rows"),
+    (".jsonl", "[" * 100_000, "line 1; not a JSON object"),
+    (".jsonl", '{"post_id": 1}\n{"post_id": "x\\ud800", "sentence": "", "label": ""}\n', "row 2; post_id holds half a character"),
+    (".xlsx", "PK", "save the sheet as CSV UTF-8"),
+    (".csv.gz", HEAD + "a,x,1\n", "not a .gz file"),
+    (".txt.zip", HEAD, "not a .zip file"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("suffix", "content", "words"), REFUSED)
+def test_a_table_that_is_not_what_it_seems_is_refused_with_the_remedy(
+    tmp_path: Path, suffix: str, content: str, words: str
+) -> None:
+    file = tmp_path / f"t{suffix}"
+    file.write_text(content, encoding="utf-8")
+    message = refusal(file)
+    assert all(word in message for word in words.split("; ")), message
+
+
+def test_a_name_too_long_is_no_file_and_an_archive_holds_one_table(tmp_path: Path) -> None:
+    assert "no such file" in refusal("x" * 5000 + ".csv")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as made:
+        made.writestr("a.csv", HEAD)
+        made.writestr("b.csv", HEAD)
+    assert "holds 2 files" in refusal(tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("content", ['{"A": "x\\ud800"}', '{"A\\ud800": "x"}', "[" * 100_000, '{"a":' * 100_000])
+def test_criteria_that_cannot_be_written_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(DataError, match=r"^data\.criteria=.*(half a character|RecursionError)"):
+        read_criteria(str(tmp_path / "c.json"))
