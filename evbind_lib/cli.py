@@ -66,6 +66,7 @@ def _score(options: argparse.Namespace) -> int:
     parse_aim(aim)
     corpus = load_corpus(params)
     folds = make_folds(corpus, params)
+    print(f"Data: {corpus.summary}", file=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, and for the same reason
     from evbind_lib.evaluation import final  # loads torch
     from evbind_lib.training.cache import FoldCache

@@ -52,10 +52,16 @@ class ExecutionError(EvbindError):
     """A notebook cannot be executed, or not stored where it should be."""
 
 
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest, whatever the case; None where none is near."""
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End of an error sentence: the nearest known name, else all of them where they are few, else a full stop."""
     options = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, options, n=1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
+    if near := near_name(name, options):
+        return f"; did you mean '{near}'?"
     return f"; known are: {', '.join(options)}." if 0 < len(options) <= 15 else "."

@@ -101,7 +101,7 @@ class DataParams(Section):
     criteria: str | None = None
     pairs: str | None = None
     test: str | None = None
-    group_by: str = Field(default="post_id", min_length=1)
+    group_by: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "post_id"
     negatives: Literal["auto", "annotated", "sampled"] = "auto"
     pos_neg_ratio: float = Field(default=3.0, gt=0)
     negative_strategy: Literal["stratified", "hard", "random", "all"] = "stratified"

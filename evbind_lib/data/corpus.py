@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal, get_type_hints
@@ -18,13 +17,13 @@ from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import near_matches, tables
 from evbind_lib.data.files import as_text, read_table
-from evbind_lib.errors import DataError, did_you_mean
+from evbind_lib.data.groups import connected, group_posts
+from evbind_lib.errors import DataError
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("post_id", "sentence", "label")
-AUTHOR = re.compile(r"[^_]+_([^_]+)_[^_]+")
 MOST_NOT_FOUND = (
     0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
 )
@@ -45,6 +44,7 @@ class DataReport:
     sentences: Annotated[int, "distinct sentences that further negatives are drawn from"] = 0
     special_case_rows: Annotated[int, "SPECIAL_CASE rows: a 0 for every criterion, or dropped (data.special_case)"] = 0
     unknown_symptoms: Annotated[int, "rows whose symptom has no criterion: dropped"] = 0
+    repeated_sentence_ids: Annotated[int, "a sentence_id again in its post, of another sentence: a number is added"] = 0
     empty_sentences: Annotated[int, "rows without a sentence: dropped"] = 0
     repeated_criteria: Annotated[int, "criteria with the text of another: taken as one"] = 0
     repeated_pairs: Annotated[int, "same criterion and sentence again: merged into the first post that has it"] = 0
@@ -76,8 +76,10 @@ class Corpus:
         post_id, sentence_id, sentence, group; texts of criteria by id. None holds a text twice, and what `tables.text_key` takes
         for one text is one; all pairs of a sentence stand with the first post that is annotated for it.
     grouped_by, report, fingerprint
-        The column of the groups that folds keep whole; counts of what was read, merged and dropped; SHA-256 in hexadecimal of
+        The columns of the groups that folds keep whole; counts of what was read, merged and dropped; SHA-256 in hexadecimal of
         pairs, sentences and criteria in any order.
+    remarks
+        Why these are the groups, then what should be known of the data; `summary` is the line that every command prints.
     sensitive, source
         Whether texts stay in the workspace, out of all messages; the format read, or ``memory``.
     form, repeats, spans_in_posts
@@ -107,15 +109,18 @@ class Corpus:
         default_factory=lambda: pd.DataFrame(columns=["post_id", "sentence", "group"], dtype=str)
     )
     spans_in_posts: bool = True
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def from_pairs(cls, pairs: pd.DataFrame, *, group_by: str = "post_id", sensitive: bool = True) -> Corpus:
+    def from_pairs(
+        cls, pairs: pd.DataFrame, *, group_by: str | Sequence[str] = "post_id", sensitive: bool = True
+    ) -> Corpus:
         """Make a corpus of one table of labelled pairs in memory; a `DataError` names the row, counted from 0.
 
         ``pairs`` has columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none), and where you like
         criterion_id and sentence_id; without a 0, negatives are sampled. ``group_by`` is what folds keep whole: ``post_id``,
-        ``author`` or any column with one value per post; ``sensitive`` stands for people's own words, of which no text reaches
-        MLflow, logs or messages.
+        ``author``, a column with one value per post, ``criterion``, or a list of these, of which one in common is enough;
+        ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
         corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, group_by, str)
         return dataclasses.replace(corpus, sensitive=sensitive)
@@ -127,7 +132,7 @@ class Corpus:
         annotations: pd.DataFrame,
         criteria: Mapping[str, str],
         *,
-        group_by: str | None = None,
+        group_by: str | Sequence[str] | None = None,
         sensitive: bool = True,
     ) -> Corpus:
         """Make a corpus of posts and annotations in memory, in ReDSM5's columns; a `DataError` names the row, counted from 0.
@@ -145,6 +150,21 @@ class Corpus:
     def groups(self) -> tuple[str, ...]:
         """Units that folds keep whole, sorted."""
         return tuple(sorted({*self.pairs["group"], *self.sentences["group"]}))
+
+    @property
+    def summary(self) -> str:
+        """One line: pairs, evidence, criteria, the groups and why, and what should be known of the data."""
+        why, *others = self.remarks or ("as given",)
+        counts = self.report
+        what = f"{counts.pairs:,} pairs, {counts.evidence:,} of them evidence, {counts.criteria:,} criteria"
+        return "; ".join([what, f"{counts.groups:,} groups ({self.grouped_by}: {why})", *others])
+
+    def groups_of(self, pairs: pd.DataFrame) -> pd.Series:
+        """Group of every pair, by its columns post_id and criterion_id."""
+        if self.grouped_by == "criterion":
+            return pairs["criterion_id"]
+        posts = pd.concat([self.pairs, self.sentences]).drop_duplicates("post_id").set_index("post_id")
+        return pairs["post_id"].map(posts["group"])
 
     def subset(self, groups: Collection[str]) -> Corpus:
         """Corpus of some groups: their pairs and sentences, all criteria, a fingerprint and counts of its own."""
@@ -255,10 +275,11 @@ def _of_posts(
 ) -> Corpus:
     posts, post_counts = tables.check_posts(posts, place("posts"))
     table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"})
-    table, counts = tables.clean_rows(table, posts, where := place("annotations"), "status")
+    table, counts = tables.clean_rows(table, where := place("annotations"), "status")
+    counts["annotations_without_post"], remarks = tables.compare_ids(table, posts, where)
     table["criterion_id"] = table["criterion_id"].map(tables.clean_id)
     is_special = table["criterion_id"] == tables.SPECIAL_CASE
-    rows, unknown = tables.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
+    rows, unknown, unknown_remark = tables.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
     if data.special_case == "negative":
         every = pd.DataFrame(criteria.items(), columns=["criterion_id", "criterion"])
         for_each = table[is_special].drop(columns="criterion_id").merge(every, how="cross")
@@ -266,39 +287,48 @@ def _of_posts(
     counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
     if not (rows["label"] == 1).any():
         raise DataError(f"{where}: no row is evidence (status 1), so nothing can be learned; add such rows.")
-    return _corpus(rows, posts, criteria, data.group_by, counts, place("group_by"), "posts")
+    return _corpus(
+        rows, posts, criteria, data.group_by, counts, place("group_by"), "posts", [*remarks, *unknown_remark]
+    )
 
 
 def _of_pairs(
-    table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, group_by: str, place: Place
+    table: pd.DataFrame,
+    posts: pd.DataFrame | None,
+    criteria: dict[str, str] | None,
+    group_by: str | Sequence[str],
+    place: Place,
 ) -> Corpus:
     posts, post_counts = (None, {}) if posts is None else tables.check_posts(posts, place("posts"))
-    table, counts = tables.clean_rows(table, posts, where := place("pairs"), "label")
+    table, counts = tables.clean_rows(table, where := place("pairs"), "label")
+    counts["annotations_without_post"], remarks = (0, []) if posts is None else tables.compare_ids(table, posts, where)
     table = tables.clean_criteria(table, where)
     if "criterion" in table:
         texts = table[["criterion_id", "criterion"]].sort_values(["criterion_id", "criterion"])
         criteria = dict(texts.drop_duplicates("criterion_id").itertuples(index=False, name=None))
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
-    rows, unknown = tables.with_texts(table, criteria, where, "criterion_id")
+    rows, unknown, unknown_remark = tables.with_texts(table, criteria, where, "criterion_id")
     if not (rows["label"] == 1).any():
         raise DataError(f"{where}: no row is evidence (label 1), so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
     counts |= post_counts | {"unknown_symptoms": unknown}
-    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"), "pairs")
+    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"), "pairs", [*remarks, *unknown_remark])
 
 
 def _corpus(
     rows: pd.DataFrame,
     posts: pd.DataFrame,
     criteria: dict[str, str],
-    group_by: str,
+    group_by: str | Sequence[str],
     counts: dict[str, int],
     place: str,
     form: Literal["posts", "pairs"],
+    remarks: Sequence[str],
 ) -> Corpus:
     """Group, merge and count what both forms of data have come to."""
-    grouped_by, groups = _group_posts(group_by, rows, posts, place)
+    wanted = (group_by,) if isinstance(group_by, str) else tuple(group_by)
+    by, groups, why = group_posts(wanted, rows, posts, place)
     posts = posts.drop_duplicates("post_id")  # one that stands there twice has one group
     first_id: dict[str, str] = {}
     same_as = {name: first_id.setdefault(tables.text_key(text), name) for name, text in criteria.items()}
@@ -324,6 +354,8 @@ def _corpus(
     home = rows.drop_duplicates("sentence").set_index("sentence")[["post_id", "sentence_id"]]
     own = rows["post_id"]
     moved = rows.assign(**{name: rows["sentence"].map(home[name]) for name in ("post_id", "sentence_id")})
+    if "criterion" in by[1:]:
+        groups = connected(groups, moved["post_id"], moved["criterion_id"])
     within_posts, rows = rows, moved.assign(group=moved["post_id"].map(groups))
     labels, first = rows.groupby(keys, sort=False)["label"], ~rows.duplicated(keys)
     highest, lowest = labels.transform("max"), labels.transform("min")
@@ -340,11 +372,20 @@ def _corpus(
     again = within.duplicated("sentence")
     sentences = within.loc[~again, [*columns, "group"]].sort_values(columns, kind="stable", ignore_index=True)
     repeats = within.loc[again, ["post_id", "sentence", "group"]].reset_index(drop=True)
+    if by == ("criterion",):  # a sentence to draw from is where its first pair is, or that of its post
+        pairs["group"] = pairs["criterion_id"]
+        of_sentence, of_post = (pairs.groupby(name)["group"].first() for name in ("sentence", "post_id"))
+        for table in (sentences, repeats):
+            near = table["sentence"].map(of_sentence).fillna(table["post_id"].map(of_post))
+            table["group"] = near.fillna(table["group"])
     counts["repeated_sentences"] = len(repeats)
-    counts |= {"posts": len(posts), "groups": len(set(groups.values()))}
+    n_groups = pairs["group"].nunique() if by == ("criterion",) else len(set(groups.values()))
+    counts |= {"posts": len(posts), "groups": n_groups}
+    if again_ids := counts["repeated_sentence_ids"]:
+        remarks = [*remarks, f"{again_ids:,} repeated sentence ids made unique"]
     found = counts["annotations_not_in_post"] <= MOST_NOT_FOUND * len(within_posts)
-    corpus = _finished(pairs, sentences, repeats, criteria, grouped_by, counts)
-    return dataclasses.replace(corpus, form=form, spans_in_posts=found)
+    corpus = _finished(pairs, sentences, repeats, criteria, ", ".join(by), counts)
+    return dataclasses.replace(corpus, form=form, spans_in_posts=found, remarks=(why, *remarks))
 
 
 def _not_in_post(rows: pd.DataFrame, posts: pd.DataFrame) -> int:
@@ -373,26 +414,3 @@ def _finished(
         digest.update(json.dumps(sorted(zip(*columns, strict=True))).encode())
     digest.update(json.dumps(sorted(criteria.items())).encode())
     return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest(), repeats=repeats)
-
-
-def _group_posts(group_by: str, rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[str, dict[str, str]]:
-    """Group of every post: the post itself, the value of a column, or the author that its id names."""
-    ids = sorted({*rows["post_id"], *posts["post_id"]})
-    column = "author" if group_by == "auto" else group_by
-    table = next((table for table in (posts, rows) if column in table), None)
-    groups = {post: post for post in ids}
-    if column != "post_id" and table is not None:
-        values = table[column].astype(str).str.strip()
-        tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
-        groups = dict(zip(table["post_id"], values, strict=True))
-    elif column == "author":
-        authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
-        column, groups = ("post_id", groups) if group_by == "auto" and len(authors) < len(ids) else ("author", authors)
-    elif column != "post_id":
-        near = did_you_mean(column, ["author", *posts.columns, *rows.columns])
-        raise DataError(f"{place}: there is no column of that name{near}")
-    for post in ids:
-        if not groups.get(post):
-            remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
-            raise DataError(f"{place}: the post_id {tables.shown(post)} has no {column}; {remedy}.")
-    return column, groups

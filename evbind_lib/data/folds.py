@@ -14,6 +14,9 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.tables import text_key
 from evbind_lib.errors import FoldError
 
+MOST_CLASSES = (
+    50  # criteria that recur, as symptoms do; more are claims, and one known from training gives its pairs away
+)
 MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as a remedy
 
 
@@ -165,11 +168,12 @@ def balance(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
-    """Count what stands on both sides of each fold, annotated or to be drawn from: nothing should."""
+    """Count what stands on both sides of each fold, annotated or to be drawn from: nothing should; of criteria see ``attrs``."""
     columns = ["group", "post_id", "sentence"]
     every = pd.concat([corpus.pairs[[*columns, "criterion_id"]], corpus.sentences[columns]], ignore_index=True)
     keys = every["sentence"].map({text: text_key(text) for text in every["sentence"].unique()})
     held = {"posts": every["post_id"], "pairs": every["criterion_id"] + "\t" + keys, "sentences": keys}
+    held["criteria"] = every["criterion_id"]
     numbers = {what: pd.factorize(values)[0] for what, values in held.items()}  # -1 where there is no pair
     rows = {}
     for fold in folds:
@@ -178,4 +182,12 @@ def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
         for what, each in numbers.items():
             counts[what] = int((np.intersect1d(each[one], each[other]) >= 0).sum())
         rows[fold.index + 1] = counts
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")
+    both, classes = int(table["criteria"].max()), len(corpus.criteria) <= MOST_CLASSES
+    if classes:  # no leak, so no column
+        del table["criteria"]
+    verdict = "meant, as they are classes" if classes else "a leak of claims: set data.group_by=[post_id,criterion]"
+    table.attrs["criteria"] = (
+        f"{both:,} of {len(corpus.criteria):,} criteria on both sides{f' ({verdict})' if both else ''}"
+    )
+    return table

@@ -96,8 +96,10 @@ class _Draw:
     """Pairs and sentences of some groups, with a random stream of their own."""
 
     def __init__(self, corpus: Corpus, groups: Collection[str], role: str, data: DataParams) -> None:
-        self.texts, self.criteria = corpus.criteria, sorted(corpus.criteria)
         pairs, sentences = corpus.inside(groups)
+        # Where folds share no criterion, none of the other side's is drawn for here.
+        own = pairs["criterion_id"] if "criterion" in corpus.grouped_by.split(", ") else corpus.criteria
+        self.texts, self.criteria = corpus.criteria, sorted(set(own))
         self.evidence, self.explicit = pairs[pairs["label"] == 1], pairs[pairs["label"] == 0]
         self.pool = sentences.reset_index(drop=True)
         # A combination is a number, criterion * len(pool) + row: millions need not be held as pairs to draw a few of them.

@@ -4,7 +4,7 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evbind_lib.data.files import NO_TEXT, read_file
-from evbind_lib.errors import DataError, did_you_mean
+from evbind_lib.errors import DataError, did_you_mean, near_name
 
 Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
 SPECIAL_CASE = "SPECIAL_CASE"
@@ -83,7 +83,35 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in map(clean, parts) if sentence]
 
 
-def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, label: str) -> Counted:
+# Rules under which ids would meet that do not.
+ID_RULES: dict[str, Callable[[str], str]] = {
+    "a trailing .0": lambda name: re.sub(r"\.0+$", "", name),
+    "leading zeros": lambda name: name.lstrip("0"),
+    "capitals": str.casefold,
+    "Reddit's t3_ in front": lambda name: name.removeprefix("t3_"),
+}
+
+
+def compare_ids(table: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[int, list[str]]:
+    """Number of rows whose post is not there, and a remark with the rule under which it would be; refused where none is."""
+    missing = table.loc[~table["post_id"].isin(posts["post_id"]), "post_id"]
+    if missing.empty:
+        return 0, []
+    rule, here, there = None, missing.iloc[0], posts["post_id"].min()
+    for name, change in ID_RULES.items():
+        changed = {change(post): post for post in posts["post_id"]}
+        if meeting := [post for post in missing.unique() if change(post) in changed]:
+            rule, here, there = name, meeting[0], changed[change(meeting[0])]
+            break
+    if len(missing) == len(table):
+        remedy = f"they meet without {rule}, so write both files' ids alike" if rule else "correct one of both files"
+        spelled = f"here {shown(here)}, there {shown(there)}"
+        raise DataError(f"{place}: no post_id is one of the posts, {spelled}; {remedy}.")
+    would = f", which would be there without {rule}" if rule else ""
+    return len(missing), [f"{len(missing):,} annotations of {missing.nunique():,} posts that are not there{would}"]
+
+
+def clean_rows(table: pd.DataFrame, place: str, label: str) -> Counted:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
     plain = table["label"].str.strip()
     labels = plain.map(LABELS)
@@ -97,14 +125,21 @@ def clean_rows(table: pd.DataFrame, posts: pd.DataFrame | None, place: str, labe
     empty = table["sentence"].map(lambda text: text == "" or (not text.isascii() and text_key(text) == ""))
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
-    without_post = 0 if posts is None else int((~table["post_id"].isin(posts["post_id"])).sum())
-    counts = {"annotations": len(table), "annotations_without_post": without_post, "empty_sentences": int(empty.sum())}
+    counts = {"annotations": len(table), "empty_sentences": int(empty.sum())}
     table = table[~empty]
     # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
     number = table.groupby("post_id")["sentence"].transform(lambda texts: pd.factorize(texts, sort=True)[0])
     made = table["post_id"] + "_a" + number.astype(str)
     given = table["sentence_id"].map(clean_id) if "sentence_id" in table else made
-    return table.assign(sentence_id=given.where(given != "", made)), counts
+    table = table.assign(sentence_id=given.where(given != "", made))
+    # An id that several sentences of a post have would show the wrong one beside an error.
+    number = table.groupby(["post_id", "sentence_id"])["sentence"].transform(
+        lambda texts: pd.factorize(texts, sort=True)[0]
+    )
+    counts["repeated_sentence_ids"] = int((number > 0).sum())
+    return table.assign(
+        sentence_id=table["sentence_id"].where(number == 0, table["sentence_id"] + "~" + number.astype(str))
+    ), counts
 
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
@@ -161,8 +196,10 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
     return table
 
 
-def with_texts(table: pd.DataFrame, criteria: Mapping[str, str], place: str, column: str) -> tuple[pd.DataFrame, int]:
-    """Give every row the text of its criterion; rows whose id has no text are dropped, and counted."""
+def with_texts(
+    table: pd.DataFrame, criteria: Mapping[str, str], place: str, column: str
+) -> tuple[pd.DataFrame, int, list[str]]:
+    """Give every row the text of its criterion; rows whose id has no text are dropped, counted, and remarked upon."""
     if table.empty:
         raise DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
     known = table["criterion_id"].isin(criteria)
@@ -171,5 +208,10 @@ def with_texts(table: pd.DataFrame, criteria: Mapping[str, str], place: str, col
         near = did_you_mean(first, criteria)
         remedy = "; correct it, or give the criteria that have these ids." if near == "." else near
         raise DataError(f"{place}: no {column} is the id of a criterion, for example {first}{remedy}")
-    kept = table[known]
-    return kept.assign(criterion=kept["criterion_id"].map(criteria)), int((~known).sum())
+    kept, unknown = table[known], table.loc[~known, "criterion_id"]
+    remarks = []
+    if len(unknown):
+        often = unknown.value_counts().index[0]
+        near = f", did you mean {nearest}?" if (nearest := near_name(often, criteria)) else ""
+        remarks = [f"{len(unknown):,} rows of unknown {column} dropped (most often {shown(often)}{near})"]
+    return kept.assign(criterion=kept["criterion_id"].map(criteria)), len(unknown), remarks

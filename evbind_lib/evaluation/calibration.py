@@ -78,9 +78,7 @@ def cross_fitted(predictions: pd.DataFrame) -> np.ndarray:
 
 def calibrated(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     """Predictions with the ``probability`` of `cross_fitted` and, for intervals, the ``group`` of each post."""
-    posts = pd.concat([corpus.pairs, corpus.sentences]).drop_duplicates("post_id").set_index("post_id")
-    groups = predictions["post_id"].map(posts["group"])
-    return predictions.assign(probability=cross_fitted(predictions), group=groups)
+    return predictions.assign(probability=cross_fitted(predictions), group=corpus.groups_of(predictions))
 
 
 def calibration_scores(judged: pd.DataFrame) -> pd.DataFrame:

@@ -26,9 +26,8 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     drawn_by = {"data": DataParams(**about.get("data", {})), "training": TrainingParams(**about["training"])}
     params = compose().model_copy(update=drawn_by)
     pairs = validation_pairs(corpus, corpus.groups, params)
-    groups = pd.concat([corpus.pairs, corpus.sentences]).drop_duplicates("post_id").set_index("post_id")["group"]
     # Intervals are of groups: the bootstrap draws what it finds in post_id.
-    table = pairs.assign(post_id=pairs["post_id"].map(groups), probability=model.predict_proba(pairs)[:, 1])
+    table = pairs.assign(post_id=corpus.groups_of(pairs), probability=model.predict_proba(pairs)[:, 1])
     decided = table.assign(probability=(table["probability"] >= model.threshold).astype(float))
     rows = {}
     for name in ("all", *sorted(table["criterion_id"].unique())):

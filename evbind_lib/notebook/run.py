@@ -103,7 +103,9 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
         from evbind_lib.hpo.study import check_storage
 
         check_storage(params.hpo.study.storage)
-    make_folds(load_corpus(params), params)
+    corpus = load_corpus(params)
+    make_folds(corpus, params)
+    sys.stderr.write(f"Data: {corpus.summary}\n")
 
 
 def run_notebook(

@@ -143,6 +143,7 @@ def data_summary(corpus: Corpus, lengths: pd.DataFrame, audit: pd.DataFrame) -> 
     return found, [
         f"{report.pairs} labelled pairs, {report.evidence} of them evidence, for {report.criteria} criteria",
         f"{report.groups} groups ({corpus.grouped_by}), {leaks} leaks between folds, {cut:.1%} of pairs cut",
+        audit.attrs["criteria"],
         f"fingerprint {fingerprint}",
     ]
 

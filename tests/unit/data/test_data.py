@@ -327,8 +327,6 @@ def test_groups_are_posts_authors_or_a_column(write_redsm5: Write, tmp_path: Pat
         corpus = read(write_redsm5(ROWS, POSTS, CRITERIA, group_by=wanted))
         assert corpus.report.groups == len(groups) and set(corpus.groups) <= groups
         assert corpus.grouped_by == ("author" if wanted == "auto" else wanted)
-    corpus = read(write_redsm5([("plain", "x", "MOOD", 1)], POSTS, CRITERIA, group_by="auto"))
-    assert corpus.grouped_by == "post_id"  # since an id names no author
     # A column goes before the author in the id.
     table = pairs_table().assign(post_id=["s_1_1", "s_1_1", "s_2_1", "s_3_1"], author=["a", "a", "b", "b"])
     for wanted in ("author", "auto"):
@@ -418,9 +416,9 @@ REFUSED = [  # parameter, content, words of the message
     ("annotations", HEAD + " ,x,MOOD,1\n", "row 2; post_id is empty; fill it in"),
     ("annotations", HEAD + 'a,"x,MOOD,1\nb,y,MOOD,0\n', "quote texts"),
     ("annotations", HEAD + "a,x,MOOD,1\nb,y, and z,MOOD,0\n", "3; quote texts"),
-    ("annotations", HEAD + "a,x,MOODY,1\n", "no DSM5_symptom; MOODY; did you mean 'MOOD'?"),
-    ("annotations", HEAD + "a,x,SPECIAL_CASE,1\n", "every DSM5_symptom is SPECIAL_CASE; add rows"),
-    ("annotations", HEAD + "a,x,MOOD,0\n", "no row is evidence (status 1); add such rows"),
+    ("annotations", HEAD + "s_ann_1,x,MOODY,1\n", "no DSM5_symptom; MOODY; did you mean 'MOOD'?"),
+    ("annotations", HEAD + "s_ann_1,x,SPECIAL_CASE,1\n", "every DSM5_symptom is SPECIAL_CASE; add rows"),
+    ("annotations", HEAD + "s_ann_1,x,MOOD,0\n", "no row is evidence (status 1); add such rows"),
     ("annotations", HEAD + "a, ,MOOD,1\n", "every sentence is empty; give a table"),
     ("posts", b"post_id,text\na,caf\xe9\n", "not UTF-8; save it in UTF-8"),
     ("posts", "post_id,text\na,x\n".encode("utf-16"), "not UTF-8; save it in UTF-8"),

@@ -1,0 +1,77 @@
+"""Units that folds keep whole: posts, authors, values of a column, or what several of these connect."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evbind_lib.data import tables
+from evbind_lib.errors import DataError, did_you_mean
+
+AUTHOR = re.compile(r"s_([^_]+)_[^_]+")  # as ReDSM5's ids name one; a date with underscores does not
+
+
+class Grouping(NamedTuple):
+    """Columns, the group of every post, and why it is these."""
+
+    columns: tuple[str, ...]
+    of_posts: dict[str, str]
+    why: str
+
+
+def group_posts(columns: tuple[str, ...], rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> Grouping:
+    """Groups of the posts by these columns; a criterion is no property of a post, and is left to `connected`."""
+    ids = sorted({*rows["post_id"], *posts["post_id"]})
+    found = [_by_column(column, ids, rows, posts, place) for column in columns if column != "criterion"]
+    if not found:
+        return Grouping(columns, {post: post for post in ids}, "all pairs of one are on one side")
+    names, (groups, *others) = [each.columns[0] for each in found], [each.of_posts for each in found]
+    for values in others:
+        groups = connected(groups, pd.Series(ids), pd.Series([values[post] for post in ids]))
+    names += ["criterion"] if "criterion" in columns else []
+    why = found[0].why if len(names) == 1 else "what has one of them in common is one group"
+    return Grouping(tuple(names), groups, why)
+
+
+def _by_column(column: str, ids: list[str], rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> Grouping:
+    """Group of every post: the post itself, the value of a column, or the author that its id names."""
+    wanted, column = column, "author" if column == "auto" else column
+    table = next((table for table in (posts, rows) if column in table), None)
+    why, groups = "as group_by says", {post: post for post in ids}
+    if column != "post_id" and table is not None:
+        values = table[column].str.strip()
+        tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
+        why, groups = "a column of the data", dict(zip(table["post_id"], values, strict=True))
+    elif column == "author":
+        authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
+        why = "named by every id, s_AUTHOR_POST"
+        if wanted == "auto" and len(authors) < len(ids):
+            groups |= authors
+            why = f"{len(ids) - len(authors):,} of {len(ids):,} ids name none as s_AUTHOR_POST: each a group of its own"
+            column, why = (column, why) if authors else ("post_id", "no id names an author as s_AUTHOR_POST")
+        else:
+            groups = authors
+    elif column != "post_id":
+        near = did_you_mean(column, ["author", "criterion", *posts.columns, *rows.columns])
+        raise DataError(f"{place}: there is no column {column}{near}")
+    if without := [post for post in ids if not groups.get(post)]:
+        remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
+        raise DataError(f"{place}: the post_id {tables.shown(without[0])} has no {column}; {remedy}.")
+    return Grouping((column,), groups, why)
+
+
+def connected(groups: dict[str, str], posts: pd.Series, values: pd.Series) -> dict[str, str]:
+    """Groups of posts in which those with a value in common, directly or over others, are one, named as the first."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, numbers = np.unique(np.array([*groups.values()], dtype=object), return_inverse=True)
+    number_of = dict(zip(groups, numbers.tolist(), strict=True))
+    codes, distinct = pd.factorize(values)
+    edges = posts.map(number_of).to_numpy(), codes + len(names)
+    size = len(names) + len(distinct)
+    parts = connected_components(coo_array((np.ones(len(codes)), edges), shape=(size, size)), directed=False)[1]
+    first: dict[int, str] = {}
+    joined = [first.setdefault(part, name) for part, name in zip(parts[: len(names)].tolist(), names, strict=True)]
+    return {post: joined[number] for post, number in number_of.items()}
