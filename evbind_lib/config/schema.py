@@ -101,6 +101,8 @@ class DataParams(Section):
     criteria: str | None = None
     pairs: str | None = None
     test: str | None = None
+    columns: dict[str, str] = {}
+    labels: dict[Literal["evidence", "none"], list[Any]] = {}
     group_by: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "post_id"
     negatives: Literal["auto", "annotated", "sampled"] = "auto"
     pos_neg_ratio: float = Field(default=3.0, gt=0)

@@ -18,12 +18,12 @@ from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import near_matches, tables
 from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.groups import connected, group_posts
-from evbind_lib.errors import DataError
+from evbind_lib.errors import DataError, near_name
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
-PAIRS = ("post_id", "sentence", "label")
+PAIRS = ("sentence", "label")
 MOST_NOT_FOUND = (
     0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
 )
@@ -113,16 +113,17 @@ class Corpus:
 
     @classmethod
     def from_pairs(
-        cls, pairs: pd.DataFrame, *, group_by: str | Sequence[str] = "post_id", sensitive: bool = True
+        cls, pairs: pd.DataFrame, *, group_by: str | list[str] = "post_id", sensitive: bool = True
     ) -> Corpus:
         """Make a corpus of one table of labelled pairs in memory; a `DataError` names the row, counted from 0.
 
-        ``pairs`` has columns post_id, criterion (its text), sentence, label (1 for evidence, 0 for none), and where you like
-        criterion_id and sentence_id; without a 0, negatives are sampled. ``group_by`` is what folds keep whole: ``post_id``,
-        ``author``, a column with one value per post, ``criterion``, or a list of these, of which one in common is enough;
-        ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
+        ``pairs`` has columns criterion (its text), sentence, label (1 for evidence, 0 for none), and where you like criterion_id,
+        sentence_id and post_id (else each row is a post); without a 0, negatives are sampled. ``group_by`` is what folds keep
+        whole: ``post_id``, ``author``, a column with one value per post, ``criterion``, or a list of these, of which one in
+        common is enough; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
-        corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, group_by, str)
+        data = DataParams(group_by=group_by or "post_id")
+        corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, data, str)
         return dataclasses.replace(corpus, sensitive=sensitive)
 
     @classmethod
@@ -132,7 +133,7 @@ class Corpus:
         annotations: pd.DataFrame,
         criteria: Mapping[str, str],
         *,
-        group_by: str | Sequence[str] | None = None,
+        group_by: str | list[str] | None = None,
         sensitive: bool = True,
     ) -> Corpus:
         """Make a corpus of posts and annotations in memory, in ReDSM5's columns; a `DataError` names the row, counted from 0.
@@ -246,17 +247,17 @@ def load_corpus(params: Params) -> Corpus:
 
 
 def _read_redsm5(data: DataParams) -> Corpus:
-    posts = read_table(data.posts, "data.posts", POSTS)
-    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS)
+    posts = read_table(data.posts, "data.posts", POSTS, data.columns)
+    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
     criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
     return _of_posts(posts, annotations, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
 
 
 def _read_pairs(data: DataParams) -> Corpus:
-    pairs = read_table(data.pairs, "data.pairs", PAIRS)
-    posts = read_table(data.posts, "data.posts", POSTS) if data.posts else None
+    pairs = read_table(data.pairs, "data.pairs", PAIRS, data.columns)
+    posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _of_pairs(pairs, posts, criteria, data.group_by, lambda key: f"data.{key}={getattr(data, key)}")
+    return _of_pairs(pairs, posts, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
 
 
 READERS = Registry[Callable[[DataParams], Corpus]]("data.format", "format", redsm5=_read_redsm5, pairs=_read_pairs)
@@ -274,8 +275,8 @@ def _of_posts(
     posts: pd.DataFrame, annotations: pd.DataFrame, criteria: dict[str, str], data: DataParams, place: Place
 ) -> Corpus:
     posts, post_counts = tables.check_posts(posts, place("posts"))
-    table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id", "status": "label"})
-    table, counts = tables.clean_rows(table, where := place("annotations"), "status")
+    table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id"})
+    table, counts = tables.clean_rows(table, where := place("annotations"), "status", data.labels)
     counts["annotations_without_post"], remarks = tables.compare_ids(table, posts, where)
     table["criterion_id"] = table["criterion_id"].map(tables.clean_id)
     is_special = table["criterion_id"] == tables.SPECIAL_CASE
@@ -293,14 +294,15 @@ def _of_posts(
 
 
 def _of_pairs(
-    table: pd.DataFrame,
-    posts: pd.DataFrame | None,
-    criteria: dict[str, str] | None,
-    group_by: str | Sequence[str],
-    place: Place,
+    table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, data: DataParams, place: Place
 ) -> Corpus:
     posts, post_counts = (None, {}) if posts is None else tables.check_posts(posts, place("posts"))
-    table, counts = tables.clean_rows(table, where := place("pairs"), "label")
+    where, no_post = place("pairs"), "post_id" not in table
+    if no_post:
+        if near := near_name("post_id", table.columns):
+            raise DataError(f"{where}: the column post_id is missing; did you mean '{near}'?")
+        table = table.assign(post_id=[f"row{row}" for row in table.index])
+    table, counts = tables.clean_rows(table, where, "label", data.labels)
     counts["annotations_without_post"], remarks = (0, []) if posts is None else tables.compare_ids(table, posts, where)
     table = tables.clean_criteria(table, where)
     if "criterion" in table:
@@ -313,14 +315,17 @@ def _of_pairs(
         raise DataError(f"{where}: no row is evidence (label 1), so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].assign(text="") if posts is None else posts
     counts |= post_counts | {"unknown_symptoms": unknown}
-    return _corpus(rows, posts, criteria, group_by, counts, place("group_by"), "pairs", [*remarks, *unknown_remark])
+    remarks += ["each row is a post of its own, as there is no column post_id"] if no_post else []
+    return _corpus(
+        rows, posts, criteria, data.group_by, counts, place("group_by"), "pairs", [*remarks, *unknown_remark]
+    )
 
 
 def _corpus(
     rows: pd.DataFrame,
     posts: pd.DataFrame,
     criteria: dict[str, str],
-    group_by: str | Sequence[str],
+    group_by: str | list[str],
     counts: dict[str, int],
     place: str,
     form: Literal["posts", "pairs"],

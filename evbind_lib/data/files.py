@@ -214,16 +214,19 @@ def as_text(
         raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
     if table.empty:
         raise DataError(f"{place}: it has no rows; give a table with data.")
-    renamed = {theirs: ours for ours, theirs in (names or {}).items() if theirs in table.columns}
-    table = table.drop(columns=[ours for ours in renamed.values() if ours not in renamed], errors="ignore")
-    table = table.rename(columns=renamed)
-    if missing := [column for column in columns if column not in table.columns]:
-        several = len(missing) > 1
+    table = table.assign(**{ours: table[theirs] for ours, theirs in (names or {}).items() if theirs in table})
+    named = () if "text" in columns else NAMED
+    lost = [theirs for ours, theirs in (names or {}).items() if ours in (*columns, *named) and ours not in table]
+    if missing := lost or [column for column in columns if column not in table]:
         what = (
-            f"the columns {', '.join(missing[:-1])} and {missing[-1]} are" if several else f"the column {missing[0]} is"
+            f"the columns {', '.join(missing[:-1])} and {missing[-1]} are"
+            if missing[1:]
+            else f"the column {missing[0]} is"
         )
-        near = did_you_mean("" if several else missing[0], table.columns)
-        raise DataError(f"{place}: {what} missing{near}")
+        end = did_you_mean("" if missing[1:] else missing[0], table.columns)
+        if "data." in place and end.endswith("."):
+            end = f"{end[:-1]}; name the right ones in data.columns={{{missing[0]}: COLUMN}}."
+        raise DataError(f"{place}: {what} missing{end}")
     wanted = {*columns, *NAMED, *(names or {})}
     texts = {}
     for name in table.columns:

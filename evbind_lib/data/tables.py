@@ -16,7 +16,7 @@ from evbind_lib.errors import DataError, did_you_mean, near_name
 
 Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
 SPECIAL_CASE = "SPECIAL_CASE"
-LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+LABELS = {"evidence": ("1", "true", "yes"), "none": ("0", "false", "no")}
 
 
 def read_criteria(path: str) -> dict[str, str]:
@@ -111,15 +111,23 @@ def compare_ids(table: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[i
     return len(missing), [f"{len(missing):,} annotations of {missing.nunique():,} posts that are not there{would}"]
 
 
-def clean_rows(table: pd.DataFrame, place: str, label: str) -> Counted:
+def _label(text: object) -> str:
+    """A label without case, space and decimals that say nothing."""
+    return re.sub(r"^([01])\.0*$", r"\1", str(text).strip().casefold())
+
+
+def clean_rows(table: pd.DataFrame, place: str, label: str, names: Mapping[Any, Iterable[Any]]) -> Counted:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
-    plain = table["label"].str.strip()
-    labels = plain.map(LABELS)
-    if labels.isna().any():
-        wrong = plain[labels.isna()].iloc[:1]
-        # Anything longer may be a sentence that slipped into this column.
-        value = (wrong.item() or "empty") if len(wrong.item()) <= 5 else "neither 0 nor 1"
-        raise DataError(f"{place}, row {wrong.index[0]}: {label} is {value}; write 1 for evidence and 0 for none.")
+    meaning = {_label(name): side == "evidence" for side, own in {**LABELS, **names}.items() for name in own}
+    values = {text: meaning.get(_label(text)) for text in table[label].unique()}
+    if unknown := [text for text, value in values.items() if value is None]:
+        row = (table[label] == unknown[0]).idxmax()
+        # Anything else may be a sentence that slipped into this column.
+        value = (unknown[0] or "empty") if re.fullmatch(r"\s*[\w.+-]{0,20}\s*", unknown[0]) else "no label"
+        remedy = "write 1 for evidence and 0 for none"
+        remedy += ", or say in data.labels={evidence: [...], none: [...]} what they are" if "=" in place else ""
+        raise DataError(f"{place}, row {row}: {label} is {value}; {remedy}.")
+    labels = table[label].map(values)
     ids, sentences = _post_ids(table, place), table["sentence"].map(clean)
     table = table.assign(post_id=ids, label=labels.astype(np.int8), sentence=sentences)
     empty = table["sentence"].map(lambda text: text == "" or (not text.isascii() and text_key(text) == ""))
@@ -128,18 +136,20 @@ def clean_rows(table: pd.DataFrame, place: str, label: str) -> Counted:
     counts = {"annotations": len(table), "empty_sentences": int(empty.sum())}
     table = table[~empty]
     # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
-    number = table.groupby("post_id")["sentence"].transform(lambda texts: pd.factorize(texts, sort=True)[0])
-    made = table["post_id"] + "_a" + number.astype(str)
+    made = table["post_id"] + "_a" + _number(table, ["post_id"]).astype(str)
     given = table["sentence_id"].map(clean_id) if "sentence_id" in table else made
     table = table.assign(sentence_id=given.where(given != "", made))
     # An id that several sentences of a post have would show the wrong one beside an error.
-    number = table.groupby(["post_id", "sentence_id"])["sentence"].transform(
-        lambda texts: pd.factorize(texts, sort=True)[0]
-    )
+    number = _number(table, ["post_id", "sentence_id"])
     counts["repeated_sentence_ids"] = int((number > 0).sum())
-    return table.assign(
-        sentence_id=table["sentence_id"].where(number == 0, table["sentence_id"] + "~" + number.astype(str))
-    ), counts
+    unique = table["sentence_id"].where(number == 0, table["sentence_id"] + "~" + number.astype(str))
+    return table.assign(sentence_id=unique), counts
+
+
+def _number(table: pd.DataFrame, within: list[str]) -> pd.Series:
+    """Number of each sentence among those within the same, by text, from 0."""
+    codes = pd.Series(pd.factorize(table["sentence"], sort=True)[0], table.index)
+    return codes.groupby([table[name] for name in within]).rank("dense").astype(int) - 1
 
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:

@@ -438,7 +438,7 @@ REFUSED = [  # parameter, content, words of the message
     ("pairs.parquet", "x", "not a .parquet file; write it again"),
     ("pairs.jsonl", '{"post_id": "a"}\n[1]\n', "line 2; not a JSON object; correct"),
     ("pairs.csv", "post_id,sentence,label\na,x,1\n", "criterion or criterion_id; has neither"),
-    ("pairs.csv", PAIRS + "a,c,x,1\na,c,y,yes\n", "row 3; label is yes; write 1"),
+    ("pairs.csv", PAIRS + "a,c,x,1\na,c,y,maybe\n", "row 3; label is maybe; write 1; data.labels={evidence: [...]"),
     ("pairs.csv", PAIRS + "a,c,x,1\na,,y,0\n", "row 3; criterion is empty; fill it in"),
     ("pairs.csv", PAIRS + "a,c,x,0\n", "no row is evidence (label 1); add such rows"),
     ("pairs.csv", "post_id,criterion_id,criterion,sentence,label\na,A,c,x,0\na,A,d,y,1\n", "A has several texts; its own id"),

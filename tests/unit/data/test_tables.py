@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evbind_lib.config.compose import compose
+from evbind_lib.data.corpus import Corpus, load_corpus
 from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.tables import read_criteria
 from evbind_lib.errors import DataError
@@ -163,3 +165,51 @@ def test_criteria_that_cannot_be_written_are_refused(tmp_path: Path, content: st
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(DataError, match=r"^data\.criteria=.*(half a character|RecursionError)"):
         read_criteria(str(tmp_path / "c.json"))
+
+
+# What people call columns and labels
+
+
+def load(file: Path, *overrides: str) -> Corpus:
+    return load_corpus(compose([f"data.pairs={file}", *overrides], data="pairs"))
+
+
+@pytest.mark.parametrize("words", ["0 1", "0.0 1.0", "0.00 1.00", "FALSE TRUE", "false true", "No yes", " 0  1"])
+def test_labels_are_taken_as_people_write_them(tmp_path: Path, words: str) -> None:
+    none, evidence = words.split()
+    table = pd.DataFrame({"criterion": "c", "sentence": ["x.", "y."], "label": [evidence, none]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    corpus = load(tmp_path / "t.csv")
+    assert dict(zip(corpus.pairs["sentence"], corpus.pairs["label"].tolist(), strict=True)) == {"x.": 1, "y.": 0}
+
+
+def test_columns_and_class_names_of_ones_own_are_named_and_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    rows = [
+        ("Tea is hot.", "It boils.", "SUPPORTS"),
+        ("Tea is hot.", "It is cold.", "REFUTES"),
+        ("Ice melts.", "So?", "nei"),
+    ]
+    pd.DataFrame(rows, columns=["claim", "evidence", "class"]).to_csv(tmp_path / "t.csv", index=False)
+    columns = "data.columns={sentence: evidence, criterion: claim, label: class}"
+    labels = "data.labels={evidence: [Supports], none: [REFUTES, NEI]}"
+    corpus = load(tmp_path / "t.csv", columns, labels)
+    assert corpus.pairs.set_index("sentence")["label"].to_dict() == {"It boils.": 1, "It is cold.": 0, "So?": 0}
+    # Without a post_id every row is a post; a column that is like one must be named.
+    assert corpus.report.groups == 3 and "each row is a post of its own" in corpus.summary
+    whole = load(tmp_path / "t.csv", columns[:-1] + ", post_id: claim}", labels)
+    assert whole.groups == ("Ice melts.", "Tea is hot.")
+    for wrong, words in (
+        ((columns,), "row 2: label is SUPPORTS; write 1"),
+        ((columns, "data.labels={evidence: [supports]}"), "row 3: label is REFUTES"),
+        ((columns.replace("claim", "claims"),), "column claims is missing; did you mean 'claim'"),
+        ((columns.replace("sentence: evidence", "sentence_id: nr"),), "column nr is missing"),
+        (
+            (),
+            "columns sentence and label are missing; known are: claim, evidence, class; name the right ones in data.columns=",
+        ),
+    ):
+        with pytest.raises(DataError) as caught:
+            load(tmp_path / "t.csv", *wrong)
+        assert words in str(caught.value)
+    with pytest.raises(DataError, match="post_id is missing; did you mean 'post'"):
+        Corpus.from_pairs(pd.DataFrame({"post": ["a"], "criterion": ["c"], "sentence": ["x"], "label": [1]}))
