@@ -100,6 +100,8 @@ class DataParams(Section):
     annotations: str | None = None
     criteria: str | None = None
     pairs: str | None = None
+    claims: str | None = None
+    corpus: str | None = None
     test: str | None = None
     columns: dict[str, str] = {}
     labels: dict[Literal["evidence", "none"], list[Any]] = {}

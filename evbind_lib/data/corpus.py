@@ -15,7 +15,7 @@ import pandas as pd
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
-from evbind_lib.data import near_matches, tables
+from evbind_lib.data import formats, near_matches, tables
 from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.groups import connected, group_posts
 from evbind_lib.errors import DataError, near_name
@@ -246,21 +246,37 @@ def load_corpus(params: Params) -> Corpus:
     return dataclasses.replace(corpus, sensitive=params.data.sensitive, source=params.data.format)
 
 
+def _place(data: DataParams) -> Place:
+    """How messages name a file or a setting."""
+    return lambda key: f"data.{key}={getattr(data, key)}"
+
+
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns)
     annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
-    criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
-    return _of_posts(posts, annotations, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
+    return _of_posts(posts, annotations, tables.read_criteria(data.criteria or DEFAULT_CRITERIA), data, _place(data))
 
 
 def _read_pairs(data: DataParams) -> Corpus:
     pairs = read_table(data.pairs, "data.pairs", PAIRS, data.columns)
     posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _of_pairs(pairs, posts, criteria, data, lambda key: f"data.{key}={getattr(data, key)}")
+    return _of_pairs(pairs, posts, criteria, data, _place(data))
 
 
-READERS = Registry[Callable[[DataParams], Corpus]]("data.format", "format", redsm5=_read_redsm5, pairs=_read_pairs)
+def _read_scifact(data: DataParams) -> Corpus:
+    place = _place(data)
+    pairs = formats.scifact_pairs(data)
+    return _of_pairs(pairs, None, None, data, lambda key: place("claims" if key == "pairs" else key))
+
+
+def _read_wice(data: DataParams) -> Corpus:
+    return _of_pairs(formats.wice_pairs(data), None, None, data, _place(data))
+
+
+READERS = Registry[Callable[[DataParams], Corpus]](
+    "data.format", "format", redsm5=_read_redsm5, pairs=_read_pairs, scifact=_read_scifact, wice=_read_wice
+)
 READERS.__doc__ = """Formats that ``data.format`` chooses from, each a function from ``params.data`` to a corpus.
 
 Examples

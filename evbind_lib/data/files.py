@@ -28,7 +28,7 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 Reader = Callable[[Any], Any]  # of an open binary file
 
 
-class _NoTableError(Exception):
+class NoTableError(Exception):
     """What is wrong with a file's content, and the remedy."""
 
 
@@ -80,7 +80,7 @@ def read_file(path: str | None, key: str, reader: Reader) -> Any:
             return PACKED.get(file.suffix.lower(), lambda content, read: read(content))(opened, reader)
     except UnicodeDecodeError:
         raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
-    except _NoTableError as error:
+    except NoTableError as error:
         raise DataError(f"{place}{error}.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not readable ({error}); correct it.") from None
@@ -93,7 +93,7 @@ def _unzip(packed: IO[bytes], reader: Reader) -> Any:
     with zipfile.ZipFile(packed) as archive:
         inside = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX")]
         if len(inside) != 1:
-            raise _NoTableError(f": it holds {len(inside)} files, and needs one; unpack it and name the table")
+            raise NoTableError(f": it holds {len(inside)} files, and needs one; unpack it and name the table")
         with archive.open(inside[0]) as file:
             return reader(file)
 
@@ -116,7 +116,7 @@ def _read(file: IO[bytes], suffix: str) -> pd.DataFrame:
         return table_of_objects(read_objects(file))
     if suffix in SUFFIXES:
         return _read_delimited(file, "\t" if suffix == ".tsv" else ",")
-    raise _NoTableError(f": what it holds is none of {', '.join(SUFFIXES)}; write one of these")
+    raise NoTableError(f": what it holds is none of {', '.join(SUFFIXES)}; write one of these")
 
 
 def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
             elif row:
                 if len(row) != len(header):
                     fields = f"{len(row)} {'field' if len(row) == 1 else 'fields'}, the header {len(header)}"
-                    raise _NoTableError(
+                    raise NoTableError(
                         f", row {begins}: it has {fields}; correct it, and in CSV quote texts that hold commas"
                     )
                 rows.append(row)
@@ -154,12 +154,12 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
             problem, remedy = "a quoted text does not end", "close it, and quote texts that hold commas or line ends"
         elif "limit" in str(error):
             problem, remedy = f"a text of more than {MOST_CHARACTERS:,} characters", "close its quote, or shorten it"
-        raise _NoTableError(f", row {begins}: {problem}; {remedy}") from None
+        raise NoTableError(f", row {begins}: {problem}; {remedy}") from None
     finally:
         csv.field_size_limit(limit)
     if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
         remedy = "name it .tsv" if other == "\t" else "save it with commas"
-        raise _NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}; {remedy}")
+        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}; {remedy}")
     parts = [*parts, _batch(rows)] if rows else parts
     columns = [pa.chunked_array([part[at] for part in parts], pa.string()).to_pandas() for at in range(len(header))]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
@@ -180,7 +180,7 @@ def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise _NoTableError(f", line {number}: not a JSON object; correct it")
+            raise NoTableError(f", line {number}: not a JSON object; correct it")
         yield number, row
 
 

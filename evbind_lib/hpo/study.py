@@ -33,18 +33,8 @@ OBJECTIVE = "evbind_lib.Objective"
 BRANCHES = ("data.", "model.", "training.")
 _training = ("n_folds", "seed", "holdout", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
 _model = ("name", "threads", "trainer", "search_space")
-_data = (
-    "format",
-    "posts",
-    "annotations",
-    "criteria",
-    "pairs",
-    "test",
-    "group_by",
-    "special_case",
-    "sensitive",
-    "eval_neg_ratio",
-)
+_files = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
+_data = (*_files, "format", "columns", "labels", "group_by", "special_case", "sensitive", "eval_neg_ratio")
 APART = tuple(
     f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
 )
