@@ -65,3 +65,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near := near_name(name, options):
         return f"; did you mean '{near}'?"
     return f"; known are: {', '.join(options)}." if 0 < len(options) <= 15 else "."
+
+
+def shown(value: object) -> str:
+    """A value of the user's in a message: what cannot be printed as Python writes it, and of a long one the beginning."""
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(value))
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"

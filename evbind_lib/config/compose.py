@@ -1,6 +1,8 @@
 """Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`."""
 
+import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.config.schema import FIELDS, GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
-from evbind_lib.errors import EvbindError, ParamsError, did_you_mean
+from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
 
@@ -49,8 +51,13 @@ def compose(
     (10, 3)
     """
     named = (data, model, trainer, hpo, tracking, cluster, experiment)
+    for group, name in zip(GROUPS, named, strict=True):
+        if not isinstance(name, str | None):
+            raise ParamsError(f"{group}={shown(name)}: it must be the name of a file of params/{group}/, as a text.")
+    if not isinstance(overrides, list | tuple):
+        raise ParamsError(f'overrides={shown(overrides)}: it must be a list of texts, as ["training.n_folds=3"] or [].')
     chosen = [f"{group}={name}" for group, name in zip(GROUPS, named, strict=True) if name is not None]
-    words = _prepare([*chosen, *([overrides] if isinstance(overrides, str) else overrides)])
+    words = _prepare([*chosen, *overrides])
     tree = _tree("config", words)
     _check_encoder(tree, words)
     search = tree.get("hpo") or {}
@@ -87,11 +94,12 @@ def _prepare(words: Iterable[str]) -> list[str]:
     last: dict[str, str] = {}
     for given in words:
         if not isinstance(given, str) or not re.match(r"~|\+{0,2}[^=\s]+=", given):
-            raise ParamsError(
-                f"Override {masked(given)!r} is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30."
-            )
+            problem = "is not of the form KEY=VALUE; write as in hpo.trials.n_trials=30"
+            raise ParamsError(f"Override '{shown(masked(given))}' {problem}.")
         word = given.lstrip("+")
         key = word.lstrip("~").partition("=")[0]
+        if key.startswith(("hydra.", "hydra/")):
+            raise ParamsError(f"{shown(key)} is not a parameter: Hydra composes here, and runs nothing.")
         last.pop(key, None)
         last[key] = word if word.startswith("~") or CHOICE.match(word) else f"++{word}"
     return list(last.values())
@@ -136,16 +144,40 @@ def _look_into_the_workspace_first() -> None:
 
 
 def _check_files(overrides: Sequence[str]) -> None:
-    """Refuse the choice of a file that is not there; Hydra would not say which ones of two folders there are."""
+    """Refuse the choice of a file that is not there, where Hydra would not say which there are, and files that hang it."""
+    own = workspace() / "params"
+    if own.exists() and not own.is_dir():
+        raise ParamsError(f"{own} is not a folder, but files of parameters are looked for in it; move it away.")
+    for file in own.glob("**/*.yaml"):
+        _check_aliases(file)
     for group, _, quoted in (word.lstrip("+").partition("=") for word in overrides):
-        name, folders = quoted.strip("'\""), [folder / "params" / group for folder in (workspace(), project_folder())]
-        hint = did_you_mean(name, sorted({file.stem for folder in folders for file in folder.glob("*.yaml")}))
-        if (group, name) == ("trainer", "hpo_best"):
-            # That of another workspace is of other data, and nobody asked for it.
-            folders, hint = folders[:1], "; a search writes it, so run `evbind hpo_search hpo=quick` first."
-        is_chosen = group in GROUPS and name not in ("", "null")
-        if is_chosen and not any((folder / f"{name}.yaml").is_file() for folder in folders):
-            raise ParamsError(f"{group}={name}: there is no file params/{group}/{name}.yaml{hint}")
+        name = quoted.strip("'\"")
+        if group not in GROUPS or name in ("", "null"):
+            continue
+        folders = [folder / group for folder in (own, project_folder() / "params")]
+        if (group, name) == ("trainer", "hpo_best"):  # that of another workspace is of other data
+            del folders[1]
+        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        if name not in known:
+            hint = did_you_mean(Path(name).stem, known)
+            if name == "hpo_best":
+                hint = "; a search writes it, so run `evbind hpo_search hpo=quick` first."
+            raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")
+
+
+def _check_aliases(file: Path) -> None:
+    """Refuse a file whose aliases (``*name``) make it longer than anybody writes: OmegaConf copies what each stands for."""
+    import yaml
+
+    @functools.cache
+    def written_out(node: yaml.Node) -> int:
+        below = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+        return 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(written_out, below)))
+
+    text = file.read_text(encoding="utf-8", errors="replace")
+    with contextlib.suppress(yaml.YAMLError):  # told when the file is composed
+        if "*" in text and "&" in text and written_out(yaml.compose(text, yaml.SafeLoader)) > 100_000:
+            raise ParamsError(f"{file.name}: its aliases (*name) stand for too many values; write out what is meant.")
 
 
 def _check_encoder(tree: dict[str, Any], words: Sequence[str]) -> None:
@@ -199,7 +231,9 @@ def _explain(error: Exception) -> str:
     if isinstance(cause, MarkedYAMLError) and (mark := cause.problem_mark):
         return f"{Path(mark.name).name}, line {mark.line + 1}: not valid YAML ({cause.problem}); correct the file."
     first_line = str(cause).strip().partition("\n")[0].rstrip(".")
+    if isinstance(cause, RecursionError):
+        first_line = "something is nested too deeply in them"
     if isinstance(error, OverrideParseException):
-        shown = masked(str(error.override).lstrip("+"))
-        return f"Override {shown!r} cannot be read ({first_line}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
-    return f"The parameters cannot be composed: {first_line}; check the overrides and the files in params/."
+        remedy = "write KEY=VALUE, lists as [a,b], and quote it for the shell"
+        return f"Override '{shown(str(error.override).lstrip('+'))}' cannot be read ({shown(first_line)}); {remedy}."
+    return f"The parameters cannot be composed: {shown(first_line)}; check the overrides and the files in params/."

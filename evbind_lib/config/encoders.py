@@ -35,7 +35,7 @@ def model_folder(name: str) -> Path | None:
             )
         return weights[0]
     folder = resolve_path(name)
-    return folder if folder.is_dir() or name.startswith((".", "~", os.sep)) else None
+    return folder if os.path.isdir(folder) or name.startswith((".", "~", os.sep)) else None
 
 
 def encoder_default(name: str, what: str) -> float:

@@ -26,7 +26,8 @@ def resolve_path(path: str) -> Path:
     """Absolute path of an input file: where it is, seen from the current folder, the workspace or beside the library."""
     given = Path(path).expanduser()
     places = [Path.cwd() / given, workspace() / given, PACKAGE.parent / given]
-    return next((place.resolve() for place in places if place.exists()), places[0])
+    # Unlike Path.exists, os.path.exists has an answer for a name that no file can have.
+    return next((place.resolve() for place in places if os.path.exists(place)), places[0])
 
 
 def resolve_sqlite(url: str) -> str:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
 
+from evbind_lib.config.arguments import Arguments, Finite
 from evbind_lib.config.masking import masked
-from evbind_lib.errors import ParamsError, did_you_mean
+from evbind_lib.errors import ParamsError, did_you_mean, shown
 
 # Folders of params/ from which one file each is taken; `trainer` fills the branch training, `experiment` any of them.
 GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment")
@@ -22,13 +23,14 @@ GONE |= dict.fromkeys(("hpo.stop.terminator", "hpo.stop.min_trials"), "it is gon
 # Of `DataParams`, those that hold for any corpus; the others name the files of one.
 SAMPLING = {"negatives", "pos_neg_ratio", "negative_strategy", "eval_neg_ratio", "same_post_negatives", "seed"}
 SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
+NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 # What each type of a searched parameter is written with; a step may be left out.
 RANGE, STEPS = {"low", "high"}, {"low", "high", "step"}
 FIELDS = {"uniform": STEPS, "int": STEPS, "log_uniform": RANGE, "log_int": RANGE, "categorical": {"choices"}}
 
 
-class Section(BaseModel, extra="forbid", frozen=True):
-    """A branch of the tree: unknown keys are refused, values cannot be changed after validation."""
+class Section(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """A branch of the tree: unknown keys and numbers without an end are refused, values cannot be changed after validation."""
 
 
 class Distribution(Section):
@@ -107,7 +109,7 @@ class DataParams(Section):
     labels: dict[Literal["evidence", "none"], list[Any]] = {}
     group_by: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "post_id"
     negatives: Literal["auto", "annotated", "sampled"] = "auto"
-    pos_neg_ratio: float = Field(default=3.0, gt=0)
+    pos_neg_ratio: float = Field(default=3.0, gt=0, le=1e6)
     negative_strategy: Literal["stratified", "hard", "random", "all"] = "stratified"
     eval_neg_ratio: float | str = 3.0
     same_post_negatives: Literal["auto"] | bool = "auto"
@@ -118,8 +120,8 @@ class DataParams(Section):
     @field_validator("eval_neg_ratio", mode="before")
     @classmethod
     def _number_or_natural(cls, value: Any) -> Any:
-        if value != "natural" and not (_is_number(value) and value > 0):
-            raise ValueError("must be a number above 0, or natural")
+        if value != "natural" and not (_is_number(value) and 0 < value <= 1e6):
+            raise ValueError("must be at most 1e6 and above 0, or natural")
         return value
 
 
@@ -127,11 +129,11 @@ class ModelParams(Section):
     """The encoder (``params/model/``)."""
 
     name: str = Field(min_length=1)
-    max_length: int = Field(default=512, ge=8)
+    max_length: int = Field(default=512, ge=8, le=131_072)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "eager", "disentangled_flash"] = "auto"
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     trainer: dict[str, Any] = {}
     search_space: dict[str, Any] = {}
 
@@ -146,10 +148,16 @@ class TrainingParams(Section):
     args: dict[str, Any] = {}
     validation: Literal["last", "each"] = "last"
     loss_function: str = Field(default="weighted_ce", min_length=1)
-    focal_gamma: float = Field(default=2.0, ge=0)
+    focal_gamma: float = Field(default=2.0, ge=0, le=100)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
-    loss_args: dict[str, Any] = {}
+    loss_args: dict[str, Finite] = {}
     provenance: dict[str, Any] | None = None
+
+    @field_validator("args")
+    @classmethod
+    def _arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Arguments.model_validate(value)  # which names the argument
+        return value
 
     @field_validator("seeds")
     @classmethod
@@ -167,14 +175,28 @@ class StudyParams(Section):
     direction: Literal["maximize", "minimize"] = "maximize"
     load_if_exists: bool = True
 
+    @field_validator("study_name")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if value in (".", "..") or value != value.strip() or not value.isprintable() or len(value.encode()) > 200:
+            raise ValueError("must be a name of at most 200 bytes in one line, without blanks around it")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _stays(cls, value: str) -> str:
+        if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?(\?.*)?", value):
+            raise ValueError("that study would be gone with the notebook; name a file, as sqlite:///optuna.db does")
+        return value
+
 
 class TrialsParams(Section):
     """How long to search, by how many workers; times in seconds."""
 
-    n_trials: int = Field(ge=1)
-    timeout: float | None = Field(default=None, gt=0)
+    n_trials: int = Field(ge=1, le=1_000_000)
+    timeout: float | None = Field(default=None, ge=1)
     n_jobs: int = Field(default=1, ge=1)
-    trial_timeout: float | None = Field(default=None, gt=0)
+    trial_timeout: float | None = Field(default=None, ge=1)
 
 
 class SamplerParams(Section, extra="allow", regex_engine="python-re"):
@@ -235,7 +257,7 @@ class ClusterParams(Section):
     """Where the workers of a search run (``params/cluster/``)."""
 
     executor: Literal["local", "dask"] = "local"
-    gpu_share: int = Field(default=1, ge=1)
+    gpu_share: int = Field(default=1, ge=1, le=100)
     scheduler: str | None = None
 
     @model_validator(mode="after")
@@ -291,6 +313,10 @@ class Params(Section):
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Params:
         """Validate nested values; a `ParamsError` names the first key that cannot be used."""
+        for key, value in flatten(tree).items():
+            if NO_TEXT.search("".join(map(str, [key, *(value if isinstance(value, list) else [value])]))):
+                problem = "it holds a control character or half a character, which no file or database keeps"
+                raise ParamsError(f"{shown(key)}={shown(value)}: {problem}; take it out.")
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -381,8 +407,8 @@ def explain(error: ValidationError) -> str:
     problem = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if kind == "literal_error":
         problem = "is none of the choices" + did_you_mean(str(value), re.findall("'(.+?)'", first["ctx"]["expected"]))
-    shown = f"={masked(value, key)}" if kind != "missing" and isinstance(value, SCALARS) else ""
-    sentence = f"{key}{shown}: {problem}" if key else problem
+    given = f"={shown(masked(value, key))}" if kind != "missing" and isinstance(value, SCALARS) else ""
+    sentence = f"{shown(key)}{given}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 

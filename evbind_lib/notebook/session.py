@@ -48,7 +48,7 @@ def start(
 ) -> Params:
     """Compose the parameters of this notebook, and record its execution and what the verbs do from here on.
 
-    Of your process it sets the level of the logger ``evbind_lib`` and, unless you did, ``OMP_WAIT_POLICY``, nothing else.
+    Of your process it sets, unless you did, the level of the logger ``evbind_lib`` and ``OMP_WAIT_POLICY``, nothing else.
 
     Parameters
     ----------
@@ -71,10 +71,11 @@ def start(
     """
     # Waiting threads of OpenMP spin by default, and two trainings on the same processors then wait for each other without end.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.getLogger("evbind_lib").setLevel(logging.WARNING)
+    if not (logger := logging.getLogger("evbind_lib")).level:
+        logger.setLevel(logging.WARNING)
     files = (data, model, trainer, hpo, tracking, cluster, experiment)
     chosen = {group: file for group, file in zip(GROUPS, files, strict=True) if file is not None}
-    given, begin = {**chosen, "overrides": list(overrides)}, executions.EXECUTION.begin
+    given, begin = {**chosen, "overrides": overrides}, executions.EXECUTION.begin
     try:
         executions.check_injected()
         params = compose(overrides, **chosen)

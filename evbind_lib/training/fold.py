@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.encoders import TINY
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
-from evbind_lib.errors import ModelError, ParamsError, TrainingError
+from evbind_lib.errors import ModelError, ParamsError, TrainingError, shown
 from evbind_lib.training import trainer
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import Loss
@@ -240,28 +241,51 @@ def check(params: Params) -> None:
     with quiet_libraries():
         trainer.training_arguments(params, output_dir="unused")
         check_model(params.model)
+        if not {*params.training.args} <= {*RANGES}:
+            _try_arguments(params)
         if params.model.name != TINY:
-            _check_step(params)
+            _try_model(params)
 
 
-def _check_step(params: Params) -> None:
-    """Train a short pair and one of ``max_length`` for a step, on the very path of a fold; `ModelError` where that fails."""
-    length, name = params.model.max_length, params.model.name
-    step = params.with_values({"training.args": {"max_steps": 1, trainer.BATCH: 2, "learning_rate": 1e-6}})
-    texts = {"criterion": ["criterion"] * 2, "sentence": ["sentence", "sentence " * length], "label": [0, 1]}
-    encoder = PairEncoder(load_tokenizer(params.model, ()), length)
-    pairs = encoder.encode(pd.DataFrame(texts))
+def _try_arguments(params: Params) -> None:
+    """Train the tiny model by two steps: transformers and PyTorch look at most arguments when they use them."""
+    model = params.model.model_copy(update={"name": TINY, "max_length": 16, "attention": "eager"})
+    args = {name: value for name, value in params.training.args.items() if not name.startswith("warmup_")}
     try:
-        predict(
-            trainer.fit(step, encoder, pairs), pairs, batch_size=2, precision=choose_precision(params.model.precision)
+        _try_steps(
+            params.model_copy(update={"model": model}), {**args, "max_steps": 2, trainer.BATCH: 1, trainer.STEPS: 1}
         )
+    except Exception as error:  # each argument is used by code of its own
+        problem = f"no step can be trained with them ({_reason(error)}); change or leave out one"
+        raise ParamsError(f"training.args: {problem}.") from None
+
+
+def _try_model(params: Params) -> None:
+    """Train it by a step with a short pair and one of ``max_length``, on the very path of a fold."""
+    try:
+        _try_steps(params, {"max_steps": 1, trainer.BATCH: 2, "learning_rate": 1e-6})
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if trainer.is_out_of_memory(error):  # a fold goes on with fewer pairs at once
             return
-        reason = str(error).splitlines()[0].rstrip(".")
+        length, reason = params.model.max_length, _reason(error)
         # RoBERTa has two positions less than its configuration says, and its embeddings only say that an index is out of range.
-        where = f"cannot take a pair of {length} tokens" if "index" in reason.lower() else "cannot be trained"
-        remedy = "set a smaller model.max_length" if "index" in reason.lower() else "use another encoder"
-        raise ModelError(f"model.max_length={length}: {name} {where} ({reason}); {remedy}.") from None
+        where, remedy = "cannot be trained", "use another encoder"
+        if "index" in reason.lower():
+            where, remedy = f"cannot take a pair of {length} tokens", "set a smaller model.max_length"
+        raise ModelError(f"model.max_length={length}: {params.model.name} {where} ({reason}); {remedy}.") from None
+
+
+def _try_steps(params: Params, args: dict[str, Any]) -> None:
+    sentences = ["two", "three " * params.model.max_length]
+    encoder = PairEncoder(load_tokenizer(params.model, sentences), params.model.max_length)
+    pairs = encoder.encode(pd.DataFrame({"criterion": "one", "sentence": sentences, "label": [0, 1]}))
+    training = params.training.model_copy(update={"args": args})
+    try:
+        with torch.random.fork_rng():
+            trainer.fit(params.model_copy(update={"training": training}), encoder, pairs)
     finally:
         trainer.collect_garbage()
+
+
+def _reason(error: Exception) -> str:
+    return shown(str(error).partition("\n")[0].rstrip(".") or type(error).__name__)

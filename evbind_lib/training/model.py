@@ -5,6 +5,7 @@ import copy
 import functools
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from evbind_lib.config.encoders import TINY, model_folder, unreachable
 from evbind_lib.config.schema import ModelParams
-from evbind_lib.errors import ModelError
+from evbind_lib.errors import ModelError, shown
 from evbind_lib.training.encoding import EncodedPairs
 from evbind_lib.training.tiny import tiny_config, train_tiny_tokenizer
 
@@ -228,9 +229,9 @@ def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, pre
 
 def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     """What a class of transformers loads from a local folder or the hub, never its code; one sentence where it cannot."""
-    folder, place = model_folder(name), f"model.name={name}"
-    if folder and not (folder / "config.json").is_file():
-        missing = "has no config.json" if folder.is_dir() else "is not a folder"
+    folder, place = model_folder(name), f"model.name={shown(name)}"
+    if folder and not os.path.isfile(folder / "config.json"):  # unlike Path.is_file, for any name
+        missing = "has no config.json" if os.path.isdir(folder) else "is not a folder"
         raise ModelError(f"{place}: {missing}; give the folder that save_pretrained wrote, or a hub name.")
     if folder and (pointers := [file.name for file in folder.iterdir() if _is_pointer(file)]):
         raise ModelError(f"{place}: {pointers[0]} is a pointer of git-lfs and no weights; run `git lfs pull` there.")

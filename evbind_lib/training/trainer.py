@@ -12,31 +12,25 @@ import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.schema import Params
-from evbind_lib.errors import ParamsError, TrainingError, did_you_mean
+from evbind_lib.errors import ParamsError, TrainingError, did_you_mean, shown
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import LOSSES, Loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
 
 ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
-# Ranges that transformers leaves open but that no training can do without.
 BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
-RANGES: dict[str, Any] = {
-    **dict.fromkeys(("learning_rate", "num_train_epochs"), Annotated[float, Field(gt=0)]),
-    **dict.fromkeys((BATCH, "per_device_eval_batch_size", STEPS), Annotated[int, Field(ge=1)]),
-    "warmup_ratio": Annotated[float, Field(ge=0, lt=1)],  # transformers 5 has warmup_steps below 1 instead
-    "weight_decay": Annotated[float, Field(ge=0)],
-}
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
 OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) memory|could not create a primitive")
 READ_EVERY = 32  # steps; a loss that is not finite ends the training that many later at most
@@ -48,8 +42,6 @@ def _checked(args: dict[str, Any]) -> dict[str, Any]:
     """Values of ``training.args`` with the types that transformers declares."""
     checked = dict(args)
     for name, value in args.items():
-        if name == "seed":
-            raise ParamsError("training.args.seed: every training would have that one; set training.seed instead.")
         if name not in TYPES:
             near = did_you_mean(name, TYPES)
             raise ParamsError(f"training.args.{name} is not a field of transformers.TrainingArguments{near}")
@@ -91,8 +83,8 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
     }
     try:
         arguments = TrainingArguments(**args)
-    except (TypeError, ValueError, ImportError) as error:
-        problem = f"transformers refuses them: {str(error).splitlines()[0].rstrip('.')}"
+    except Exception as error:  # each argument is read by code of its own
+        problem = f"transformers refuses them: {shown(str(error).splitlines()[0].rstrip('.'))}"
         raise ParamsError(f"training.args: {problem}; change them or leave them out.") from None
     return _on_one_gpu(arguments)
 
