@@ -1,6 +1,7 @@
 """The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`; nothing heavy is imported before it is needed."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.config.masking import masked
-from evbind_lib.errors import EvbindError, ParamsError
+from evbind_lib.config.schema import NO_TEXT
+from evbind_lib.errors import EvbindError, ParamsError, shown
 from evbind_lib.notebook import run
 
 EXAMPLES = """\
@@ -34,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.notebook is None:
             parser.print_help()
             return 0
-        if options.sentence or options.input:
+        if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
+            problem = "an argument holds a control character or half a character"
+            raise ParamsError(f"{shown(bad[0])}: {problem}; write it again, in UTF-8.")
+        if options.sentence or options.criterion or options.input is not None:
             return _score(options)
         notebook = run.find_notebook(options.notebook)
         executed = run.run_notebook(notebook, *split_arguments(options.parameters), output=options.output)
@@ -51,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     """Score sentences with the model that notebook 05 trains and keeps."""
-    if options.notebook != "score":
-        problem = f"--sentence and --input go with `evbind score`, not with {options.notebook}"
-        raise ParamsError(f"{problem}; leave them out.")
+    if options.notebook != "score" or not (options.sentence or options.input):
+        problem = "--criterion, --sentence and --input go with `evbind score`, a sentence or a table"
+        raise ParamsError(f"{problem}; leave them out of evbind {options.notebook}, or give one.")
+    if options.output is not None:
+        _check_output(options)
     choices, words = split_arguments(options.parameters)
     notebook = run.find_notebook("score")
     own, overrides = run.own_parameters(notebook, words)
@@ -92,6 +99,22 @@ def _score(options: argparse.Namespace) -> int:
         for name, probability in row.sort_values(ascending=False).items():
             print(f"  {probability:.3f}  {name}")
     return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse a file for the scores that has nothing to hold or cannot be written, before a model is trained for it."""
+    is_new, reason = not os.path.lexists(options.output), "only the scores of --input go into a file"
+    with contextlib.suppress(OSError):
+        if options.input:
+            try:
+                options.output.open("a").close()
+                reason = ""
+            except OSError as error:
+                reason = f"it cannot be written ({error.strerror})"
+        if is_new:
+            options.output.unlink()
+    if reason:
+        raise ParamsError(f"--output {shown(options.output)}: {reason}; leave it out or name another file.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`."""
 
-import contextlib
 import functools
 import itertools
 import re
@@ -60,7 +59,7 @@ def compose(
     words = _prepare([*chosen, *overrides])
     tree = _tree("config", words)
     _check_encoder(tree, words)
-    search = tree.get("hpo") or {}
+    search = tree["hpo"] if isinstance(tree.get("hpo"), dict) else {}
     space, fixed = search.get("search_space"), search.get("fixed") or {}
     if isinstance(space, dict) and isinstance(fixed, dict):  # the schema refuses anything else
         search |= {"search_space": flatten(space, is_entry), "fixed": flatten(fixed)}
@@ -174,10 +173,15 @@ def _check_aliases(file: Path) -> None:
         below = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
         return 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(written_out, below)))
 
-    text = file.read_text(encoding="utf-8", errors="replace")
-    with contextlib.suppress(yaml.YAMLError):  # told when the file is composed
-        if "*" in text and "&" in text and written_out(yaml.compose(text, yaml.SafeLoader)) > 100_000:
-            raise ParamsError(f"{file.name}: its aliases (*name) stand for too many values; write out what is meant.")
+    text, too_many = file.read_text(encoding="utf-8", errors="replace"), False
+    try:
+        too_many = "*" in text and "&" in text and written_out(yaml.compose(text, yaml.SafeLoader)) > 100_000
+    except RecursionError:  # an alias within what it stands for
+        too_many = True
+    except yaml.YAMLError:  # told when the file is composed
+        pass
+    if too_many:
+        raise ParamsError(f"{file.name}: its aliases (*name) stand for too many values; write out what is meant.")
 
 
 def _check_encoder(tree: dict[str, Any], words: Sequence[str]) -> None:

@@ -2,9 +2,10 @@
 
 import ast
 import contextlib
-import json
+import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace, write_whole
-from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean
+from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import export_html, recorded_result
 
 
@@ -38,21 +39,25 @@ def find_notebook(name: str) -> Path:
     """File of a notebook, by ``hpo_search``, ``03_hpo_search`` or the path of any."""
     known = notebooks()
     for file in (*known.values(), Path(name)):
-        if name in (file.stem, file.stem.partition("_")[2], str(file)) and file.suffix == ".ipynb" and file.is_file():
+        if (
+            name in (file.stem, file.stem.partition("_")[2], str(file))
+            and file.suffix == ".ipynb"
+            and os.path.isfile(file)
+        ):
             return file
-    raise ParamsError(f"There is no notebook {name}{did_you_mean(name, known)}")
+    raise ParamsError(f"There is no notebook '{shown(name)}'{did_you_mean(name, known)}")
 
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
     """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None."""
     # papermill.inspect_notebook counts equal signs line by line: it loses `overrides = ["training.n_folds=3"]`.
+    cells = _read(notebook).cells
+    tagged = [each for each in cells if each.cell_type == "code" and "parameters" in each.metadata.get("tags", [])]
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-        body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
-    except (ValueError, KeyError, SyntaxError):
-        problem = "it cannot be read as a notebook; give the path of an .ipynb file."
-        raise ParamsError(f"{notebook.name}: {problem}") from None
+        body = ast.parse(tagged[0].source).body if tagged else []
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        problem = f"its parameters cell cannot be read as Python ({type(error).__name__}); correct that cell"
+        raise ParamsError(f"{notebook.name}: {problem}.") from None
     values: dict[str, Any] = {}
     for node in body:
         match node:
@@ -63,10 +68,26 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
     return values
 
 
+def _read(notebook: Path) -> Any:
+    """A notebook, of today's format whatever the file's."""
+    import nbformat
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of cells without ids
+            read = nbformat.read(notebook, as_version=4)
+            nbformat.validate(read)
+        nbformat.writes(read).encode()  # as it will be stored
+        return read
+    except Exception as error:  # nbformat has no class for JSON that is no notebook, and its messages quote the file
+        place = "/".join(map(str, getattr(error, "absolute_path", ()))) or type(error).__name__
+        problem = f"it cannot be read as a notebook ({place}); save it again in JupyterLab"
+        raise ParamsError(f"{notebook.name}: {problem}, or give the path of an .ipynb file.") from None
+
+
 def default_choices(notebook: Path) -> dict[str, str]:
-    """Files of ``params/`` that the parameters cell chooses as stored."""
+    """Files of ``params/`` that the parameters cell chooses as stored; `compose` refuses what is no name."""
     stored = default_parameters(notebook)
-    return {group: stored[group] for group in GROUPS if isinstance(stored.get(group), str)}
+    return {group: stored[group] for group in GROUPS if stored.get(group) is not None}
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -138,9 +159,8 @@ def run_notebook(
         return ExecutedNotebook(target, export_html(executed, target.with_suffix(".html")), recorded_result(executed))
     except OSError as error:
         problem = f"the notebook cannot be written ({error.strerror or error})"
-        saved = own if own and own.exists() else target
-        remedy = f"free some space there or choose another --output. What was last saved of it is {near(saved)}."
-        raise ExecutionError(f"{near(target)}: {problem}; {remedy}") from None
+        saved = f"; what was last saved of it is {near(own)}" if own and own.exists() else ""
+        raise ExecutionError(f"{near(target)}: {problem}; free some space or choose another --output{saved}.") from None
     except EvbindError:
         if own:
             own.unlink(missing_ok=True)
@@ -153,6 +173,8 @@ def run_notebook(
 
 def check_output(notebook: Path, output: Path) -> None:
     """Refuse a place for the executed notebook that is something else, or the notebook itself."""
+    if len(os.fsencode(output.name)) > 200:
+        raise ParamsError(f"--output {shown(output)}: no file can have so long a name; give a shorter one.")
     if output.suffix != ".ipynb":
         raise ParamsError(f"--output {output}: the executed notebook is a file .ipynb; end the name so.")
     if output.exists() and output.samefile(notebook):

@@ -1,6 +1,5 @@
 """Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
-import contextlib
 import copy
 import functools
 import importlib.util
@@ -8,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,28 +24,9 @@ from evbind_lib.training.tiny import tiny_config, train_tiny_tokenizer
 EAGER_ONLY = ("deberta", "deberta-v2")
 # A package of the extra `attention`: DeBERTa-v2's and v3's attention without its largest intermediate tensors.
 FLASH = "disentangled_flash"
-# What architectures call their dropout.
-DROPOUTS = (
-    *(
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "pooler_dropout",
-        "classifier_dropout",
-        "classifier_dropout_prob",
-    ),
-    *(
-        "dropout",
-        "attention_dropout",
-        "dropout_rate",
-        "resid_pdrop",
-        "embd_pdrop",
-        "attn_pdrop",
-        "summary_last_dropout",
-    ),
-    *("embedding_dropout", "mlp_dropout"),
-)
 # What hub clients say where a model is not on this machine and cannot be had.
 UNREACHABLE = ("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve")
+LFS = b"version https://git-lfs"  # how what a clone without git-lfs has instead of a file begins
 
 
 def load_tokenizer(model: ModelParams, training_texts: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -86,24 +65,22 @@ def model_config(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Configuration of the model, with two classes, the tokenizer's padding and ``model.dropout``."""
     config = tiny_config(tokenizer) if model.name == TINY else _from_pretrained(AutoConfig, model.name, num_labels=2)
     config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a pair's last token
-    for name in DROPOUTS if model.dropout is not None else ():
-        if getattr(config, name, None) is not None:
-            setattr(config, name, model.dropout)
+    if model.dropout is not None:  # each architecture has its own names for it
+        named = [name for name, value in vars(config).items() if "drop" in name and isinstance(value, float)]
+        config.update({name: model.dropout for name in named if "layerdrop" not in name})
     return config
 
 
 def _check_weights(model: ModelParams, loaded: PreTrainedModel, found: dict[str, Any], n_tokens: int) -> None:
     """Refuse weights that the configuration or the tokenizer does not fit; only the head may be new."""
-    body, place = f"{loaded.base_model_prefix}.", f"model.name={model.name}"
-    unlike = sorted(str(entry[0]) for entry in found["mismatched_keys"] if str(entry[0]).startswith(body))
-    missing = [name for name in found["missing_keys"] if name.startswith(body)]
-    if unlike or len(missing) > sum(name.startswith(body) for name in loaded.state_dict()) / 2:
-        what = (
-            f"has other sizes in config.json than in its weights ({unlike[0]})"
-            if unlike
-            else "lacks most weights of its encoder"
-        )
-        raise ModelError(f"{place}: it {what}; give the folder that save_pretrained wrote.")
+    place = f"model.name={shown(model.name)}"
+    encoder = {f"{loaded.base_model_prefix}.{name}" for name, _ in loaded.base_model.named_parameters()}
+    other = sorted(str(key) for key, *_ in found["mismatched_keys"] if key in encoder)
+    if other or len(encoder & {*found["missing_keys"]}) > len(encoder) / 2:
+        problem = "its weights are not in it"
+        if other:
+            problem = f"the sizes of {other[0]} in the weights and in config.json differ"
+        raise ModelError(f"{place}: {problem}; give a folder whose files were saved together.")
     if n_tokens > (n_rows := loaded.get_input_embeddings().num_embeddings):
         problem = f"its tokenizer has {n_tokens} tokens and its embeddings {n_rows} rows"
         raise ModelError(f"{place}: {problem}; call model.resize_token_embeddings({n_tokens}) and save it again.")
@@ -233,20 +210,15 @@ def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     if folder and not os.path.isfile(folder / "config.json"):  # unlike Path.is_file, for any name
         missing = "has no config.json" if os.path.isdir(folder) else "is not a folder"
         raise ModelError(f"{place}: {missing}; give the folder that save_pretrained wrote, or a hub name.")
-    if folder and (pointers := [file.name for file in folder.iterdir() if _is_pointer(file)]):
-        raise ModelError(f"{place}: {pointers[0]} is a pointer of git-lfs and no weights; run `git lfs pull` there.")
+    for file in folder.iterdir() if folder else ():
+        if os.path.getsize(file) < 1000 and file.is_file() and file.read_bytes().startswith(LFS):
+            raise ModelError(f"{place}: {file.name} is a pointer of git-lfs, not the file; run git lfs pull there.")
     try:
         return kind.from_pretrained(str(folder) if folder else name, trust_remote_code=False, **options)
     except Exception as error:  # hub clients, transformers and safetensors have many
-        part, reason = "tokenizer" if kind is AutoTokenizer else "model", str(error).partition("\n")[0]
+        part, reason = "tokenizer" if kind is AutoTokenizer else "model", shown(str(error).partition("\n")[0])
         if folder is None and any(word in str(error) for word in UNREACHABLE):
             raise unreachable(name) from None
         problem = f"cannot be loaded ({type(error).__name__}: {reason or 'no reason given'})"
         remedy = "use an encoder that AutoModelForSequenceClassification loads"
         raise ModelError(f"{place}: the {part} {problem}; {remedy}.") from None
-
-
-def _is_pointer(file: Path) -> bool:
-    with contextlib.suppress(OSError), file.open("rb") as stream:
-        return stream.read(40).startswith(b"version https://git-lfs")
-    return False

@@ -149,12 +149,12 @@ def test_weights_that_do_not_fit_their_configuration_are_refused_and_not_made_an
     folders: dict[str, Path], tmp_path: Path, brief: Callable[..., Params]
 ) -> None:
     wider = rewrite(folders["bert"], tmp_path / "wider", "config.json", lambda config: config.update(hidden_size=64))
-    with pytest.raises(ModelError, match=r"other sizes in config\.json than in its weights \(bert\."):
+    with pytest.raises(ModelError, match=r"the sizes of bert\..* in the weights and in config\.json differ"):
         check(brief(*named(wider)))
     other = tmp_path / "other"
     shutil.copytree(folders["bert"], other)
     shutil.copy(folders["gpt2"] / "model.safetensors", other)
-    with pytest.raises(ModelError, match="lacks most weights of its encoder"):
+    with pytest.raises(ModelError, match="its weights are not in it"):
         check(brief(*named(other)))
 
 
@@ -172,7 +172,7 @@ def test_more_tokens_than_embeddings_are_named_with_both_numbers(
 def test_a_pointer_of_git_lfs_is_named(folders: dict[str, Path], tmp_path: Path, brief: Callable[..., Params]) -> None:
     shutil.copytree(folders["bert"], tmp_path / "lfs")
     (tmp_path / "lfs" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(ModelError, match=r"model\.safetensors is a pointer of git-lfs .*git lfs pull"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is a pointer of git-lfs, .*git lfs pull"):
         check(brief(*named(tmp_path / "lfs")))
 
 
