@@ -24,6 +24,7 @@ examples:
   evbind score trainer=hpo_best --sentence "I lie awake until four."
   evbind evaluate trainer=hpo_best data.test=unseen.csv
   evbind score trainer=hpo_best "aim=recall>=0.9"
+  evbind sync hpo.study.study_name=NAME            write to MLflow what it lacks of a study
   evbind hpo_search data=redsm5 data.posts=posts.csv data.annotations=annotations.csv model=deberta_v3_base
 """
 
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
     try:
+        if options.notebook == "sync":
+            return _sync(options)
         if options.notebook is None:
             parser.print_help()
             return 0
@@ -52,6 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [f"Notebook: {run.near(executed.notebook)}", f"Page:     {run.near(executed.html)}"]
     print(*executed.result.get("lines", []), *files, sep="\n")
     return 130 if executed.result.get("stopped") else 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    """Write to MLflow what it lacks of a study."""
+    choices, overrides = split_arguments(options.parameters)
+    defaults = run.default_choices(run.find_notebook("hpo_search"))
+    from evbind_lib.notebook.session import sync
+
+    print(sync(compose(overrides, **{**defaults, **choices})))
+    return 0
 
 
 def _score(options: argparse.Namespace) -> int:

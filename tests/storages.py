@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, of the test's own."""
+"""Real servers of PostgreSQL and MLflow for tests, of the test's own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import glob
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +63,26 @@ def postgres() -> Iterator[str]:
         with contextlib.suppress(AssertionError):
             call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Address of an MLflow server in a process of its own."""
+    address = f"http://127.0.0.1:{(port := port or free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "files"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes less
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()[-2000:]
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                break
+            time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)

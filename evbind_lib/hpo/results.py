@@ -318,14 +318,35 @@ def best_trainer_yaml(result: SearchResult) -> str:
     return head + yaml.safe_dump(tree, sort_keys=False)
 
 
-def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
-    """Write summary and table to the workspace and, where the objective uses `suggest`, ``hpo_best.yaml``; the files by name."""
+def result_texts(result: SearchResult, params: Params) -> dict[str, str]:
+    """Summary and table and, where the objective uses `suggest`, ``hpo_best.yaml``, by their places in the workspace."""
     texts = {
         "optuna_study_summary.txt": summary_text(result, params),
         "optuna_trials.csv": trials_table(result.study).to_csv(index=False),
     }
     if TrialRecord.read(result.chosen_trial).resolved is not None:
         texts = {"params/trainer/hpo_best.yaml": best_trainer_yaml(result), **texts}
+    return texts
+
+
+def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
+    """Write `result_texts` to the workspace; the files by name."""
+    texts = result_texts(result, params)
     for name, text in texts.items():
         write_whole(workspace() / name, text)
     return {Path(name).name: workspace() / name for name in texts}
+
+
+def summary_numbers(result: SearchResult, params: Params) -> dict[str, float]:
+    """What a study is summed up by beside its best value."""
+    numbers = {
+        f"importance_for_best_tenth/{name}": float(each)
+        for name, each in parameter_importances(result.study)["importance"].items()
+    }
+    trained, read, _ = folds_spent(result.study, params.training.n_folds)
+    numbers |= {"folds_trained": trained, "folds_read": read}
+    if found := result.finalists:
+        numbers |= {"chosen_trial": found[0].trial, "chosen_value": found[0].mean, "chosen_std": found[0].std}
+    with contextlib.suppress(SearchError):
+        numbers["corrected_score"] = result.corrected_score().value
+    return numbers

@@ -87,6 +87,7 @@ class TrialRecord(_Record):
     deaths: int | None = None
     enqueued: str | None = None
     mlflow_run: dict[str, str] | None = None
+    cut_off_fold: dict[str, Any] | None = None  # that it ended in: number, seed and the epochs until then
 
 
 @dataclass
@@ -101,6 +102,7 @@ class StudyRecord(_Record):
     search_space: dict[str, Any] | None = None
     pairs: dict[str, str] | None = None
     identity: dict[str, Any] | None = None
+    ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
     n_finalists: int | None = None
     finalists: dict[str, Any] | None = (
         None  # by number of the trial: values with fresh seeds, the code that trained them
@@ -163,14 +165,19 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return min(complete_trials(study), key=lambda trial: sign * trial.values[0], default=None)
 
 
+def improvements(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials that were better than all that had ended before them, in that order."""
+    sign, found = 1 if is_minimised(study) else -1, list[FrozenTrial]()
+    for trial in sorted(complete_trials(study), key=lambda trial: trial.datetime_complete):
+        if not found or sign * trial.values[0] < sign * found[-1].values[0]:
+            found.append(trial)
+    return found
+
+
 def trials_since_improvement(study: optuna.Study) -> int:
     """Number of finished trials after the last one that was better than all before it, in the order of their ends."""
-    sign, best, since = 1 if is_minimised(study) else -1, float("inf"), 0
-    for trial in sorted(finished_trials(study), key=lambda trial: trial.datetime_complete):
-        since += 1
-        if trial.state == TrialState.COMPLETE and sign * trial.values[0] < best:
-            best, since = sign * trial.values[0], 0
-    return since
+    finished, better = finished_trials(study), improvements(study)
+    return sum(not better or trial.datetime_complete > better[-1].datetime_complete for trial in finished)
 
 
 def should_stop(study: optuna.Study, params: Params) -> str | None:
@@ -331,6 +338,7 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
         raise SearchError(f"hpo.study.storage={masked(address)}: it has an @ within the password; write that as %40.")
     options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # SQLite's own 5 s are short
     if not resolved.startswith("sqlite"):
+        os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # PostgreSQL's own is minutes
         options = {"engine_kwargs": {"pool_pre_ping": True}, "heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     try:
         # Two processes that make the tables at the same moment fail.

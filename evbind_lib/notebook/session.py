@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -16,9 +17,10 @@ from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.schema import SAMPLING, Params, flatten
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
-from evbind_lib.errors import ParamsError, SearchError
+from evbind_lib.errors import ParamsError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
-from evbind_lib.hpo.results import SearchResult, folds_spent, parameter_importances, write_results
+from evbind_lib.hpo.results import SearchResult, result_texts, summary_numbers, write_results
+from evbind_lib.hpo.study import StudyRecord
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
 from evbind_lib.tracking import executions
@@ -131,7 +133,7 @@ def search(
     mine, tracked = objective if isinstance(objective, Objective) else None, None
     with contextlib.ExitStack() as stack:
         if recorded := _recorded(params, *((mine.corpus, mine.folds) if mine else (None, ()))):
-            from evbind_lib.tracking.runs import TrackedSearch
+            from evbind_lib.tracking.searches import TrackedSearch
 
             tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
         shown = SearchMonitor(params) if has_front_end() else SearchProgress(params.hpo.trials.n_trials)
@@ -139,16 +141,26 @@ def search(
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}
         if tracked:
-            lifts = parameter_importances(result.study)["importance"]
-            numbers = {f"importance_for_best_tenth/{name}": each for name, each in lifts.items()}
-            spent = folds_spent(result.study, params.training.n_folds)
-            numbers |= {"folds_trained": spent[0], "folds_read": spent[1]}
-            if found := result.finalists:
-                numbers |= {"chosen_trial": found[0].trial, "chosen_value": found[0].mean, "chosen_std": found[0].std}
-            with contextlib.suppress(SearchError):
-                numbers["corrected_score"] = result.corrected_score().value
-            tracked.summary(result.study, numbers=numbers, files=files)
+            texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+            tracked.summary(numbers=summary_numbers(result, params), texts=texts)
     return result
+
+
+def sync(params: Params) -> str:
+    """Bring MLflow's runs of the study that ``hpo.study`` names in step with Optuna's storage; what was done, as a line."""
+    from evbind_lib.tracking import searches
+    from evbind_lib.tracking.store import Store
+
+    if not params.tracking.enabled:
+        raise ParamsError("tracking=none: there is no MLflow to write to; leave it out.")
+    result = SearchResult.load(params)
+    study, identity = result.study, StudyRecord.read(result.study).identity or {}
+    values, tags = _described(params)
+    tags |= {f"evbind.{name}_fingerprint": identity[name] for name in ("data", "folds") if name in identity}
+    texts = {Path(name).name: text for name, text in result_texts(result, params).items()}
+    given = {"parameters": values, "tags": tags, "numbers": summary_numbers(result, params), "texts": texts}
+    n_written = searches.sync(Store(params.tracking), study, **given)
+    return f"Study {study.study_name}: {n_written} of {len(study.get_trials(deepcopy=False))} trials written to MLflow."
 
 
 def cross_validate(

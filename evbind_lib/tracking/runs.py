@@ -1,25 +1,23 @@
-"""Runs in MLflow: of a notebook's execution, of a search (Study > Trial > Fold), of a cross-validation (Training > Fold).
+"""Runs in MLflow: of a notebook's execution, of a trial of a search or a cross-validation with its folds.
 
-Once a run is open, a write that fails is warned of once and the work goes on: hours of training are worth more than their record.
-Every run has one writer: a study's the process that searches, a trial's the process that trains it.
+MLflow is a view: work waits two seconds a trial for it at most, goes on where a write fails, and writes what is missing at its
+end, from Optuna's storage and the finished folds. Every run has one writer: a study's the process that searches, a trial's the
+process that trains it.
 """
 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 from __future__ import annotations
 
-import hashlib
 import math
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import nbformat
-import optuna
 from mlflow import entities
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
@@ -28,8 +26,7 @@ from evbind_lib.config.masking import masked, masked_notebook
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
 from evbind_lib.data.folds import Fold
-from evbind_lib.hpo.objective import SearchCallback, SearchStopped
-from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, study_uid
+from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking.page import export_html
 from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
@@ -39,12 +36,11 @@ FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_befor
 SIZES = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")  # of a fold's result, worth a metric
 CUT_OFF = ("FAILED", "KILLED")
 Error = BaseException | str | None
-OnOpen = Callable[["Run", str, str], None]  # is given a run, its kind and its name
 
 
 @dataclass(eq=False)
 class Run:
-    """A run in MLflow, with the tags that its children inherit."""
+    """A run in MLflow, with the tags that its children inherit; what writes raises, but for what says otherwise."""
 
     store: Store
     run_id: str
@@ -69,15 +65,20 @@ class Run:
             store.client.update_run(run_id, status="RUNNING")
         run = cls(store, run_id, experiment, name, inherited)
         run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if found else None)})
-        store.end_abandoned()
+        with store.going_on():
+            store.end_abandoned()
         return run
 
+    def start_below(self, parent: Run, level: str, *, began: float | None = None) -> Self:
+        """Make the run, as a child of another."""
+        own = {**self.inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
+        self.run_id = self.store.start(self.experiment, self.name, own, began)
+        return self
+
     @classmethod
-    def below(cls, parent: Run, level: str, name: str, **tags: str) -> Self:
-        """Open a child run."""
-        store, experiment, inherited = parent.store, parent.experiment, {**parent.inherited, **evbind_tags(**tags)}
-        own = {**inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
-        return cls(store, store.start(experiment, name, own), experiment, name, inherited)
+    def below(cls, parent: Run, name: str, run_id: str = "", **tags: str) -> Self:
+        """Child of a run, with its id or to be made by `start_below`."""
+        return cls(parent.store, run_id, parent.experiment, name, {**parent.inherited, **evbind_tags(**tags)})
 
     def children(self, level: str, **tags: str) -> list[entities.Run]:
         """Find the child runs of a level, such as ``trial``, with these tags."""
@@ -106,22 +107,28 @@ class Run:
         self.store.client.log_batch(self.run_id, numbers, texts, marks)
 
     def write(self, metrics: Values = NONE, **given: Any) -> None:
-        """Log as `log` does; where it fails, work goes on."""
-        with self.store.going_on():
-            self.log(metrics, **given)
+        """Log as `log` does, while work goes on."""
+        self.store.live(self.log, metrics, **given)
 
-    def end(self, error: Error = None, metrics: Values = NONE, *, status: str = "", tags: Values = NONE) -> None:
+    def end(
+        self,
+        error: Error = None,
+        metrics: Values = NONE,
+        *,
+        status: str = "",
+        tags: Values = NONE,
+        ended: float | None = None,
+    ) -> None:
         """End the run as work does that stopped at this error, or with another status; an error before that is taken back."""
         if self.fold_run:
-            self.fold_run.end(error, status=status)
-        with self.store.going_on():
-            text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
-            line = text.strip().partition("\n")[0][:300]
-            # A kernel that died was killed, if only for lack of memory.
-            killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
-            self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
-            self.log(metrics, tags={**tags, **evbind_tags(error=line if line or failed_before else None)})
-            self.store.client.set_terminated(self.run_id, self.status)
+            self.fold_run.end(error, status=status, ended=ended)
+        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
+        line = text.strip().partition("\n")[0][:300]
+        # A kernel that died was killed, if only for lack of memory.
+        killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
+        self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
+        self.log(metrics, tags={**tags, **evbind_tags(error=line if line or failed_before else None)})
+        self.store.client.set_terminated(self.run_id, self.status, end_time=ended and int(ended * 1000))
 
 
 @dataclass(eq=False)
@@ -149,7 +156,8 @@ class NotebookRun(Run):
 
     def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
         """End the run as the execution did, with the notebook and its page."""
-        with self.store.going_on():
+        with self.store.at_end():
+            self.log({"cells": self.n_cells} if self.n_cells else NONE, step=self.n_cells)
             self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"{self.name}.ipynb"
@@ -164,150 +172,92 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
     """A run whose folds are child runs, of a trial or, as a context that ends as the work in it ended, of a cross-validation."""
 
     results: list[FoldResult] = field(default_factory=list)
+    several_seeds: bool = False
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        with self.store.going_on():
-            number, seed = str(fold.index + 1), str(params.training.seed)
-            place = f"fold {number}, seed {seed}" if len(params.training.seeds) > 1 else f"fold {number}"
-            # The number comes first: MLflow's page cuts long names at this depth of the tree.
-            self.fold_run = Run.below(self, "fold", f"{place} of {self.name}", fold=number, seed=seed)
+        self.several_seeds = len(params.training.seeds) > 1
+        self.store.live(self.begin_fold, fold.index, params.training.seed)
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
-        numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
-        if self.fold_run:
-            self.fold_run.write(numbers, step=epoch.epoch)
+        self.store.live(self.log_epoch, epoch)
 
     def on_fold_end(self, result: FoldResult) -> None:
-        """Close the fold's run with its sizes, and log its metrics and their mean so far here."""
         self.results.append(result)
+        self.store.live(self.end_fold, tuple(self.results))
+
+    def begin_fold(self, index: int, seed: int | None, *, began: float | None = None) -> None:
+        """Open the run of a fold."""
+        number = str(index + 1)
+        place = f"fold {number}, seed {seed}" if self.several_seeds else f"fold {number}"
+        # The number comes first: MLflow's page cuts long names at this depth of the tree.
+        fold_run = Run.below(self, f"{place} of {self.name}", fold=number, seed=str(seed))
+        self.fold_run = fold_run.start_below(self, "fold", began=began)
+
+    def log_epoch(self, epoch: EpochResult) -> None:
+        """Log an epoch of the open fold."""
+        numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
+        if self.fold_run:
+            self.fold_run.log(numbers, step=epoch.epoch)
+
+    def end_fold(self, done: Sequence[FoldResult], *, ended: float | None = None) -> None:
+        """Close the run of the last of these folds with its sizes, and log its metrics and their mean so far here."""
+        result, n_folds = done[-1], len(done)
         if self.fold_run:
             tags = evbind_tags(cached="true" if result.cached else None)
-            self.fold_run.end(None, {name: getattr(result, name) for name in SIZES}, tags=tags)
+            self.fold_run.end(None, {name: getattr(result, name) for name in SIZES}, tags=tags, ended=ended)
             self.fold_run = None
-        n_folds = len(self.results)
-        here = {name: sum(done.metrics[name] for done in self.results) / n_folds for name in result.metrics}
+        here = {name: sum(each.metrics[name] for each in done) / n_folds for name in result.metrics}
         here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
-        self.write({**here, "folds": n_folds}, step=n_folds)
+        self.log({**here, "folds": n_folds}, step=n_folds)
+
+    def catch_up(self, folds: Sequence[FoldResult], began: float, cut_off: Mapping[str, Any] | None = None) -> None:
+        """Write what the run lacks of these folds, and of the one that it was cut off in, as ``TrialRecord.cut_off_fold``."""
+        written = int(self.store.client.get_run(self.run_id).data.metrics.get("folds", 0))
+        whole = {(str(result.fold + 1), self.several_seeds and str(result.seed)) for result in folds[:written]}
+        self.fold_run = None
+        for run in self.children("fold"):
+            if (run.data.tags["evbind.fold"], self.several_seeds and run.data.tags["evbind.seed"]) in whole:
+                continue
+            if written < len(folds) or cut_off is not None:  # it is written again
+                self.store.client.delete_run(run.info.run_id)
+            else:  # it was cut off by the end of its process
+                self.fold_run = Run.below(self, run.info.run_name, run.info.run_id)
+        for count, result in enumerate(folds, start=1):
+            ended = began + (0.0 if result.cached else result.seconds)
+            if count > written:
+                self.begin_fold(result.fold, result.seed, began=began)
+                for epoch in result.epochs:
+                    self.log_epoch(epoch)
+                self.end_fold(folds[:count], ended=ended)
+            began = ended
+        if cut_off is not None:
+            self.begin_fold(cut_off["fold"], cut_off["seed"], began=began)
+            for epoch in cut_off["epochs"]:
+                self.log_epoch(EpochResult(**epoch))
+
+    def end_trial(self, trial: FrozenTrial) -> None:
+        """End the run as its trial ended; that of a pruned trial as FINISHED, with a tag and a name for it."""
+        record, state = TrialRecord.read(trial), state_of(trial)
+        tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
+        numbers: dict[str, Any] = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
+        # The value of a pruned trial is of fewer folds: it would sort among the others.
+        numbers |= {"seconds": record.seconds, "objective": trial.value if state == "COMPLETE" else None}
+        self.log(parameters=trial.params)
+        if state == "PRUNED":
+            self.store.client.update_run(self.run_id, name=f"{self.name} (pruned)")
+        ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
+        self.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags, ended=ended)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
         numbers = {f"pooled/{name}": value for name, value in pooled.items()}
-        self.end(error, {**numbers, "seconds": sum(result.seconds for result in self.results)})
+        seconds = sum(result.seconds for result in self.results)
+        with self.store.at_end() as had_gaps:
+            if had_gaps:
+                self.catch_up(self.results, time.time() - seconds)
+            self.end(error, {**numbers, "seconds": seconds})
 
 
-class TrackedTrials(SearchCallback):
-    """Writes the trials of one process below the study's run."""
-
-    def __init__(self, store: Store, study_run: Any = None) -> None:
-        self.store, self.study_run = store, study_run  # which a search has when it begins
-        self.trial_runs: dict[int, TrainingRun] = {}  # those that are open
-
-    def on_trial_begin(self, trial: optuna.Trial) -> None:
-        name = f"trial {trial.number:03d}"  # so that names sort as numbers do
-        with self.store.going_on():
-            run = TrainingRun.below(self.study_run, "trial", name, trial=str(trial.number))
-            self.trial_runs[trial.number] = run
-            # So that a view of the study can lead to it.
-            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
-
-    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
-        run = self.trial_runs.get(trial.number)
-        if run is None:
-            return ()
-        run.write(parameters=trial.params)  # known by now
-        return (run,)
-
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """End the trial's run, where this process opened it; that of a pruned trial as FINISHED, with a tag and a name for it."""
-        run, record = self.trial_runs.pop(trial.number, None), TrialRecord.read(trial)
-        if run is None:
-            return
-        with self.store.going_on():
-            state = "KILLED" if record.interrupted else trial.state.name.replace("FAIL", "FAILED")
-            run.write(parameters=trial.params)
-            tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
-            numbers: dict[str, Any] = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
-            # The value of a pruned trial is of fewer folds: it would sort among the others.
-            numbers |= {"seconds": record.seconds, "objective": trial.value if state == "COMPLETE" else None}
-            run.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags)
-            if state == "PRUNED":
-                self.store.client.update_run(run.run_id, name=f"{run.name} (pruned)")
-
-
-class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
-    """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
-
-    def __init__(self, store: Store, parameters: Values, tags: Values, on_open: OnOpen | None = None) -> None:
-        super().__init__(store)
-        self.parameters, self.tags, self.on_open = parameters, tags, on_open
-
-    def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
-        """Open the study's run, or the one that it has already."""
-        name, values, tags = study.study_name, self.parameters, self.tags
-        key = hashlib.sha256(f"{study_uid(study)}#{name}".encode()).hexdigest()[:16]  # names may hold quotes
-        self.study_run = Run.open(self.store, "search", name, parameters=values, tags=tags, study_key=key)
-        if self.on_open:
-            self.on_open(self.study_run, "study", name)
-
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        super().on_trial_end(study, trial)
-        if TrialRecord.read(trial).interrupted:
-            self.store.end_abandoned()  # of a worker that died
-        best = best_trial(study)
-        if best is not None and best.number == trial.number:
-            self._mark_best(best)
-
-    def on_finalist_begin(self, trial: FrozenTrial) -> None:
-        with self.store.going_on():
-            run = TrainingRun.below(
-                self.study_run, "finalist", f"finalist trial {trial.number:03d}", finalist=str(trial.number)
-            )
-            self.trial_runs[trial.number] = run
-
-    def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
-        if run := self.trial_runs.pop(trial.number, None):
-            numbers = (
-                {"objective": statistics.fmean(values), "objective_std": statistics.stdev(values)} if values else {}
-            )
-            run.end(error, numbers, status="KILLED" if isinstance(error, SearchStopped) else "")
-
-    def for_workers(self) -> TrackedTrials:
-        return TrackedTrials(self.store, self.study_run)
-
-    def summary(self, study: optuna.Study, *, numbers: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        """Write the child run 'Study Summary' or, where the study went on, the one it has, with the files as artifacts."""
-        run, best, counts = self.study_run, best_trial(study), count_trials(study)
-        if best is None:
-            return
-        self._mark_best(best)
-        with self.store.going_on():
-            there = [Run(run.store, each.info.run_id, run.experiment, "", {}) for each in run.children("summary")]
-            summary = there[0] if there else Run.below(run, "summary", "Study Summary")
-            counted = {f"trials_{name}": count for name, count in counts.items()}
-            states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
-            note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
-            # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
-            tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
-            for owner in (run, summary):
-                owner.write({"best_value": best.value, **counted, **numbers}, step=counts["total"], tags=tags)
-            for file in files.values():
-                self.store.client.log_artifact(summary.run_id, str(file))
-            summary.end()
-
-    def _mark_best(self, best: FrozenTrial) -> None:
-        """Mark the best trial's run, by tag and in its name, and take the mark from the one before."""
-        find = self.study_run.children
-        with self.store.going_on():
-            before, now = find("trial", best="true"), find("trial", trial=str(best.number))[-1:]
-            for run in [*before, *now]:
-                name = run.info.run_name.removesuffix(" (best)")
-                self.store.client.set_tag(run.info.run_id, "evbind.best", str(run in now).lower())
-                self.store.client.update_run(run.info.run_id, name=f"{name} (best)" if run in now else name)
-            best_now = evbind_tags(best_trial=best.number)
-            self.study_run.write({"best_value": best.value}, step=best.number, tags=best_now)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        for run in self.trial_runs.values():  # cut off
-            run.end(status="KILLED")
-        if self.study_run:
-            self.study_run.end(error)
+def state_of(trial: FrozenTrial) -> str:
+    """How a trial ended, in MLflow's words where it was cut off."""
+    return "KILLED" if TrialRecord.read(trial).interrupted else trial.state.name.replace("FAIL", "FAILED")

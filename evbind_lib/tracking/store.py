@@ -6,6 +6,7 @@ Only `MlflowClient` with explicit ids is used: MLflow's global active run makes 
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import logging
 import os
@@ -15,12 +16,15 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
+import sqlalchemy
 
 from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import project_folder, resolve_sqlite, sqlite_file, workspace
@@ -35,12 +39,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 LEVELS = {"notebooks": "notebook", "search": "study", "training": "training"}  # of the runs at the top of an experiment
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
+TRIAL_WAITS = 2.0  # seconds that a trial waits for what is written while it runs, in all
 MOST_RUNS = 50_000  # of one answer of MLflow's
 Values = Mapping[str, Any]
 NONE: Values = {}
@@ -58,22 +64,37 @@ class Store:
         self.tracking, self.uri = tracking, resolve_sqlite(tracking.uri)
         self.shown_uri = masked(tracking.uri)
         self.served = self.uri.startswith(("http://", "https://"))
-        self.has_gaps = False  # whether a write failed while work went on
-        if self.served:
-            # MLflow would try a server that is not there for minutes.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        self._connect()
         # Of processes that make one database at the same time, MLflow lets all but one fail.
         with self.must_work(), lock_between_processes(self.uri):
             if file := sqlite_file(self.uri):
                 _make_whole(file)
-            self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+            elif re.split(r"[+:]", self.uri)[0] in DATABASE_ENGINES:
+                _check_database(self.uri)
             self.experiments = {name: self._experiment(name) for name in LEVELS}
 
-    def __reduce__(self) -> tuple[type[Store], tuple[TrackingParams]]:
-        return Store, (self.tracking,)
+    def _connect(self) -> None:
+        self.has_gaps = False  # whether a write failed while work went on
+        self._left, self._writer = TRIAL_WAITS, ThreadPoolExecutor(1, "mlflow")
+        self._last: Future[None] = self._writer.submit(lambda: None)  # what was written last
+        # MLflow would try a server that is not there, or does not answer, for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    @functools.cached_property
+    def client(self) -> mlflow.MlflowClient:
+        """MLflow's client, made by the first that writes: in a worker the store may be lost by then."""
+        return mlflow.MlflowClient(tracking_uri=self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("client", "_writer", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._connect()
 
     @contextlib.contextmanager
     def must_work(self) -> Iterator[None]:
@@ -86,22 +107,47 @@ class Store:
                 "tracking.uri, or tracking=none to go without."
             ) from None
 
+    def may_wait(self) -> None:
+        """Begin a trial, which may wait for this store as long as any other, but not for what the one before did not."""
+        self._left = TRIAL_WAITS if self._last.done() else 0.0
+
+    def live(self, write: Callable[..., Any], *args: Any, **given: Any) -> None:
+        """Write while work goes on: in order, in another thread, waited for as long as a trial may; after a failure no more."""
+
+        def attempt() -> None:
+            if not self.has_gaps:
+                with self.going_on("nothing more is written before the end"):
+                    write(*args, **given)
+
+        began = time.monotonic()
+        self._last = self._writer.submit(attempt)
+        with contextlib.suppress(TimeoutError):
+            self._last.result(max(0.0, self._left))
+        self._left -= time.monotonic() - began
+
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Warn once where a write inside fails, and go on."""
+    def at_end(self) -> Iterator[bool]:
+        """Write what remains at the end, after all that waits; gives whether something could not be written before."""
+        had_gaps = self._writer.submit(lambda: self.has_gaps).result()
+        self.has_gaps = False
+        with self.going_on("`evbind sync` writes what is missing of a study"):
+            yield had_gaps
+
+    @contextlib.contextmanager
+    def going_on(self, then: str = "its runs have gaps") -> Iterator[None]:
+        """Warn where a write inside fails, and go on: MLflow is a view."""
         try:
             yield
-        except (MlflowException, OSError) as error:
-            if not self.has_gaps:
-                message = "MLflow: %s could not be written (%s), so its runs have gaps"
-                logging.getLogger("evbind_lib").warning(message, self.shown_uri, _reason(error))
+        except Exception as error:
             self.has_gaps = True
+            message = "MLflow: %s could not be written (%s); %s"
+            logging.getLogger("evbind_lib").warning(message, self.shown_uri, _reason(error), then)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # A server keeps files where it likes; for a database MLflow would take the current folder.
-            location = None if self.served else (workspace() / self.tracking.artifacts / name).as_uri()
+            location = None if self.served else _location(self.tracking.artifacts, name)
             try:
                 return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             except MlflowException:  # another machine was faster; those of this one wait for the lock
@@ -113,26 +159,42 @@ class Store:
             raise MlflowException(f"the experiment '{name}' was deleted there; take it back with `{restore}`")
         return str(found.experiment_id)
 
-    def start(self, experiment: str, name: str, tags: Values) -> str:
-        """Create a run, below that of its tag ``mlflow.parentRunId``, and return its id."""
+    def start(self, experiment: str, name: str, tags: Values, began: float | None = None) -> str:
+        """Create a run, below that of its tag ``mlflow.parentRunId``, now or as begun then, and return its id."""
         source = {"mlflow.source.name": "evbind", "mlflow.source.type": "LOCAL", PROCESS: this_process()}
         every = {"mlflow.user": psutil.Process().username(), **source, **tags}
-        return str(self.client.create_run(experiment, tags=every, run_name=name).info.run_id)
+        start = began and int(began * 1000)
+        return str(self.client.create_run(experiment, start_time=start, tags=every, run_name=name).info.run_id)
 
     def end_abandoned(self) -> None:
         """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat."""
-        with self.going_on():
-            every, history = list(self.experiments.values()), self.client.get_metric_history
-            for run in self.client.search_runs(every, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
-                if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                    heartbeats = history(run.info.run_id, "folds") + history(run.info.run_id, "cells")
-                    last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
-                    self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
+        every, history = list(self.experiments.values()), self.client.get_metric_history
+        for run in self.client.search_runs(every, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
+            if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
+                heartbeats = history(run.info.run_id, "folds") + history(run.info.run_id, "cells")
+                last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
+                self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
 
     def find(self, experiment: str, tags: Values) -> list[Run]:
         """Find the runs with all of these tags, oldest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
+
+
+def _check_database(address: str) -> None:
+    """Connect once to a database of a server, which MLflow itself would try ten times."""
+    engine = sqlalchemy.create_engine(address)
+    try:
+        engine.connect().close()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise MlflowException(str(error.__cause__ or error).strip().splitlines()[0]) from None
+    finally:
+        engine.dispose()
+
+
+def _location(artifacts: str, name: str) -> str:
+    """Where an experiment keeps files: in a folder, of the workspace where it is relative, or below an address such as s3://."""
+    return f"{artifacts.rstrip('/')}/{name}" if "://" in artifacts else (workspace() / artifacts / name).as_uri()
 
 
 def _make_whole(file: Path) -> None:

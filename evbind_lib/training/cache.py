@@ -26,7 +26,7 @@ from evbind_lib.training.metrics import compute_metrics, probabilities_of
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
 IDS = ("post_id", "sentence_id", "criterion_id")
-NOT_STORED = ("predictions", "metrics", "model", "cached")  # of a `FoldResult`, as they are here
+NOT_STORED = ("predictions", "metrics", "model")  # of a `FoldResult`, as they are here
 _logger = logging.getLogger("evbind_lib")
 
 
@@ -108,7 +108,7 @@ class FoldCache:
         write_whole(self.folder / f"{name}.npz", stream.getvalue())
 
     def load(self, name: str) -> FoldResult | None:
-        """Read a fold; None where it is not there. A file that is broken is dropped, to be made again."""
+        """Read a fold as it was saved; None where it is not there. A file that is broken is dropped, to be made again."""
         files = [self.folder / f"{name}.npz"]
         if self.read_all:
             files += sorted(self.folder.parent.glob(f"*/{name}.npz"))
@@ -135,7 +135,7 @@ def _read(file: Path, name: str) -> FoldResult | None:
     # A file of before weights serves racing and a trial's retry as well as ever. Calibration refuses the NaN; by a 1 it would be
     # wrong without a word.
     predictions = prediction_table(facts["fold"], pd.DataFrame({"weight": np.nan, **arrays}), logits)
-    return FoldResult(**facts, metrics=metrics, predictions=predictions, cached=True)
+    return FoldResult(**{"cached": True, **facts}, metrics=metrics, predictions=predictions)
 
 
 def _checksum(arrays: dict[str, np.ndarray], facts: str) -> str:

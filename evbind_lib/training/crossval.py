@@ -1,5 +1,6 @@
 """Cross-validate: train every fold in order, with each seed, or read it from the cache."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def cross_validate(
                 data = prepare_fold(corpus, fold, params)
                 result = train_prepared(data, params, loss, model_init, callbacks, micro_batch=fits, save=save)
             else:
+                result = dataclasses.replace(result, cached=True)
                 for callback in ours:
                     callback.on_fold_begin(fold, params)
                 for epoch, callback in itertools.product(result.epochs, ours):

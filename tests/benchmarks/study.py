@@ -32,7 +32,7 @@ from evbind_lib.data.negatives import fold_pairs
 from evbind_lib.hpo.objective import report_folds, suggest
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import TrialRecord
-from evbind_lib.tracking.runs import TrackedSearch
+from evbind_lib.tracking.searches import TrackedSearch
 from evbind_lib.tracking.store import open_tracker
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table

@@ -7,13 +7,10 @@ import json
 import math
 import os
 import pickle
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +29,11 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.errors import TrackingError
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking import store
-from evbind_lib.tracking.runs import TrackedSearch, TrackedTrials, TrainingRun
+from evbind_lib.tracking.runs import TrainingRun
+from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
 from evbind_lib.tracking.store import PROCESS, Store, git_commit, open_tracker
 from evbind_lib.training.result import EpochResult, FoldResult
+from tests.storages import free_port, mlflow_server
 
 SENTENCE = "I have not slept for weeks and nothing tastes of anything"
 PARAMETERS = {"training.n_folds": 2, "hpo.trials.n_trials": 10, "data.posts": "/home/ada/secret-clinic/posts.csv"}
@@ -147,7 +146,9 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
         search.on_search_begin(study, 0)
         run_trial(search, study, 0.6, 0.8, retry_of=7)
         run_trial(search, study, 0.4, state=TrialState.PRUNED)
-        search.summary(study, numbers={"importance/learning_rate": 0.7, "corrected_score": 0.6}, files={"trials": file})
+        search.summary(
+            numbers={"importance/learning_rate": 0.7, "corrected_score": 0.6}, texts={"optuna_trials.csv": "number\n"}
+        )
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     trials, folds = runs_of(tracker, name, level="trial"), runs_of(tracker, name, level="fold")
     assert opened == [("study", name)]
@@ -196,7 +197,7 @@ def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingP
         with tracked(tracker, study, now) as search:
             assert the_run(tracker, name, level="study").info.status == "RUNNING"
             run_trial(search, study, score)
-            search.summary(study, numbers={}, files={})
+            search.summary(numbers={}, texts={})
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     assert parent.info.status == "FINISHED" and len(parent.data.params) == 126
     assert parent.data.params["hpo.trials.n_trials"] == "10" and parent.data.params["new.in.session.2"] == "2"
@@ -263,7 +264,7 @@ def test_runs_of_a_dead_process_are_ended_and_its_study_goes_on(
 ) -> None:
     name = study.study_name
     with monkeypatch.context() as patch, tracked(tracker, study) as search:
-        patch.setattr(tracker.client, "set_terminated", lambda *words: None)  # a kill lets nobody end a run
+        patch.setattr(tracker.client, "set_terminated", lambda *words, **named: None)  # a kill lets nobody end a run
         trial = study.ask()
         search.on_trial_begin(trial)
         run_fold(*search.fold_callbacks(trial), 0, 0.5, ends=False)
@@ -331,12 +332,6 @@ def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -
     assert not list(elsewhere.iterdir())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, and long enough to be taken for none\n" * 20)
     folders = ["file:///tmp/mlruns", "mlruns", "/data/mlruns"]
@@ -367,58 +362,16 @@ def test_experiments_keep_files_in_their_folder_and_a_deleted_one_is_named(
             tracker.client.restore_experiment(number)
 
 
-def test_a_store_that_is_lost_costs_a_warning_and_no_training(
-    place: TrackingParams, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = Store(place)
-    with tracked(tracker, study) as search:
-        known = tracker.client
-        tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{free_port()}")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        run_trial(search, study, 0.5)
-        search.summary(study, numbers={}, files={})
-        tracker.end_abandoned()
-        assert tracker.has_gaps
-        assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["evbind_lib"]
-        tracker.client = known
-        run_trial(search, study, 0.5)
-    trials = runs_of(tracker, study.study_name, level="trial")
-    assert [run.data.tags["evbind.trial"] for run in trials] == ["1"]
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Address of an MLflow server in a process of its own."""
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "files"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes less
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()[-2000:]
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            time.sleep(0.3)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-
-
 @pytest.mark.slow
 def test_a_server_records_the_same_tree(study: optuna.Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, name = tmp_path / "optuna_study_summary.txt", study.study_name
     file.write_text("the best is trial 1\n")
-    with server(tmp_path) as address:
+    with mlflow_server(tmp_path) as address:
         tracker = Store(TrackingParams(uri=address, artifacts=str(tmp_path / "unused")))
         for session in range(2):
             with tracked(tracker, study, {**PARAMETERS, "session": session}) as search:
                 run_trial(search, study, 0.5 + session / 10, 0.7)
-                search.summary(study, numbers={}, files={"summary": file})
+                search.summary(numbers={}, texts={"optuna_study_summary.txt": "the best is trial 1\n"})
         levels = [run.data.tags["evbind.level"] for run in runs_of(tracker, name)]
         assert sorted(levels) == ["fold"] * 4 + ["study", "summary"] + ["trial"] * 2
         assert the_run(tracker, name, best="true").data.tags["evbind.trial"] == "1"

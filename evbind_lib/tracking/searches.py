@@ -1,0 +1,241 @@
+"""A search in MLflow, Study > Trial > Fold: written while it runs, and what is missing at its start and end or by `sync`.
+
+What is missing is written from Optuna's storage and the finished folds, by the same calls as while it runs.
+"""
+
+# ruff: noqa: D102 - what calls a hook is documented where it is declared, in SearchCallback
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import optuna
+from mlflow import entities
+from optuna.trial import FrozenTrial
+
+from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
+from evbind_lib.hpo.objective import SearchCallback, SearchStopped
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, study_uid
+from evbind_lib.tracking.runs import Run, TrainingRun, state_of
+from evbind_lib.tracking.store import PROCESS, Store, Values, evbind_tags
+from evbind_lib.training.cache import FoldCache, trial_name
+from evbind_lib.training.result import Callback
+
+MAY_STILL_WRITE = 60  # seconds after its trial that another process has to end its run
+OnOpen = Callable[[Run, str, str], None]  # is given a run, its kind and its name
+
+
+def trial_run_name(number: int) -> str:
+    """Name of a trial's run; such names sort as numbers do."""
+    return f"trial {number:03d}"
+
+
+class TrackedTrials(SearchCallback):
+    """Writes the trials of one process below the study's run."""
+
+    def __init__(self, store: Store, study_run: Any = None) -> None:
+        self.store, self.study_run = store, study_run  # which a search has when it begins
+        self.trial_runs: dict[int, TrainingRun] = {}  # those that are open
+
+    def on_trial_begin(self, trial: optuna.Trial) -> None:
+        number = trial.number
+        run = self.trial_runs[number] = TrainingRun.below(self.study_run, trial_run_name(number), trial=str(number))
+
+        def begin() -> None:
+            run.start_below(self.study_run, "trial")
+            # So that a view of the study can lead to it.
+            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
+
+        self.store.may_wait()
+        self.store.live(begin)
+
+    def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+        run = self.trial_runs.get(trial.number)
+        if run is None:
+            return ()
+        run.write(parameters=trial.params)  # known by now
+        return (run,)
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """End the trial's run, where this process opened it."""
+        if run := self.trial_runs.pop(trial.number, None):
+            self.store.live(run.end_trial, trial)
+
+
+class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
+    """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
+
+    def __init__(self, store: Store, parameters: Values, tags: Values, on_open: OnOpen | None = None) -> None:
+        super().__init__(store)
+        self.parameters, self.tags, self.on_open = parameters, tags, on_open
+        self.summarised: tuple[Mapping[str, float], Mapping[str, str]] | None = None
+
+    def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
+        """Open the study's run, or the one that it has already, and write what it lacks of earlier trials."""
+        self.study, tags = study, self.tags
+        self.study_run = Run.open(
+            self.store, "search", study.study_name, parameters=self.parameters, tags=tags, study_key=study_key(study)
+        )
+        StudyRecord(ended="").write(study)
+        if self.on_open:
+            self.on_open(self.study_run, "study", study.study_name)
+        if study.get_trials(deepcopy=False):
+            with self.store.going_on():
+                sync_trials(self.study_run, study)
+
+    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        super().on_trial_end(study, trial)
+        if TrialRecord.read(trial).interrupted:
+            self.store.live(self.store.end_abandoned)  # of a worker that died
+        best = best_trial(study)
+        if best is not None and best.number == trial.number:
+            self.store.live(self._mark_best, best.number)
+
+    def _mark_best(self, number: int) -> None:
+        find = self.study_run.children
+        mark_best(self.study_run, self.study, [*find("trial", best="true"), *find("trial", trial=str(number))])
+
+    def on_finalist_begin(self, trial: FrozenTrial) -> None:
+        name, number = f"finalist {trial_run_name(trial.number)}", str(trial.number)
+        run = self.trial_runs[trial.number] = TrainingRun.below(self.study_run, name, finalist=number)
+        self.store.may_wait()
+        self.store.live(run.start_below, self.study_run, "finalist")
+
+    def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
+        if run := self.trial_runs.pop(trial.number, None):
+            numbers = (
+                {"objective": statistics.fmean(values), "objective_std": statistics.stdev(values)} if values else {}
+            )
+            self.store.live(run.end, error, numbers, status="KILLED" if isinstance(error, SearchStopped) else "")
+
+    def for_workers(self) -> TrackedTrials:
+        return TrackedTrials(self.store, self.study_run)
+
+    def summary(self, *, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
+        """Have the child run 'Study Summary' written at the end, with these files as artifacts."""
+        self.summarised = numbers, texts
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.study_run is None:
+            return
+        ended = "" if error is None else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):  # where it cannot be written, that is why the search ends
+            StudyRecord(ended=ended or "FINISHED").write(self.study)
+        with self.store.at_end():
+            for run in self.trial_runs.values():  # cut off
+                if run.run_id:
+                    run.end(status="KILLED")
+            self.study_run.end(ended)
+            sync_trials(self.study_run, self.study)
+            if self.summarised:
+                write_summary(self.study_run, self.study, *self.summarised)
+
+
+def study_key(study: optuna.Study) -> str:
+    """By what the run of a study is found again; names may hold quotes."""
+    return hashlib.sha256(f"{study_uid(study)}#{study.study_name}".encode()).hexdigest()[:16]
+
+
+def sync_trials(study_run: Run, study: optuna.Study) -> int:
+    """Write what ended trials of a study lack in MLflow, from Optuna's storage and the finished folds; of how many trials."""
+    cache = FoldCache(study_uid(study))
+    with lock_between_processes(f"sync {study_key(study)}"):  # two searches that end at once must not both write a run
+        known: dict[int, entities.Run] = {}
+        for run in study_run.children("trial"):
+            known.setdefault(int(run.data.tags["evbind.trial"]), run)
+        behind = [trial for trial in study.get_trials(deepcopy=False) if _is_behind(known.get(trial.number), trial)]
+        for trial in behind:
+            _write_trial(study_run, trial, known.get(trial.number), cache)
+        mark_best(study_run, study, study_run.children("trial") if behind else known.values())
+    return len(behind)
+
+
+def _is_behind(run: entities.Run | None, trial: FrozenTrial) -> bool:
+    """Whether an ended trial of a search has no run, or one that lacks its end, and nobody is about to write that."""
+    record = TrialRecord.read(trial)
+    if not trial.state.is_finished() or record.worker is None or (record.surplus and record.seconds is None):
+        return False
+    if run is not None and run.info.status != "RUNNING" and run.data.tags.get("evbind.state") == state_of(trial):
+        return False
+    recent = trial.datetime_complete is not None and time.time() - trial.datetime_complete.timestamp() < MAY_STILL_WRITE
+    return not recent or record.worker == this_process() or is_dead(record.worker)
+
+
+def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None, cache: FoldCache) -> None:
+    """Write the run of an ended trial with the same calls as while it was trained, from what is on disk."""
+    number, record = trial.number, TrialRecord.read(trial)
+    began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
+    run = TrainingRun.below(study_run, trial_run_name(number), known.info.run_id if known else "", trial=str(number))
+    if known is None:
+        run.start_below(study_run, "trial", began=began)
+    steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
+    read = (cache.load(trial_name(number, fold)) for fold in steps)
+    run.catch_up([result for result in itertools.takewhile(bool, read) if result], began, record.cut_off_fold)
+    run.end_trial(trial)
+
+
+def mark_best(study_run: Run, study: optuna.Study, runs: Iterable[entities.Run]) -> None:
+    """Mark the best trial's run, by tag and in its name, and those that were the best before it as that; log their values."""
+    better = improvements(study)
+    if not better:
+        return
+    client, best = study_run.store.client, better[-1].number
+    known = {(point.step, point.value) for point in client.get_metric_history(study_run.run_id, "best_value")}
+    for trial in better:
+        if (trial.number, trial.values[0]) not in known:
+            study_run.log({"best_value": trial.values[0]}, step=trial.number)
+    numbers = {str(trial.number) for trial in better}
+    for run in runs:
+        number, is_best = run.data.tags["evbind.trial"], run.data.tags["evbind.trial"] == str(best)
+        if number in numbers and run.data.tags.get("evbind.best") != str(is_best).lower():
+            client.set_tag(run.info.run_id, "evbind.best", str(is_best).lower())
+            name = run.info.run_name.removesuffix(" (best)")
+            client.update_run(run.info.run_id, name=f"{name} (best)" if is_best else name)
+    study_run.log({"best_value": better[-1].values[0]}, step=best, tags=evbind_tags(best_trial=best))
+
+
+def write_summary(study_run: Run, study: optuna.Study, numbers: Values, texts: Mapping[str, str]) -> None:
+    """Write the child run 'Study Summary' or, where the study went on, the one it has, with texts as files."""
+    best, counts, there = best_trial(study), count_trials(study), study_run.children("summary")
+    if best is None:
+        return
+    summary = Run.below(study_run, "Study Summary", there[0].info.run_id if there else "")
+    if not there:
+        summary.start_below(study_run, "summary")
+    counted = {f"trials_{name}": count for name, count in counts.items()}
+    states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
+    note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
+    # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
+    tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
+    for owner in (study_run, summary):
+        owner.log({"best_value": best.value, **counted, **numbers}, step=counts["total"], tags=tags)
+    for name, text in texts.items():
+        study_run.store.client.log_text(summary.run_id, text, name)
+    summary.end()
+
+
+def sync(store: Store, study: optuna.Study, *, parameters: Values, tags: Values, numbers: Values, texts: Values) -> int:
+    """Bring the runs of a study in step with Optuna's storage and the finished folds, of how many trials; `TrackingError`."""
+    name, key = study.study_name, study_key(study)
+    with store.must_work():
+        store.end_abandoned()
+        known = store.find(store.experiments["search"], evbind_tags(level="study", study_key=key))
+        if known:
+            info, inherited = known[0].info, evbind_tags(study=name, study_key=key)
+            run = Run(store, info.run_id, info.experiment_id, name, inherited, info.status)
+        else:
+            run = Run.open(store, "search", name, parameters=parameters, tags=tags, study_key=key)
+        n_written = sync_trials(run, study)
+        ended, process = StudyRecord.read(study).ended, known[0].data.tags.get(PROCESS, "") if known else ""
+        if not ended and process and not is_dead(process):  # a search that goes on
+            return n_written
+        write_summary(run, study, numbers, texts)
+        if ended or not known:
+            run.end("" if ended == "FINISHED" else ended)
+    return n_written
