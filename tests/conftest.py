@@ -58,6 +58,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "workspace"
     folder.mkdir()
     monkeypatch.setenv("EVBIND_WORKSPACE", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which mlflow.set_tracking_uri of another test sets
     monkeypatch.chdir(folder)
     return folder
 
