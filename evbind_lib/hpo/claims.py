@@ -112,12 +112,14 @@ def _without_heartbeat(study: optuna.Study) -> set[int]:
     return {storage.get_trial_number_from_id(trial_id) for trial_id in stale}
 
 
-def close_dead(study: optuna.Study, *, counts_as_death: bool = True) -> list[int]:
-    """Close trials whose process is gone, and queue their parameters, which may be the reason, again; their numbers."""
+def close_dead(study: optuna.Study, *, counts_as_death: bool = True, left_by: str = "") -> list[int]:
+    """Close trials whose process is gone, or is the one that left them, and queue their parameters again; their numbers."""
     silent, closed = _without_heartbeat(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = TrialRecord.read(trial).worker  # None for a trial of a script, which is left alone
-        gone = worker is not None and (is_dead(worker) or (trial.number in silent and not is_here(worker)))
+        gone = worker is not None and (
+            worker == left_by or is_dead(worker) or (trial.number in silent and not is_here(worker))
+        )
         if gone and interrupt(study, trial, counts_as_death=counts_as_death):
             closed.append(trial.number)
     return closed

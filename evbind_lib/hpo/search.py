@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.masking import masked
+from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
@@ -29,6 +30,7 @@ from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
 from evbind_lib.training.cache import FoldCache
 
+SAME_FAILURES = 3  # trials in a row that fail at one place before their first fold is done: the next would too
 ObjectiveFunction = Callable[[optuna.Trial], float]
 OptunaCallback = Callable[[optuna.Study, FrozenTrial], Any]
 
@@ -79,7 +81,7 @@ def run_search(
     with studies.quiet_optuna():
         opened = studies.open_study(params, studies.study_identity(objective, params), study)
         with alone_with(opened):
-            close_dead(opened, counts_as_death=False)
+            close_dead(opened, counts_as_death=False, left_by=this_process())
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
         notes = note_changed_space(opened, params) + _note_changed_code(opened)
@@ -87,7 +89,7 @@ def run_search(
             notes += enqueue(opened, params)
         for each in called:
             each.on_search_begin(opened, n_earlier)
-        with _interruptible(called) as asked_to_stop:
+        with _interruptible(called) as asked_to_stop, studies.naming_lost_ground(opened):
             if not uses_workers(params):
                 loop(opened, asked_to_stop, callbacks=called)
             elif n_earlier < params.hpo.trials.n_trials and studies.should_stop(opened, params) is None:
@@ -140,12 +142,16 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
         state, record.interrupted = TrialState.FAIL, True
         ending = stop if isinstance(stop, KeyboardInterrupt) else None
     except Exception as error:
-        state, record.error = TrialState.FAIL, masked(f"{type(error).__name__}: {error}")
-        # Files and lines without values: those could hold text of posts.
-        frames = traceback.extract_tb(error.__traceback__)
-        record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-        if isinstance(error, ParamsError | SearchError):  # the next trial would meet it too; any other is let go
-            record.surplus, ending = True, error
+        state = TrialState.FAIL
+        if (ending := studies.lost_ground(study, error)) is not None:
+            record.interrupted = True
+        else:
+            record.error = masked(f"{type(error).__name__}: {error}")
+            # Files and lines without values: those could hold text of posts.
+            frames = traceback.extract_tb(error.__traceback__)
+            record.traceback = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+            if isinstance(error, ParamsError | SearchError):  # the next trial would meet it too; any other is let go
+                record.surplus, ending = True, error
     finally:
         RUNNING.reset(token)
     record.seconds = round(time.monotonic() - running.began, 3)
@@ -154,15 +160,32 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
     try:
         record.write(trial)
         trial.study.tell(trial, value, state)
+        ended = study.get_trials(deepcopy=False)[trial.number]
+        if record.interrupted:
+            queue_again(study, ended)
     except optuna.exceptions.UpdateFinishedTrialError:
         return  # another host took this process for dead, and queued the trial again
-    ended = study.get_trials(deepcopy=False)[trial.number]
-    if record.interrupted:
-        queue_again(study, ended)
+    except Exception as error:  # the next search closes the trial and queues it again
+        raise ending or studies.lost_ground(study, error) or error from None
     for callback in running.search_callbacks:
         callback.on_trial_end(study, ended)
+    if ending is None and state == TrialState.FAIL and not record.interrupted:
+        ending = _same_failures(study)
     if ending is not None:
-        raise ending
+        raise ending from None
+
+
+def _same_failures(study: optuna.Study) -> SearchError | None:
+    """What ends a search whose last trials all failed at one place before their first fold was done; None for any other."""
+    last = sorted(studies.finished_trials(study), key=lambda trial: trial.datetime_complete)[-SAME_FAILURES:]
+    records = [TrialRecord.read(trial) for trial in last]
+    places = {str((record.traceback, (record.error or "").partition(":")[0])) for record in records if record.error}
+    if len(last) < SAME_FAILURES or len(places) > 1 or not all(each.error and not each.fold_scores for each in records):
+        return None
+    problem = (
+        f"{SAME_FAILURES} trials in a row failed before their first fold was done, the last with {records[-1].error}"
+    )
+    return SearchError(f"Study {study.study_name}: {problem.rstrip('.')}; fix the cause, and the same command goes on.")
 
 
 def _is_over(study: optuna.Study, params: Params) -> bool:

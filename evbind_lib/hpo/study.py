@@ -1,6 +1,7 @@
 """Studies in Optuna's storage: what a trial and a study record, open or resume one, count its trials, find the best."""
 
 import contextlib
+import errno
 import os
 import threading
 import uuid
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.digest import code_digest, digest_of
 from evbind_lib.config.masking import MASK, is_secret, masked
-from evbind_lib.config.paths import resolve_sqlite, sqlite_file
+from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
 from evbind_lib.data.folds import folds_fingerprint, groups_digest
-from evbind_lib.errors import SearchError
+from evbind_lib.errors import EvbindError, SearchError, TrackingError
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.training.cache import model_content
 from evbind_lib.training.metrics import METRICS
@@ -39,6 +41,8 @@ APART = tuple(
     f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
 )
 CODE = ("data", "training")  # packages whose code decides what is trained
+# The disk is full, a quota or a limit is reached, or it is gone.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()
 
@@ -351,6 +355,34 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
         reason += "; for PostgreSQL: pip install 'evbind[postgres]'" if isinstance(error, ImportError) else ""
         problem = f"hpo.study.storage={address}: the storage cannot be opened ({reason})"
         raise SearchError(f"{masked(problem)}; give one that can, for example sqlite:///optuna.db.") from None
+
+
+def lost_ground(study: optuna.Study, error: BaseException | None) -> SearchError | None:
+    """What ends a search whose disk, database or MLflow store is the reason of an error; None for an error of the trial's own."""
+    goes_on = "the same command goes on, with the trial queued again and its folds kept"
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            problem = f"The disk of {error.filename or workspace()} cannot be written ({error.strerror})"
+            return SearchError(f"{problem}; when it can, {goes_on}.")
+        if isinstance(error, StorageInternalError | sqlalchemy.exc.OperationalError):
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            problem = masked(f"hpo.study.storage={address_of(study)}: the database cannot be used ({reason})")
+            return SearchError(f"{problem}; when it can, {goes_on}.")
+        if isinstance(error, TrackingError):
+            return SearchError(f"{str(error).rstrip('.')}; {goes_on}.")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def naming_lost_ground(study: optuna.Study) -> Iterator[None]:
+    """Say in one sentence what was lost where a search cannot go on without it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EvbindError) or (lost := lost_ground(study, error)) is None:
+            raise
+        raise lost from None
 
 
 def check_storage(address: str) -> None:
