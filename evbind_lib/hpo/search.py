@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from evbind_lib.hpo.finalists import train_finalists
 from evbind_lib.hpo.objective import RUNNING, Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
-from evbind_lib.hpo.space import check_space, enqueue, note_changed_space
+from evbind_lib.hpo.space import check_space, draw, enqueue, note_changed_space
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
 from evbind_lib.training.cache import FoldCache
@@ -46,8 +47,17 @@ def check_search(params: Params) -> None:
     check_space(params)
     if params.data.negatives == "annotated":
         _refuse_sampling(params)
-    build_sampler(params.hpo.sampler, n_earlier_trials=0)
-    build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
+    sampler = build_sampler(params.hpo.sampler, n_earlier_trials=0)
+    pruner = build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
+    try:  # some of their options are looked at when they are used
+        with studies.quiet_optuna(), warnings.catch_warnings(action="ignore"):
+            trial = optuna.create_study(sampler=sampler, pruner=pruner).ask()
+            draw(trial, params)
+            trial.report(0.5, step=0)
+            trial.should_prune()
+    except (ValueError, ArithmeticError) as error:
+        used = f"hpo.sampler.type={params.hpo.sampler.type}, hpo.pruner.type={params.hpo.pruner.type}"
+        raise ParamsError(f"{used}: they cannot be used ({str(error).rstrip('.')}); change their options.") from None
     check_workers(params)
     studies.check_storage(params.hpo.study.storage)
 

@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import with_trainer
+from evbind_lib.config.paths import resolve_sqlite, sqlite_file
 from evbind_lib.config.schema import DataParams, Params, dotted_name
-from evbind_lib.errors import ParamsError, SearchError
-from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, refusal, storage_of
+from evbind_lib.errors import ModelError, ParamsError, SearchError
+from evbind_lib.hpo.study import (
+    StudyRecord,
+    TrialRecord,
+    best_trial,
+    open_storage,
+    quiet_optuna,
+    refusal,
+    storage_of,
+)
 
 # The evaluation protocol: trials that differ in one of these cannot be compared.
 PROTOCOL = {
@@ -27,6 +37,7 @@ NOT_CHOSEN = object()
 
 def check_space(params: Params) -> None:
     """Refuse conditions that form a cycle, the evaluation protocol, what training does not know, a missing file to enqueue."""
+    from evbind_lib.training.fold import check
     from evbind_lib.training.trainer import choose_loss, training_arguments  # late: it loads torch
 
     parents_first(params)
@@ -35,15 +46,29 @@ def check_space(params: Params) -> None:
         if dotted in PROTOCOL:
             reason = "belongs to the evaluation protocol, so its trials could not be compared"
             raise ParamsError(f"hpo.search_space.{name} {reason}; take it out and set {dotted} itself.")
-        for value in entry.choices or (entry.low, entry.last):
+        try:
+            with quiet_optuna():
+                optuna.create_study().ask({name: entry.to_optuna()})
+            values = entry.choices or (entry.low, entry.last)
+        except (ValueError, ArithmeticError) as error:
+            problem = f"no value can be drawn ({str(error) or type(error).__name__})"
+            raise ParamsError(
+                f"hpo.search_space.{name}: {problem}; give it a range and a step of common size."
+            ) from None
+        for value in values:
             tried = params.with_values({dotted: value})
             try:
+                if dotted.startswith("model."):
+                    check(tried)
                 choose_loss(tried, np.array([0, 1]))
                 training_arguments(tried, output_dir="unused")
-            except ParamsError as error:
-                raise ParamsError(f"hpo.search_space.{name}: {error}") from None
+            except (ParamsError, ModelError) as error:
+                raise type(error)(f"hpo.search_space.{name}: {error}") from None
     for source in params.hpo.enqueue:
-        if not source.startswith("study:"):
+        if source.startswith("study:"):
+            file = sqlite_file(resolve_sqlite(params.hpo.study.storage))
+            _best_of(source, open_storage(params.hpo.study.storage) if file is None or file.exists() else None)
+        else:
             with_trainer(params, source)
 
 
@@ -113,12 +138,7 @@ def enqueue(study: optuna.Study, params: Params) -> list[str]:
     notes = []
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
-            name, storage = source.removeprefix("study:"), storage_of(study)
-            known = name in optuna.get_all_study_names(storage)
-            best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
-            if best is None:
-                raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
-            values = best.params
+            values = _best_of(source, storage_of(study)).params
         else:
             values = searched_values(with_trainer(params, source))
         fixed, remarks = enqueued_values(params, values)
@@ -126,6 +146,16 @@ def enqueue(study: optuna.Study, params: Params) -> list[str]:
         if fixed:
             study.enqueue_trial(fixed, user_attrs=TrialRecord(enqueued=source).values(), skip_if_exists=True)
     return notes
+
+
+def _best_of(source: str, storage: optuna.storages.BaseStorage | None) -> FrozenTrial:
+    """Best trial of the study that ``study:NAME`` names."""
+    name = source.removeprefix("study:")
+    known = storage is not None and name in optuna.get_all_study_names(storage)
+    best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
+    if best is None:
+        raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
+    return best
 
 
 def note_changed_space(study: optuna.Study, params: Params) -> list[str]:

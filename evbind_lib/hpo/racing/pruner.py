@@ -71,7 +71,7 @@ class RacingPruner(optuna.pruners.BasePruner):
         wishes = {
             "p": (0 < self.p < 1, "above 0 and below 1"),
             "futility": (self.futility is None or 0 <= self.futility <= 1, "from 0 to 1, or null"),
-            "n_resamples": (self.n_resamples >= 100, "100 or more"),
+            "n_resamples": (100 <= self.n_resamples <= 1_000_000, "from 100 to 1,000,000"),
         }
         for name in ("margin", "n_startup_trials", "n_warmup_steps"):
             wishes[name] = (getattr(self, name) >= 0, "0 or more")

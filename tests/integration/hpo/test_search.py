@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+import evbind_lib as ev
 from evbind_lib.config.compose import compose
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.config.schema import Params
@@ -307,6 +309,23 @@ def test_check_search_is_the_one_list(brief: Callable[..., Params]) -> None:
         assert key in str(caught.value), override
     with pytest.raises(SearchError, match=r"hpo\.study\.storage"):
         check_search(brief("hpo.study.storage=nothing"))
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("hpo.pruner.type=hyperband", ["hpo.pruner.type=hyperband", "hpo.pruner.reduction_factor=0"]),
+        ("n_resamples", ["hpo.pruner.type=racing", "hpo.pruner.n_resamples=1000000000000"]),
+        ("hpo.enqueue=study:none", ["hpo.enqueue=['study:none']"]),
+        ("hpo.search_space.model.name", ["hpo.search_space.model.name={type: categorical, choices: [tiny, ./nope]}"]),
+    ],
+)
+def test_what_only_a_trial_would_have_met_is_refused_before_one(
+    brief: Callable[..., Params], workspace: Path, named: str, words: list[str]
+) -> None:
+    with pytest.raises(ev.EvbindError, match=re.escape(named)):
+        check_search(brief(*words))
+    assert not list(workspace.iterdir())
 
 
 def test_how_negatives_are_drawn_is_not_searched_where_none_are(brief: Callable[..., Params], corpus: Corpus) -> None:
