@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
 from evbind_lib.config.schema import SamplerParams
 from evbind_lib.hpo.samplers import build_sampler
-from evbind_lib.hpo.study import FORMAT, TrialRecord, address_of, is_finished, storage_of
+from evbind_lib.hpo.study import FORMAT, TrialRecord, address_of, is_finished, own_trials, storage_of
 
 DEATHS_ALLOWED = 5  # parameters that took their process with them this often are not tried again
 TOO_DEADLY = "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters."
@@ -30,7 +30,7 @@ def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | Non
     while number is None:  # or another worker was faster
         with alone_with(study):
             close_dead(study)
-            trials = study.get_trials(deepcopy=False)
+            trials = own_trials(study)
             if sum(is_finished(trial) or trial.state == TrialState.RUNNING for trial in trials) >= n_trials:
                 return None
             number = _take(study, next((trial.number for trial in trials if trial.state == TrialState.WAITING), None))
@@ -40,7 +40,7 @@ def claim_trial(study: optuna.Study, n_trials: int, sampler: SamplerParams | Non
         # that is resumed draws those that it would have drawn anyway (optuna issue 3255).
         study.sampler = build_sampler(sampler, n_earlier_trials=number)
     trial = optuna.Trial(study, _id_of(study, number))
-    before = study.get_trials(deepcopy=False)[:number]
+    before = [other for other in own_trials(study) if other.number < number]
     if sum(is_finished(other) or not other.state.is_finished() for other in before) < n_trials:
         return trial
     TrialRecord(surplus=True).write(trial)  # workers of other hosts took trials at the same moment

@@ -94,7 +94,7 @@ def run_search(
             close_dead(opened, counts_as_death=False, left_by=this_process())
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
-        notes = note_changed_space(opened, params) + _note_changed_code(opened)
+        notes = note_changed_space(opened, params) + _note_changed_code(opened) + _note_foreign(opened)
         if not opened.get_trials(deepcopy=False):
             notes += enqueue(opened, params)
         for each in called:
@@ -265,6 +265,14 @@ def _note_changed_code(study: optuna.Study) -> list[str]:
     return [
         "The code of evbind_lib.data or .training changed since the study began; its summary names the trials by code."
     ]
+
+
+def _note_foreign(study: optuna.Study) -> list[str]:
+    """A note on trials of another program."""
+    own = {trial.number for trial in studies.own_trials(study)}
+    foreign = [str(trial.number) for trial in study.get_trials(deepcopy=False) if trial.number not in own]
+    note = f"Of another program, so never the best and not counted: trial {', '.join(foreign)}."
+    return [note] if foreign else []
 
 
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:

@@ -1,13 +1,19 @@
 """The search space: what a trial draws, with which known parameter sets a study begins, what changed since it began."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    check_distribution_compatibility,
+)
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import with_trainer
@@ -90,12 +96,25 @@ def draw(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     """Draw a value for every searched parameter whose ``when`` holds, by its name in the search space."""
     drawn: dict[str, Any] = {}
     for name, entry in _open_to(drawn, params):
-        if isinstance(entry, CategoricalDistribution):
-            drawn[name] = trial.suggest_categorical(name, entry.choices)
-        else:
-            suggest = trial.suggest_float if isinstance(entry, FloatDistribution) else trial.suggest_int
-            drawn[name] = suggest(name, entry.low, entry.high, step=entry.step, log=entry.log)
+        with warnings.catch_warnings(action="ignore"):  # of an enqueued value, which is checked below
+            try:
+                drawn[name] = _suggest(trial, name, entry)
+                within = _is_within(entry, name, drawn[name])
+            except ValueError:
+                within = False
+        if not within:
+            problem = f"{name}={drawn.get(name, 'its value')} is outside hpo.search_space.{name}"
+            raise ParamsError(
+                f"Trial {trial.number} was enqueued: {problem}; enqueue another, the search goes on without it."
+            )
     return drawn
+
+
+def _suggest(trial: optuna.Trial, name: str, entry: Any) -> Any:
+    if isinstance(entry, CategoricalDistribution):
+        return trial.suggest_categorical(name, entry.choices)
+    suggest = trial.suggest_float if isinstance(entry, FloatDistribution) else trial.suggest_int
+    return suggest(name, entry.low, entry.high, step=entry.step, log=entry.log)
 
 
 def _open_to(chosen: Mapping[str, Any], params: Params) -> Iterator[tuple[str, Any]]:
@@ -123,14 +142,21 @@ def enqueued_values(params: Params, values: Mapping[str, Any]) -> tuple[dict[str
             given[dotted_name(name)] = value
     for name, entry in _open_to(chosen, params):
         value = given.get(dotted_name(name))
-        try:
-            # The trial is made for Optuna's own check of a value against its distribution.
-            optuna.trial.create_trial(value=0.0, params={name: value}, distributions={name: entry})
+        if _is_within(entry, name, value):
             chosen[name] = entry.to_external_repr(entry.to_internal_repr(value))  # as it is drawn: 3 epochs and not 3.0
-        except ValueError:
+        else:
             problem = f"{name} has no value" if value is None else f"{name}={value} is outside hpo.search_space.{name}"
             notes.append(f"{problem}, so the sampler draws it.")
     return chosen, notes
+
+
+def _is_within(entry: BaseDistribution, name: str, value: Any) -> bool:
+    """Whether a value can be drawn; the trial is made for Optuna's own check of it."""
+    try:
+        optuna.trial.create_trial(value=0.0, params={name: value}, distributions={name: entry})
+    except ValueError:
+        return False
+    return True
 
 
 def enqueue(study: optuna.Study, params: Params) -> list[str]:
@@ -159,18 +185,27 @@ def _best_of(source: str, storage: optuna.storages.BaseStorage | None) -> Frozen
 
 
 def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
-    """A note where the space is other than when the study was last searched; choices cannot change in Optuna."""
-    now = {name: entry.model_dump(mode="json") for name, entry in params.hpo.search_space.items()}
-    before = StudyRecord.read(study).search_space or now
-    fields = ("type", "choices", "low", "high", "step", "when")  # some are missing before the rebuild
-    old = {name: [entry.get(field) or None for field in fields] for name, entry in before.items()}
-    new = {name: [entry.get(field) or None for field in fields] for name, entry in now.items()}
-    for name in old.keys() & new.keys():
-        if old[name][:2] != new[name][:2]:
+    """A note where trials of the study were drawn from another space than this; choices cannot change in Optuna."""
+    now = {name: entry.to_optuna() for name, entry in params.hpo.search_space.items()}
+    tried: dict[str, list[BaseDistribution]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        for name, distribution in trial.distributions.items():
+            if distribution not in tried.setdefault(name, []):
+                tried[name].append(distribution)
+    for name in now.keys() & tried.keys():
+        try:
+            for distribution in tried[name]:
+                check_distribution_compatibility(distribution, now[name])
+        except ValueError:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"
             begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
-            raise refusal(study.study_name, f"{reason} ({begin})")
-    StudyRecord(search_space=now).write(study)
-    changed = ", ".join(sorted(name for name in old | new if old.get(name) != new.get(name)))
+            raise refusal(study.study_name, f"{reason} ({begin})") from None
+    StudyRecord(
+        search_space={name: each.model_dump(mode="json") for name, each in params.hpo.search_space.items()}
+    ).write(study)
+    if not tried:
+        return []
+    added = {name for name in now.keys() - tried.keys() if not params.hpo.search_space[name].when}
+    changed = ", ".join(sorted(added | {name for name, each in tried.items() if each != [now.get(name)]}))
     note = f"The search space changed since the study began: {changed}; earlier trials count as before."
     return [note] if changed else []

@@ -127,9 +127,17 @@ def is_finished(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and not record.interrupted and not record.surplus
 
 
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials of a study but for those that another program ran or added to one of evbind's, of which nothing is known."""
+    trials = study.get_trials(deepcopy=False)
+    if StudyRecord.read(study).identity is None:
+        return trials
+    return [trial for trial in trials if trial.state == TrialState.WAITING or TrialRecord.read(trial).values()]
+
+
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended by themselves: complete, pruned or failed."""
-    return [trial for trial in study.get_trials(deepcopy=False) if is_finished(trial)]
+    return [trial for trial in own_trials(study) if is_finished(trial)]
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:

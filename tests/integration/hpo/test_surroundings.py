@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -15,9 +16,10 @@ from optuna.trial import TrialState
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.errors import SearchError, TrackingError
+from evbind_lib.errors import ParamsError, SearchError, TrackingError
 from evbind_lib.hpo.claims import _id_of
-from evbind_lib.hpo.objective import Objective, SearchCallback
+from evbind_lib.hpo.objective import Objective, SearchCallback, suggest
+from evbind_lib.hpo.results import trials_table
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import TrialRecord, count_trials, open_storage, storage_of
 from evbind_lib.training.result import Callback
@@ -138,3 +140,52 @@ def test_three_trials_in_a_row_that_fail_alike_before_a_fold_is_done_end_the_sea
 
     with pytest.raises(SearchError, match="none of its 9 trials was completed"):
         run_search(later, params, study="later")
+
+
+def drawn(trial: optuna.Trial, params: Params) -> float:
+    return float(suggest(trial, params).training.args["learning_rate"])
+
+
+def test_a_trial_that_was_added_by_hand_is_never_the_best_not_counted_and_named(brief: Callable[..., Params]) -> None:
+    params = brief("hpo.trials.n_trials=2")
+    objective = functools.partial(drawn, params=params)
+    study = run_search(objective, params, study="mixed").study
+    study.add_trial(optuna.trial.create_trial(value=0.99))
+    more = brief("hpo.trials.n_trials=4")
+    result = run_search(objective, more, study="mixed")
+    assert count_trials(result.study)["total"] == 4 and len(result.study.trials) == 5
+    assert result.best_value < 0.99 and 2 not in trials_table(result.study)["trial"].to_list()
+    assert any("trial 2" in note for note in result.notes)
+    study.set_user_attr("identity", None)  # as a study that another program made or renamed
+    with pytest.raises(SearchError, match=r"hpo\.study\.study_name"):
+        run_search(objective, more, study="mixed")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"learning_rate": 5.0}, "learning_rate=5.0"),
+        ({"per_device_train_batch_size": 7}, "per_device_train_batch_size"),
+    ],
+)
+def test_what_was_enqueued_from_outside_is_refused_by_name_where_it_is_out_of_range(
+    brief: Callable[..., Params], values: dict[str, float], named: str
+) -> None:
+    params = brief()
+    objective = functools.partial(drawn, params=params)
+    study = run_search(objective, brief("hpo.trials.n_trials=1"), study="enqueued").study
+    study.enqueue_trial(values)
+    with pytest.raises(ParamsError, match=f"Trial 1 was enqueued: .*{named}"):
+        run_search(objective, params, study="enqueued")
+    assert count_trials(run_search(objective, params, study="enqueued").study)["complete"] == 3
+
+
+def test_a_space_is_compared_with_the_trials_not_with_the_last_search(brief: Callable[..., Params]) -> None:
+    both, fixed = "hpo.search_space.loss_function.choices=[weighted_ce,focal]", "hpo.fixed.loss_function=focal"
+    narrower = "hpo.search_space.loss_function.choices=[focal]"
+    for number, override in enumerate((both, fixed), start=1):
+        params = brief(override, f"hpo.trials.n_trials={number}")
+        run_search(functools.partial(drawn, params=params), params, study="space")
+    params = brief(narrower)
+    with pytest.raises(SearchError, match=r"other choices .* hpo\.search_space\.loss_function"):
+        run_search(functools.partial(drawn, params=params), params, study="space")
