@@ -86,7 +86,6 @@ def _score(options: argparse.Namespace) -> int:
     parse_aim(aim)
     corpus = load_corpus(params)
     folds = make_folds(corpus, params)
-    print(f"Data: {corpus.summary}", file=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, and for the same reason
     from evbind_lib.evaluation import final  # loads torch
     from evbind_lib.training.cache import FoldCache
@@ -96,6 +95,7 @@ def _score(options: argparse.Namespace) -> int:
     final.criterion_texts(options.criterion, corpus.criteria)
     table = final.read_sentences(options.input) if options.input else None
     sentences = final.clean_sentences(options.sentence)
+    print(f"Data: {corpus.summary}", file=sys.stderr)
     folder = final.model_folder(corpus, params)
     if folder is None or not folder.is_dir():
         print("Training the model on all posts, and folds to calibrate it; the next time it is there.", file=sys.stderr)

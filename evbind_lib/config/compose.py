@@ -190,7 +190,7 @@ def _check_encoder(tree: dict[str, Any], words: Sequence[str]) -> None:
     name = (tree.get("model") or {}).get("name", TINY)
     if chosen[-1] == TINY and name != TINY:
         problem = "model=tiny (the default) has learning rates for random weights, with which a pretrained model learns nothing"
-        raise ParamsError(f"model.name={name}: {problem}; write model=pretrained model.name={name}.")
+        raise ParamsError(f"model.name={shown(name)}: {problem}; write model=pretrained model.name={shown(name)}.")
 
 
 def _drop_left_over(search: dict[str, Any], overrides: list[str]) -> None:

