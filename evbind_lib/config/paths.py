@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 from uuid import uuid4
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -33,13 +34,18 @@ def resolve_path(path: str) -> Path:
 def resolve_sqlite(url: str) -> str:
     """Make the file of an SQLite address absolute, in the workspace; other addresses are left as they are."""
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", url)
-    return f"sqlite:///{workspace() / match[1]}" if match else url
+    return f"sqlite:///{Path(in_address(workspace())) / os.path.expanduser(match[1])}" if match else url
+
+
+def in_address(path: Path) -> str:
+    """A path as it stands in the address of an SQLite file."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def sqlite_file(url: str) -> Path | None:
     """File of an SQLite address that `resolve_sqlite` made absolute; None for any other database."""
     match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", url)
-    return Path(match[1]) if match and not match[1].startswith(("file:", ":memory:")) else None
+    return Path(unquote(match[1])) if match and not match[1].startswith(("file:", ":memory:")) else None
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

@@ -27,7 +27,7 @@ import psutil
 import sqlalchemy
 
 from evbind_lib.config.masking import masked
-from evbind_lib.config.paths import project_folder, resolve_sqlite, sqlite_file, workspace
+from evbind_lib.config.paths import in_address, project_folder, resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
@@ -69,6 +69,8 @@ class Store:
         with self.must_work(), lock_between_processes(self.uri):
             if file := sqlite_file(self.uri):
                 _make_whole(file)
+                if self.uri != tracking.uri:  # it lies in the workspace
+                    _follow_workspace(file, tracking.artifacts)
             elif re.split(r"[+:]", self.uri)[0] in DATABASE_ENGINES:
                 _check_database(self.uri)
             self.experiments = {name: self._experiment(name) for name in LEVELS}
@@ -216,9 +218,23 @@ def _make_whole(file: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
             made = Path(folder, "made.db")
-            mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{in_address(made)}").search_experiments(max_results=1)
             with contextlib.closing(sqlite3.connect(made)) as whole:
                 whole.backup(connection)
+
+
+def _follow_workspace(file: Path, artifacts: str) -> None:
+    """Keep files of a workspace that was moved or copied in its new place: MLflow stores whole paths, and changes none."""
+    with contextlib.closing(sqlite3.connect(file, timeout=10)) as connection, connection:
+        for name in LEVELS:
+            now = _location(artifacts, name)
+            query = "SELECT experiment_id, artifact_location FROM experiments WHERE name = ? AND artifact_location != ?"
+            for number, before in connection.execute(query, (name, now)).fetchall():
+                if before.startswith("file:") and before.endswith(f"/{artifacts}/{name}"):
+                    update = "UPDATE {} SET {} = ? || substr({}, ?) WHERE experiment_id = ? AND substr({}, 1, ?) = ?"
+                    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                        statement = update.format(table, *[column] * 3)
+                        connection.execute(statement, (now, len(before) + 1, number, len(before), before))
 
 
 def git_commit() -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gc
 import logging
+import os
 import re
 import resource
 import sys
@@ -30,6 +31,7 @@ from evbind_lib.training.model import choose_precision, load_model, model_config
 
 ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
+LAUNCHER = re.compile(r"(LOCAL_)?(RANK|WORLD_SIZE)$|(OMPI|PMI|PMIX|MV2|ACCELERATE)_")
 BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
 OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) memory|could not create a primitive")
@@ -82,11 +84,22 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
         **chosen,
     }
     try:
-        arguments = TrainingArguments(**args)
+        with _without_launcher():
+            arguments = TrainingArguments(**args)
     except Exception as error:  # each argument is read by code of its own
         problem = f"transformers refuses them: {shown(str(error).splitlines()[0].rstrip('.'))}"
         raise ParamsError(f"training.args: {problem}; change them or leave them out.") from None
     return _on_one_gpu(arguments)
+
+
+@contextlib.contextmanager
+def _without_launcher() -> Iterator[None]:
+    """Take out of the environment what torchrun, mpirun or accelerate set: a training would wait for others of its group."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if LAUNCHER.match(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def _on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
@@ -220,7 +233,7 @@ def fit(
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep log lines, warnings and progress bars of PyTorch and Hugging Face out of a notebook for a while."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
+    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end, _without_launcher():
         warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
         for logger in map(logging.getLogger, ("transformers", "accelerate", "torch")):
             at_the_end.callback(logger.setLevel, logger.level)

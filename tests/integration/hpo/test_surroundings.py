@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import resource
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -189,3 +192,24 @@ def test_a_space_is_compared_with_the_trials_not_with_the_last_search(brief: Cal
     params = brief(narrower)
     with pytest.raises(SearchError, match=r"other choices .* hpo\.search_space\.loss_function"):
         run_search(functools.partial(drawn, params=params), params, study="space")
+
+
+def test_what_a_launcher_says_of_other_processes_is_no_part_of_a_training(workspace: Path) -> None:
+    code = """
+import os
+import evbind_lib as ev
+params = ev.compose(["training.n_folds=2", "training.args.max_steps=1"])
+corpus = ev.load_corpus(params)
+ev.train_fold(corpus, ev.make_folds(corpus, params)[0], params)
+print(os.environ["WORLD_SIZE"])
+"""
+    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PMI_SIZE": "2"}
+    launched |= {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, **launched},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -212,3 +213,26 @@ def test_a_training_writes_at_its_end_what_it_could_not_before(brief: Callable[.
     assert {len(store.client.get_metric_history(each.info.run_id, "training_loss")) for each in folds} == {2}
     points = store.client.get_metric_history(run.run_id, "folds")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.usefixtures("mlflow_tables")
+def test_a_copied_workspace_writes_into_its_own_place_whatever_its_name(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = compose()
+    store = Store(params.tracking)
+    first = store.start(store.experiments["search"], "first", {})
+    store.client.log_text(first, "one", "file.txt")
+    before = sorted(workspace.rglob("*"))
+    copy = workspace.parent / "50 % of #2, really?"
+    shutil.copytree(workspace, copy)
+    monkeypatch.setenv("EVBIND_WORKSPACE", str(copy))
+    store = Store(params.tracking)
+    second = store.start(store.experiments["search"], "second", {})
+    store.client.log_text(second, "two", "file.txt")
+    assert sorted(workspace.rglob("*")) == before
+    texts = [Path(store.client.download_artifacts(run, "file.txt")) for run in (first, second)]
+    assert [text.read_text() for text in texts] == ["one", "two"] and len(list(copy.rglob("file.txt"))) == 2
+    monkeypatch.setenv("HOME", str(workspace.parent))
+    open_storage("sqlite:///~/own.db")
+    assert (workspace.parent / "own.db").is_file() and not (copy / "~").exists()
