@@ -205,7 +205,7 @@ def _connect(params: Params) -> Any:
 
 
 def check_workers(params: Params) -> None:
-    """Refuse workers that there cannot be: more than GPUs hold or processors serve, or a cluster that does not suit."""
+    """Refuse workers that there cannot be: of a script without a guard, more than GPUs or processors serve, or of a cluster."""
     if params.cluster.executor == "dask":
         storage, scheduler = params.hpo.study.storage, params.cluster.scheduler
         if storage.startswith("sqlite"):
@@ -217,6 +217,10 @@ def check_workers(params: Params) -> None:
             problem = "a worker there runs several threads, and trials cannot share a process"
             raise ParamsError(f"cluster.scheduler={scheduler}: {problem}; start it with `dask worker --nthreads 1`.")
         return
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if uses_workers(params) and script and "__name__" not in Path(script).read_text(encoding="utf-8", errors="replace"):
+        problem = "each worker runs this script again, so it must search below `if __name__ == '__main__':` only"
+        raise ParamsError(f"{Path(script).name}: {problem}; put it there, or {ALONE}.")
     jobs, per_gpu, gpus = params.hpo.trials.n_jobs, params.cluster.gpu_share, len(visible_gpus())
     processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or jobs
     if gpus and jobs > gpus * per_gpu:

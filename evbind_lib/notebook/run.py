@@ -16,6 +16,11 @@ from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import export_html, recorded_result
 
+WAITS: dict[str, int | None] = {
+    "start_timeout": 180,
+    "execution_timeout": None,
+}  # seconds for the kernel, and for a cell
+
 
 class NotebookError(Exception):
     """A cell failed with something that is not the user's mistake; the notebook up to there is kept."""
@@ -207,15 +212,24 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    metadata = _read(notebook).metadata
+    spec, info = metadata.get("kernelspec", {}), metadata.get("language_info", {})
     options = {"engine_name": "evbind", "progress_bar": False, "save_to": str(own.absolute())}
+    options |= {
+        "kernel_name": spec.get("name", "python3"),
+        "language": spec.get("language", info.get("name", "python")),
+    }
     try:
-        return papermill.execute_notebook(notebook, None, parameters=parameters, **options)
+        return papermill.execute_notebook(notebook, None, parameters=parameters, **WAITS, **options)
     except NoSuchKernel as error:
         remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
         raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
     except DeadKernelError:
         remedy = "try a smaller training.args.per_device_train_batch_size"
         problem = f"the kernel died, most often for lack of memory; {remedy}"
+    except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
+        reason = shown(str(error).partition("\n")[0])
+        problem = f"the kernel did not answer in time ({reason}); give the machine less to do and run it again"
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

@@ -69,7 +69,8 @@ def record(result: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Show lines as this notebook's result, with plain values that the command line and tests read; scores go to its run too."""
     display({"text/plain": "\n".join(lines), RESULT: {**result, "lines": list(lines)}}, raw=True)
     if run := executions.EXECUTION.run:
-        run.write({name: value for name, value in result.items() if isinstance(value, float)})
+        tags = {"evbind.stopped": "true"} if result.get("stopped") else {}
+        run.write({name: value for name, value in result.items() if isinstance(value, float)}, tags=tags)
 
 
 def search_summary(result: SearchResult) -> Summary:

@@ -25,7 +25,15 @@ from papermill.clientwrap import PapermillNotebookClient  # noqa: E402
 from papermill.engines import NotebookExecutionManager  # noqa: E402
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb  # noqa: E402
 from papermill.log import logger  # noqa: E402
-from papermill.utils import nb_kernel_name, nb_language  # noqa: E402, F401 - of the engine
+from papermill.utils import nb_language  # noqa: E402, F401 - of the engine
+
+
+def nb_kernel_name(nb: nbformat.NotebookNode, name: str | None = None) -> str:
+    """Kernel of a notebook: Python's where its metadata name none."""
+    return name or nb.metadata.get("kernelspec", {}).get("name") or "python3"
+
+
+WANTED = {("SystemExit", ""), ("SystemExit", "0")}  # ends of a notebook that are no failure, by name and value
 
 
 def execute_notebook(
@@ -42,6 +50,7 @@ def execute_notebook(
     course.run = run = open_run(nb, input_path)
     options["startup_timeout"] = options.pop("start_timeout", 60)
     options["timeout"] = options.pop("execution_timeout", None)
+    options.setdefault("iopub_timeout", 120)  # nbclient's 4 seconds for outputs to arrive are few on a busy machine
     # Otherwise the kernel warns on the terminal, of sockets without encryption and of cells that the engine interrupted.
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]
     try:
@@ -59,6 +68,8 @@ def execute_notebook(
         finally:
             if run:
                 run.finish(course.nb, course.error)
+    if client.interrupts and not save_to:  # all is saved; papermill itself would end as if nobody had stopped it
+        raise SystemExit(130)
     return masked_notebook(course.nb)  # papermill writes it once more
 
 
@@ -108,11 +119,19 @@ class _Course(NotebookExecutionManager):
 
     def cell_exception(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         super().cell_exception(cell, cell_index, **kwargs)
-        self.error = f"{kwargs['exception'].ename}: {kwargs['exception'].evalue}"
+        error = kwargs["exception"]
+        if (error.ename, error.evalue) not in WANTED:
+            self.error = f"{error.ename}: {error.evalue}"
 
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         if self.run and cell.cell_type == "code":
             self.run.count_cell()
+        if "raises-exception" in cell.metadata.get(
+            "tags", []
+        ):  # papermill takes every output of this type for a failure
+            for output in [each for each in cell.get("outputs", []) if each.output_type == "error"]:
+                text = "\n".join(output.traceback)
+                cell.outputs[cell.outputs.index(output)] = nbformat.v4.new_output("stream", name="stderr", text=text)
         super().cell_complete(cell, cell_index, **kwargs)
 
 

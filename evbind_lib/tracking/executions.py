@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from IPython import get_ipython
 
 from evbind_lib.config.paths import project_folder
-from evbind_lib.config.schema import TrackingParams
+from evbind_lib.config.schema import GROUPS, TrackingParams
 from evbind_lib.errors import ParamsError, did_you_mean
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
 
@@ -95,13 +95,17 @@ class Execution:
         self.document.cell.execution_count = result.execution_count
         self.run.count_cell()
         error = result.error_before_exec or result.error_in_exec
-        if error is not None:
+        if isinstance(error, SystemExit) and not error.code:
+            self.run.finish(self.document.notebook)
+        elif error is not None and "raises-exception" not in self.document.cell.metadata.get("tags", []):
             kind, text = type(error).__name__, str(error)
             shown = self.document.v4.new_output("error", ename=kind, evalue=text, traceback=[text])
             self.document.cell.outputs.append(shown)
             self.run.finish(self.document.notebook, f"{kind}: {text}")
         elif self.document.at_end:
             self.run.finish(self.document.notebook)
+        elif not self.document.whole and self.run.status != "RUNNING":  # what failed was meant to, or is put right
+            self.run.end(status="RUNNING")
 
     def _end(self, why: str) -> None:
         """Leave the run, and end it where it goes on; where the file is not known, nobody knows how many cells there are."""
@@ -161,13 +165,17 @@ class Document:
 
 def check_injected() -> None:
     """Refuse a parameter that papermill put in although the notebook has none of that name; papermill itself only warns."""
-    shell = get_ipython()
+    shell, evbinds = get_ipython(), {"overrides", *GROUPS}
     cells = list(shell.user_ns.get("In", []))[:-1] if shell is not None else []
-    for above, cell in itertools.pairwise(cells):
-        known = _assigned(above) if cell.startswith("# Parameters\n") else []
-        for name in _assigned(cell) if known else []:
-            if name not in known:
-                raise ParamsError(f"{name} is not a parameter of this notebook{did_you_mean(name, known)}")
+    injected = [pair for pair in itertools.pairwise(cells) if pair[1].startswith("# Parameters\n")]
+    if not injected:
+        return
+    known, given = map(_assigned, injected[-1])  # of several, the one that holds now
+    if ": " in injected[-1][1] or (evbinds & {*given} and not evbinds & {*known}):
+        return  # a parameters cell that begins with this comment
+    for name in given if known else []:
+        if name not in known and not name.startswith("PAPERMILL_"):  # as --inject-paths has them
+            raise ParamsError(f"{name} is not a parameter of this notebook{did_you_mean(name, known)}")
 
 
 def _assigned(source: str) -> list[str]:

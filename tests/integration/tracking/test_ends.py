@@ -1,0 +1,90 @@
+"""How an execution ends, as the shell and MLflow see it: the same by the command, papermill's engine and plain papermill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from evbind_lib.cli import main
+from tests.conftest import BRIEF
+from tests.integration.tracking.test_executions import executions, papermill, wait_for
+
+pytestmark = pytest.mark.usefixtures("mlflow_tables")
+
+PARAMETERS = "# Parameters\ntrainer: str = 'default'\noverrides: list = []"
+START = "import evbind_lib as ev\nparams = ev.start('own', overrides, trainer=trainer)"
+
+
+def write(file: Path, *sources: str) -> Path:
+    """A notebook whose metadata name no kernel, with an assignment above its parameters."""
+    cells = [new_code_cell(source) for source in ("import sys\nn = 3", PARAMETERS, START, *sources)]
+    cells[1].metadata["tags"] = ["parameters"]
+    for cell in cells:
+        if "1 / 0" in cell.source:
+            cell.metadata["tags"] = ["raises-exception"]
+    nbformat.write(new_notebook(cells=cells), file)
+    return file
+
+
+@pytest.mark.slow
+def test_what_is_meant_to_raise_or_to_exit_is_no_failure(workspace: Path) -> None:
+    write(workspace / "own.ipynb", "1 / 0", "print('after')", "sys.exit(0)", "print('never')")
+    assert main(["own.ipynb", "--output", "out.ipynb"]) == 0
+    stored = nbformat.read(workspace / "out.ipynb", as_version=4)
+    texts = str(
+        [output.get("text", output.get("ename")) for cell in stored.cells for output in cell.get("outputs", [])]
+    )
+    assert all(word in texts for word in ("ZeroDivisionError", "after", "SystemExit")) and "never" not in texts
+    process = papermill("own.ipynb", "out2.ipynb", "--inject-paths", "-k", "python3", "-l", "python")
+    assert process.wait(180) == 0, process.stderr and process.stderr.read()
+    papermill("own.ipynb", "out3.ipynb", "-k", "python3", engine="nbclient").wait(180)
+    assert [run.info.status for run in executions()] == ["FINISHED"] * 3
+    assert not any(run.data.tags.get("evbind.error") for run in executions())
+
+
+@pytest.mark.slow
+def test_ctrl_c_that_a_search_answers_ends_with_130_and_a_tag(workspace: Path) -> None:
+    answer = "from evbind_lib.notebook import show\nshow.record({'stopped': True}, ['stopped'])"
+    source = (
+        f"import time\ntry:\n    open('begun', 'w').close(); time.sleep(100)\nexcept KeyboardInterrupt:\n    {answer}"
+    )
+    write(workspace / "own.ipynb", source.replace("\nshow", "\n    show"), "print('the end')")
+    command = [sys.executable, "-m", "evbind_lib.cli", "own.ipynb", "--output", "out0.ipynb"]
+    for number, start in enumerate((lambda: subprocess.Popen(command), lambda: papermill("own.ipynb", "out1.ipynb"))):
+        process, output = start(), workspace / f"out{number}.ipynb"
+        wait_for((workspace / "begun").exists)
+        (workspace / "begun").unlink()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "the end\\n" in output.read_text()
+    runs = executions()
+    assert [(run.info.status, run.data.tags["evbind.stopped"]) for run in runs] == [("FINISHED", "true")] * 2
+
+
+def test_a_cell_that_takes_too_long_is_not_told_as_a_full_disk(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evbind_lib.notebook import run
+
+    monkeypatch.setitem(run.WAITS, "execution_timeout", 1)
+    write(workspace / "own.ipynb", "import time; time.sleep(30)")
+    assert main(["own.ipynb", "--output", "out.ipynb"]) == 1
+    said = capsys.readouterr().err
+    assert "in time" in said and "free some space" not in said and (workspace / "out.ipynb").exists()
+
+
+def test_a_script_that_searches_without_a_guard_is_told_so(workspace: Path) -> None:
+    words = [*BRIEF, "hpo.trials.n_jobs=2", "tracking=none"]
+    script = (
+        f"import evbind_lib as ev\nparams = ev.compose({words})\nev.search(lambda trial: 1.0, params, study='own')\n"
+    )
+    (workspace / "own.py").write_text(script)
+    done = subprocess.run([sys.executable, "own.py"], capture_output=True, text=True, timeout=100)
+    assert "own.py: " in done.stderr and "if __name__ == '__main__'" in done.stderr and not done.stdout
+    assert not (workspace / "optuna.db").exists()
