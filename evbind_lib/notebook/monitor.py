@@ -46,7 +46,7 @@ class Progress(Callback):
             return
         self.shown = line
         bar = f'<progress value="{self.done}" max="{self.total}" style="width:14em"></progress>'
-        bundle: dict[str, Any] = {"text/plain": line, "text/html": f"{bar} {self.title} {count} · {text}"}
+        bundle: dict[str, Any] = {"text/plain": line, "text/html": f"{bar} {self.title} {count} · {html.escape(text)}"}
         bundle[PROGRESS] = {"done": self.done, "total": self.total}
         if self.handle is None:
             self.handle = display(bundle, raw=True, display_id=True)
@@ -223,7 +223,7 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | N
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
     record = TrialRecord.read(trial)
-    value = _value(trial, f"{metric_name(study)} ")
+    value = _value(trial, f"{html.escape(metric_name(study))} ")
     folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     link = ""

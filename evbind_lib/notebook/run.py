@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
@@ -131,6 +132,10 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
         check_storage(params.hpo.study.storage)
     corpus = load_corpus(params)
     make_folds(corpus, params)
+    if {*params.training.args} - {*RANGES}:  # which transformers itself must judge: seconds to load it, but no kernel
+        from evbind_lib.training.fold import check as check_training
+
+        check_training(params)
     return f"Data: {corpus.summary}\n"
 
 

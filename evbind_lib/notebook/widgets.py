@@ -114,7 +114,7 @@ def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
             try:
                 display(_Scores(model, lines) if lines else ipywidgets.HTML("Type a sentence first."))
             except EvbindError as error:
-                display(ipywidgets.HTML(str(error)))
+                display(ipywidgets.HTML(html.escape(str(error))))
 
     button.on_click(score)
     display(ipywidgets.VBox([box, button, output]))
@@ -132,6 +132,8 @@ class _Scores:
 
     def _repr_html_(self) -> str:
         bars = self.data.style.format("{:.2f}").bar(color="#56B4E9", vmin=0, vmax=1, width=90)
+        for axis in (0, 1):  # ids and sentences; unlike a DataFrame, a styled table is not escaped
+            bars = bars.format_index(escape="html", axis=axis)
         return str(bars.set_uuid("scores").to_html())
 
     def __repr__(self) -> str:
