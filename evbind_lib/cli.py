@@ -1,7 +1,6 @@
 """The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`; nothing heavy is imported before it is needed."""
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
             problem = "an argument holds a control character or half a character"
-            raise ParamsError(f"{shown(bad[0])}: {problem}; write it again, in UTF-8.")
+            raise ParamsError(f"{shown(masked(bad[0]))}: {problem}; write it again, in UTF-8.")
         if options.sentence or options.criterion or options.input is not None:
             return _score(options)
         notebook = run.find_notebook(options.notebook)
@@ -116,18 +115,17 @@ def _score(options: argparse.Namespace) -> int:
 
 def _check_output(options: argparse.Namespace) -> None:
     """Refuse a file for the scores that has nothing to hold or cannot be written, before a model is trained for it."""
-    is_new, reason = not os.path.lexists(options.output), "only the scores of --input go into a file"
-    with contextlib.suppress(OSError):
-        if options.input:
-            try:
-                options.output.open("a").close()
-                reason = ""
-            except OSError as error:
-                reason = f"it cannot be written ({error.strerror})"
-        if is_new:
+    try:
+        if not options.input:
+            raise OSError(0, "only the scores of --input go into a file")
+        if options.output.exists():
+            options.output.open("a").close()
+        else:
+            options.output.touch()
             options.output.unlink()
-    if reason:
-        raise ParamsError(f"--output {shown(options.output)}: {reason}; leave it out or name another file.")
+    except OSError as error:
+        problem = f"nothing can be written to it ({error.strerror}); leave it out or name another file"
+        raise ParamsError(f"--output {shown(options.output)}: {problem}.") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,12 +33,8 @@ REFUSED = {
         remove_unused_columns label_names length_column_name""",
 }
 # Names that are read only where another one is set.
-NEEDS = {
-    "optim_target_modules": "optim",
-    "liger_kernel_config": "use_liger_kernel",
-    "gradient_checkpointing_kwargs": "gradient_checkpointing",
-    "activation_checkpointing_kwargs": "activation_checkpointing",
-}
+NEEDS = {f"{name}_kwargs": name for name in ("gradient_checkpointing", "activation_checkpointing")}
+NEEDS |= {"optim_target_modules": "optim", "liger_kernel_config": "use_liger_kernel"}
 
 
 def _refused(reason: str) -> Any:

@@ -124,7 +124,7 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
             ours = ours.__context__
         if ours:  # of a resolver
             raise ours from None
-        raise ParamsError(masked(_explain(error))) from None
+        raise ParamsError(_explain(error)) from None
 
 
 @functools.cache
@@ -173,15 +173,15 @@ def _check_aliases(file: Path) -> None:
         below = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
         return 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(written_out, below)))
 
-    text, too_many = file.read_text(encoding="utf-8", errors="replace"), False
+    text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        too_many = "*" in text and "&" in text and written_out(yaml.compose(text, yaml.SafeLoader)) > 100_000
+        if "*" not in text or written_out(yaml.compose(text, yaml.SafeLoader)) < 100_000:
+            return
+    except yaml.YAMLError:
+        return  # told when the file is composed
     except RecursionError:  # an alias within what it stands for
-        too_many = True
-    except yaml.YAMLError:  # told when the file is composed
         pass
-    if too_many:
-        raise ParamsError(f"{file.name}: its aliases (*name) stand for too many values; write out what is meant.")
+    raise ParamsError(f"{file.name}: its aliases (*name) stand for too many values; write out what is meant.")
 
 
 def _check_encoder(tree: dict[str, Any], words: Sequence[str]) -> None:
@@ -233,11 +233,16 @@ def _explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, MarkedYAMLError) and (mark := cause.problem_mark):
-        return f"{Path(mark.name).name}, line {mark.line + 1}: not valid YAML ({cause.problem}); correct the file."
+        return (
+            f"{Path(mark.name).name}, line {mark.line + 1}: not valid YAML ({masked(cause.problem)}); correct the file."
+        )
     first_line = str(cause).strip().partition("\n")[0].rstrip(".")
     if isinstance(cause, RecursionError):
         first_line = "something is nested too deeply in them"
     if isinstance(error, OverrideParseException):
         remedy = "write KEY=VALUE, lists as [a,b], and quote it for the shell"
-        return f"Override '{shown(str(error.override).lstrip('+'))}' cannot be read ({shown(first_line)}); {remedy}."
-    return f"The parameters cannot be composed: {shown(first_line)}; check the overrides and the files in params/."
+        override = shown(masked(str(error.override).lstrip("+")))
+        return f"Override '{override}' cannot be read ({shown(masked(first_line))}); {remedy}."
+    return (
+        f"The parameters cannot be composed: {shown(masked(first_line))}; check the overrides and the files in params/."
+    )

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from evbind_lib.config.arguments import Arguments, Finite
 from evbind_lib.config.masking import masked
@@ -175,18 +183,16 @@ class StudyParams(Section):
     direction: Literal["maximize", "minimize"] = "maximize"
     load_if_exists: bool = True
 
-    @field_validator("study_name")
+    @field_validator("study_name", "storage")
     @classmethod
-    def _a_name(cls, value: str) -> str:
-        if value in (".", "..") or value != value.strip() or not value.isprintable() or len(value.encode()) > 200:
-            raise ValueError("must be a name of at most 200 bytes in one line, without blanks around it")
-        return value
-
-    @field_validator("storage")
-    @classmethod
-    def _stays(cls, value: str) -> str:
+    def _lasts(cls, value: str, info: ValidationInfo) -> str:
         if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?(\?.*)?", value):
             raise ValueError("that study would be gone with the notebook; name a file, as sqlite:///optuna.db does")
+        is_name = (
+            value == value.strip() and value.isprintable() and len(value.encode()) <= 200 and value not in (".", "..")
+        )
+        if info.field_name == "study_name" and not is_name:
+            raise ValueError("must be a name of at most 200 bytes in one line, without blanks around it")
         return value
 
 
@@ -316,7 +322,7 @@ class Params(Section):
         for key, value in flatten(tree).items():
             if NO_TEXT.search("".join(map(str, [key, *(value if isinstance(value, list) else [value])]))):
                 problem = "it holds a control character or half a character, which no file or database keeps"
-                raise ParamsError(f"{shown(key)}={shown(value)}: {problem}; take it out.")
+                raise ParamsError(f"{shown(key)}={shown(masked(value, key))}: {problem}; take it out.")
         try:
             return cls.model_validate(tree)
         except ValidationError as error:

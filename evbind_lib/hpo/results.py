@@ -304,8 +304,8 @@ def best_trainer_yaml(result: SearchResult) -> str:
         }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
+    training["loss_args"] = {key: each for key, each in training["loss_args"].items() if not is_secret(key)}
     training = {key: value for key, value in training.items() if key != "loss_args" or value}
-    training["args"] = {key: each for key, each in training["args"].items() if not is_secret(key)}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.
     decided = [key for key in {**best.params, **params.hpo.fixed} if key.startswith(("data.", "model."))]

@@ -17,10 +17,8 @@ from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import export_html, recorded_result
 
-WAITS: dict[str, int | None] = {
-    "start_timeout": 180,
-    "execution_timeout": None,
-}  # seconds for the kernel, and for a cell
+# Seconds that a kernel may take to start, and a cell to end.
+WAITS: dict[str, int | None] = {"start_timeout": 180, "execution_timeout": None}
 
 
 class NotebookError(Exception):
@@ -45,11 +43,8 @@ def find_notebook(name: str) -> Path:
     """File of a notebook, by ``hpo_search``, ``03_hpo_search`` or the path of any."""
     known = notebooks()
     for file in (*known.values(), Path(name)):
-        if (
-            name in (file.stem, file.stem.partition("_")[2], str(file))
-            and file.suffix == ".ipynb"
-            and os.path.isfile(file)
-        ):
+        names = (file.stem, file.stem.partition("_")[2], str(file))
+        if name in names and file.suffix == ".ipynb" and os.path.isfile(file):
             return file
     raise ParamsError(f"There is no notebook '{shown(name)}'{did_you_mean(name, known)}")
 
@@ -217,15 +212,13 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    metadata = _read(notebook).metadata
-    spec, info = metadata.get("kernelspec", {}), metadata.get("language_info", {})
-    options = {"engine_name": "evbind", "progress_bar": False, "save_to": str(own.absolute())}
-    options |= {
-        "kernel_name": spec.get("name", "python3"),
-        "language": spec.get("language", info.get("name", "python")),
-    }
+    described = _read(notebook).metadata
+    spec, info = described.get("kernelspec", {}), described.get("language_info", {})
+    language = spec.get("language", info.get("name", "python"))
+    options = {"kernel_name": spec.get("name", "python3"), "language": language, "engine_name": "evbind", **WAITS}
+    options |= {"progress_bar": False, "save_to": str(own.absolute())}
     try:
-        return papermill.execute_notebook(notebook, None, parameters=parameters, **WAITS, **options)
+        return papermill.execute_notebook(notebook, None, parameters=parameters, **options)
     except NoSuchKernel as error:
         remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
         raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None

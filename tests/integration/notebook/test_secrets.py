@@ -24,7 +24,12 @@ def test_no_file_of_the_workspace_holds_a_password_a_token_or_the_folder_of_the_
     shutil.copytree(PACKAGE / "data" / "sample", clinic := tmp_path / "ada clinic")
     with postgres() as address:
         server = address.replace("evbind@", f"evbind:{PASSWORDS[0]}@")
-        words = [*BRIEF, "hpo.trials.n_trials=1", f"hpo.study.storage={server}", f"training.args.hub_token={TOKEN}"]
+        words = [
+            *BRIEF,
+            "hpo.trials.n_trials=1",
+            f"hpo.study.storage={server}",
+            f"training.loss_args.hub_token={TOKEN}",
+        ]
         words += [f"data.{name}='{clinic}/{name}.csv'" for name in ("posts", "annotations")]
         command = [sys.executable, "-m", "evbind_lib.cli", "hpo_search", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
