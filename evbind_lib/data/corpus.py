@@ -16,8 +16,9 @@ import pandas as pd
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
-from evbind_lib.data.files import as_text, read_table
-from evbind_lib.data.groups import connected, group_posts
+from evbind_lib.data.files import AT_ONCE, as_text, read_table
+from evbind_lib.data.groups import group_posts
+from evbind_lib.data.merging import merge
 from evbind_lib.errors import DataError, near_name
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
@@ -329,7 +330,7 @@ def _of_pairs(
     rows, unknown, unknown_remark = tables.with_texts(table, criteria, where, "criterion_id")
     if not (rows["label"] == 1).any():
         raise DataError(f"{where}: no row is evidence (label 1), so nothing can be learned; add such rows.")
-    posts = rows[["post_id"]].assign(text="") if posts is None else posts
+    posts = rows[["post_id"]].drop_duplicates().assign(text="") if posts is None else posts
     counts |= post_counts | {"unknown_symptoms": unknown}
     remarks += ["each row is a post of its own, as there is no column post_id"] if no_post else []
     return _corpus(
@@ -357,64 +358,12 @@ def _corpus(
     criteria = {name: criteria[name] for name in first_id.values()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as))
     rows = rows.assign(criterion=rows["criterion_id"].map(criteria))
-    # Of each (criterion, sentence) the first row stays, by post and sentence id; it is evidence if any is.
-    columns, keys = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence"], ["criterion", "sentence"]
-    rows = rows[[*columns, "label"]].sort_values(columns, kind="stable", ignore_index=True)
-    # Without the posts' texts, as each would be copied for all of its sentences.
-    split = posts[["post_id"]].assign(sentence=posts["text"].map(tables.split_sentences)).explode("sentence")
-    split = split.dropna(subset="sentence")
-    split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
-    counts["annotations_not_in_post"] = _not_in_post(rows, posts)
-    # Texts that are one text are written as the first of them, so that from here on equal texts are equal strings.
-    split = split.sort_values(["post_id", "sentence_id"], kind="stable")
-    distinct = pd.unique(pd.concat([rows["sentence"], split["sentence"]]))
-    first_text: dict[str, str] = {}
-    written = {text: first_text.setdefault(tables.text_key(text), text) for text in distinct}
-    rows["sentence"], split["sentence"] = rows["sentence"].map(written), split["sentence"].map(written)
-    # All pairs of a sentence stand with the first post that is annotated for it, or it would be on both sides of a fold.
-    home = rows.drop_duplicates("sentence").set_index("sentence")[["post_id", "sentence_id"]]
-    own = rows["post_id"]
-    moved = rows.assign(**{name: rows["sentence"].map(home[name]) for name in ("post_id", "sentence_id")})
-    if "criterion" in by[1:]:
-        groups = connected(groups, moved["post_id"], moved["criterion_id"])
-    within_posts, rows = rows, moved.assign(group=moved["post_id"].map(groups))
-    labels, first = rows.groupby(keys, sort=False)["label"], ~rows.duplicated(keys)
-    highest, lowest = labels.transform("max"), labels.transform("min")
-    pairs = rows.assign(label=highest)[first].sort_values(columns, kind="stable", ignore_index=True)
-    counts["moved_pairs"] = int((own != rows["post_id"])[first].sum())
-    counts |= {"repeated_pairs": int((~first).sum()), "conflicting_labels": int((highest != lowest)[first].sum())}
-    # Of each distinct sentence, annotated or of a post's text, that of the first post that has it; annotated ones first.
-    columns = ["post_id", "sentence_id", "sentence"]
-    every = pd.concat([within_posts[columns].assign(order=0), split[columns].assign(order=1)], ignore_index=True)
-    # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
-    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"]).drop_duplicates(["post_id", "sentence"])
-    within = within.sort_values(["order", "post_id", "sentence_id"], kind="stable")
-    within["group"] = within["post_id"].map(groups)
-    again = within.duplicated("sentence")
-    sentences = within.loc[~again, [*columns, "group"]].sort_values(columns, kind="stable", ignore_index=True)
-    repeats = within.loc[again, ["post_id", "sentence", "group"]].reset_index(drop=True)
-    if by == ("criterion",):  # a sentence to draw from is where its first pair is, or that of its post
-        pairs["group"] = pairs["criterion_id"]
-        of_sentence, of_post = (pairs.groupby(name)["group"].first() for name in ("sentence", "post_id"))
-        for table in (sentences, repeats):
-            near = table["sentence"].map(of_sentence).fillna(table["post_id"].map(of_post))
-            table["group"] = near.fillna(table["group"])
-    counts["repeated_sentences"] = len(repeats)
-    n_groups = pairs["group"].nunique() if by == ("criterion",) else len(set(groups.values()))
-    counts |= {"posts": len(posts), "groups": n_groups}
-    if again_ids := counts["repeated_sentence_ids"]:
-        remarks = [*remarks, f"{again_ids:,} repeated sentence ids made unique"]
-    found = counts["annotations_not_in_post"] <= MOST_NOT_FOUND * len(within_posts)
-    corpus = _finished(pairs, sentences, repeats, criteria, ", ".join(by), counts)
-    return dataclasses.replace(corpus, form=form, spans_in_posts=found, remarks=(why, *remarks))
-
-
-def _not_in_post(rows: pd.DataFrame, posts: pd.DataFrame) -> int:
-    """Number of annotated rows whose sentence is not in the text of their post; those of posts without text do not count."""
-    with_text = posts[posts["text"].str.strip() != ""]
-    texts = {post: tables.text_key(text) for post, text in zip(with_text["post_id"], with_text["text"], strict=True)}
-    pairs = zip(rows["post_id"], rows["sentence"], strict=True)
-    return sum(post in texts and tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
+    pairs, sentences, repeats, found = merge(rows, posts, groups, by)
+    if again := counts["repeated_sentence_ids"]:
+        remarks = [*remarks, f"{again:,} repeated sentence ids made unique"]
+    corpus = _finished(pairs, sentences, repeats, criteria, ", ".join(by), counts | found)
+    in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
+    return dataclasses.replace(corpus, form=form, spans_in_posts=in_posts, remarks=(why, *remarks))
 
 
 def _finished(
@@ -431,7 +380,12 @@ def _finished(
     report = DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
     digest = hashlib.sha256()
     for table in (pairs, sentences, repeats):
-        columns = [table[name].tolist() for name in sorted(table.columns)]
-        digest.update(json.dumps(sorted(zip(*columns, strict=True))).encode())
+        coded = [pd.factorize(table[name]) for name in sorted(table.columns)]
+        content = sorted(zip(*(np.asarray(each, dtype=object)[codes].tolist() for codes, each in coded), strict=True))
+        # The text of one list, in parts for memory.
+        for start in range(0, len(content) or 1, AT_ONCE):
+            part = json.dumps(content[start : start + AT_ONCE])
+            digest.update(((", " if start else "[") + part[1:-1]).encode())
+        digest.update(b"]")
     digest.update(json.dumps(sorted(criteria.items())).encode())
     return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest(), repeats=repeats)

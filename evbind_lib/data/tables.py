@@ -53,8 +53,10 @@ def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, 
 
 def clean(text: str) -> str:
     """One form for texts that look alike: Unicode NFC, runs of whitespace as one space, none at the ends."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
+
+PLAIN = r"[!-~]+(?: [!-~]+)*"  # nothing to clean
 
 # Code points of apostrophes and quotation marks, all written as one of the two on a keyboard.
 QUOTES = dict.fromkeys((0x60, 0xB4, 0x2018, 0x2019, 0x201B), "'") | dict.fromkeys(
@@ -73,7 +75,9 @@ def text_key(text: str) -> str:
 
 def clean_id(text: str) -> str:
     """An id as it is compared: composed letters, without invisible marks and space around it; nothing else is changed."""
-    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text.strip()
+    text = unicodedata.normalize("NFC", text)
     return "".join(letter for letter in text if unicodedata.category(letter) != "Cf").strip()
 
 
@@ -128,32 +132,45 @@ def clean_rows(table: pd.DataFrame, place: str, label: str, names: Mapping[Any, 
         remedy += ", or say in data.labels={evidence: [...], none: [...]} what they are" if "=" in place else ""
         raise DataError(f"{place}, row {row}: {label} is {value}; {remedy}.")
     labels = table[label].map(values)
-    ids, sentences = _post_ids(table, place), table["sentence"].map(clean)
+    ids, sentences = _post_ids(table, place), each_text(table["sentence"], clean)
     table = table.assign(post_id=ids, label=labels.astype(np.int8), sentence=sentences)
-    empty = table["sentence"].map(lambda text: text == "" or (not text.isascii() and text_key(text) == ""))
+    empty = each_text(sentences, lambda text: text_key(text) if not text.isascii() else text) == ""
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
-    counts = {"annotations": len(table), "empty_sentences": int(empty.sum())}
+    counts = {"annotations": len(table), "empty_sentences": int(empty.sum()), "repeated_sentence_ids": 0}
     table = table[~empty]
-    # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
-    made = table["post_id"] + "_a" + _number(table, ["post_id"]).astype(str)
-    given = table["sentence_id"].map(clean_id) if "sentence_id" in table else made
-    table = table.assign(sentence_id=given.where(given != "", made))
+    given = each_text(table["sentence_id"], clean_id) if "sentence_id" in table else pd.Series("", table.index)
+    if (missing := given == "").any():
+        # Made ids number a post's sentences by text, so that they are the same whatever the order of rows.
+        given = given.where(~missing, table["post_id"] + "_a" + _number(table, table["post_id"]).astype(str))
     # An id that several sentences of a post have would show the wrong one beside an error.
-    number = _number(table, ["post_id", "sentence_id"])
-    counts["repeated_sentence_ids"] = int((number > 0).sum())
-    unique = table["sentence_id"].where(number == 0, table["sentence_id"] + "~" + number.astype(str))
-    return table.assign(sentence_id=unique), counts
+    again = pd.DataFrame({"post": table["post_id"], "id": given}).duplicated(keep=False)
+    if again.any():
+        number = _number(table, table["post_id"], given).where(again, 0)
+        counts["repeated_sentence_ids"] = int((number > 0).sum())
+        given = given.where(number == 0, given + "~" + number.astype(str))
+    return table.assign(sentence_id=given), counts
 
 
-def _number(table: pd.DataFrame, within: list[str]) -> pd.Series:
+def each_text(values: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """Every text changed, each distinct one once, apart from those of printable ASCII with single spaces, which stay."""
+    odd = ~values.str.fullmatch(PLAIN)
+    if not odd.any():
+        return values
+    codes, texts = pd.factorize(values[odd])
+    values = values.copy()
+    values.iloc[np.flatnonzero(odd)] = np.array([*map(change, texts)], dtype=object)[codes]
+    return values
+
+
+def _number(table: pd.DataFrame, *within: pd.Series) -> pd.Series:
     """Number of each sentence among those within the same, by text, from 0."""
     codes = pd.Series(pd.factorize(table["sentence"], sort=True)[0], table.index)
-    return codes.groupby([table[name] for name in within]).rank("dense").astype(int) - 1
+    return codes.groupby([*within]).rank("dense").astype(int) - 1
 
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
-    ids = table["post_id"].map(clean_id)
+    ids = each_text(table["post_id"], clean_id)
     _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
     return ids
 
@@ -192,7 +209,7 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         near = did_you_mean("criterion", table.columns)
         raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
     for column in columns:
-        table = table.assign(**{column: table[column].map(clean_id if column == "criterion_id" else clean)})
+        table = table.assign(**{column: each_text(table[column], clean_id if column == "criterion_id" else clean)})
         _refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
     if "criterion_id" not in table:
         texts = sorted(set(table["criterion"]))
@@ -200,9 +217,8 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
         table = table.assign(criterion_id=table["criterion"].map(ids))
     if "criterion" in table:
-        refuse_several(
-            table["criterion"].map(text_key), table["criterion_id"], place, "texts; give each text its own id"
-        )
+        once = table[["criterion_id", "criterion"]].drop_duplicates()
+        refuse_several(once["criterion"].map(text_key), once["criterion_id"], place, "texts; give each text its own id")
     return table
 
 
