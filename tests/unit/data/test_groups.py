@@ -17,6 +17,7 @@ from evbind_lib.data.folds import Fold, leakage, make_folds
 from evbind_lib.data.groups import connected
 from evbind_lib.data.negatives import fold_pairs
 from evbind_lib.errors import DataError, ParamsError
+from evbind_lib.notebook import run
 
 CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "C": "No joy."}
 Spelling = Callable[[int], str]
@@ -163,3 +164,9 @@ def test_data_group_by_takes_one_name_or_several() -> None:
             compose([f"data.group_by={wrong}"])
     with pytest.raises(DataError, match="no column claims"):
         claims(["claims", "criterion"])
+
+
+def test_every_command_says_what_the_data_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run.check(run.find_notebook("explore_data"), {}, ["data.group_by=auto"])
+    says = "Data: 420 pairs, 292 of them evidence, 9 criteria; 150 groups (author: named by every id, s_AUTHOR_POST)\n"
+    assert capsys.readouterr().err == says
