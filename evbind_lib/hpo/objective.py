@@ -146,6 +146,7 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
 
     After each fold the aggregate of the folds so far is reported at step = fold (Optuna's pull request 5112), and the study's
     pruner decides on it, whatever the objective returns; `optuna.pruners.WilcoxonPruner`, which pairs folds, gets single ones.
+    Where there is a pruner and the metric is one of decisions, a trial whose first two folds call all pairs alike is stopped too.
     Each fold is stored in ``runs/folds`` for `RacingPruner` and ``SearchResult.predictions``. Any `optuna.create_study` will do;
     in a search of evbind's a fold is also tracked and shown, and a time limit or a request to stop takes effect.
 
@@ -224,8 +225,18 @@ class _ReportFolds(Callback):
             return
         single = wants_single_folds(self.trial.study.pruner)
         self.trial.report(scores[-1] if single else aggregate(scores, self.aggregation), step=result.fold)
-        if len(scores) < self.n_folds and self.trial.should_prune():
+        if len(scores) == self.n_folds:
+            return
+        if len(scores) == 2 and self._tells_nothing_apart():
+            raise optuna.TrialPruned("its first two folds call every pair the same")
+        if self.trial.should_prune():
             raise optuna.TrialPruned
+
+    def _tells_nothing_apart(self) -> bool:
+        """Whether the metric is of decisions and these were all alike in each fold, so that no further one would tell more."""
+        decided = ((one.predictions["probability"] >= 0.5).nunique() for one in self.results)
+        is_pruned = not isinstance(self.trial.study.pruner, optuna.pruners.NopPruner)
+        return is_pruned and METRICS[self.metric].on == "decisions" and all(kinds == 1 for kinds in decided)
 
 
 def _check_pairs(trial: optuna.Trial, result: FoldResult) -> None:

@@ -146,8 +146,8 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
             for callback in running.search_callbacks:
                 callback.on_trial_begin(trial)
             value = _finite(objective(trial))
-    except optuna.TrialPruned:
-        state = TrialState.PRUNED
+    except optuna.TrialPruned as pruned:
+        state, record.error = TrialState.PRUNED, str(pruned) or None
     except (SearchStopped, KeyboardInterrupt) as stop:
         state, record.interrupted = TrialState.FAIL, True
         ending = stop if isinstance(stop, KeyboardInterrupt) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,25 @@ def test_the_running_aggregate_is_reported_and_the_last_fold_never_prunes(worksp
     assert (record.metric, record.fold_aggregation, record.fold_scores) == ("accuracy", "mean", [0.875, 0.25, 0.0])
     assert record.fold_seconds == [1.0, 1.0, 1.0] and record.micro_batch is None
     assert TrialRecord.read(study.trials[1]).fold_scores == [0.375]
+
+
+def all_alike(fold: int) -> FoldResult:
+    """A fold in which every pair is called evidence."""
+    result = fold_result(fold, 0.5)
+    table = result.predictions.assign(probability=0.9, logit=2.2)
+    return replace(result, predictions=table)
+
+
+def test_a_trial_that_tells_nothing_apart_in_two_folds_is_stopped_with_its_reason(workspace: Path) -> None:
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=99)
+    with pytest.raises(optuna.TrialPruned, match="its first two folds call every pair the same"):
+        run(report_folds(study_of(pruner).ask(), "macro_f1"), all_alike(0), all_alike(1))
+    # One fold may be luck; the last one is worth nothing to leave out; ranks, and searches without a pruner, want every fold.
+    run(report_folds(study_of(pruner).ask(), "macro_f1"), all_alike(0), fold_result(1, 0.75), all_alike(2))
+    run(report_folds(study_of(pruner).ask(), "roc_auc"), all_alike(0), all_alike(1), all_alike(2))
+    run(report_folds(study_of().ask(), "macro_f1"), all_alike(0), all_alike(1), all_alike(2))
+    of_two = PARAMS.with_values({"training.n_folds": 2})
+    run(report_folds(study_of(pruner).ask(), "macro_f1"), all_alike(0), all_alike(1), params=of_two)
 
 
 def test_other_aggregations_and_lower_metrics(workspace: Path) -> None:
