@@ -19,7 +19,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import ParamsError, TrainingError
 from evbind_lib.hpo.samplers import wants_single_folds
-from evbind_lib.hpo.space import draw
+from evbind_lib.hpo.space import draw, put_in
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, fold_key, trial_name
 from evbind_lib.training.metrics import METRICS, aggregate
@@ -136,7 +136,7 @@ def suggest(trial: optuna.Trial, params: Params) -> Params:
     >>> 1e-4 <= tried.training.args["learning_rate"] <= 1e-2
     True
     """
-    tried = params.with_values({dotted_name(name): value for name, value in draw(trial, params).items()})
+    tried = put_in(params, {dotted_name(name): value for name, value in draw(trial, params).items()})
     TrialRecord(resolved=masked(tried.model_dump(include={"data", "model", "training"}))).write(trial)
     return tried
 

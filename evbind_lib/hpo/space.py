@@ -17,6 +17,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import with_trainer
+from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.paths import resolve_sqlite, sqlite_file
 from evbind_lib.config.schema import DataParams, Params, dotted_name
 from evbind_lib.errors import ModelError, ParamsError, SearchError
@@ -62,8 +63,8 @@ def check_space(params: Params) -> None:
                 f"hpo.search_space.{name}: {problem}; give it a range and a step of common size."
             ) from None
         for value in values:
-            tried = params.with_values({dotted: value})
             try:
+                tried = put_in(params, {dotted: value})
                 if dotted.startswith("model."):
                     check(tried)
                 choose_loss(tried, np.array([0, 1]))
@@ -76,6 +77,13 @@ def check_space(params: Params) -> None:
             _best_of(source, open_storage(params.hpo.study.storage) if file is None or file.exists() else None)
         else:
             with_trainer(params, source)
+
+
+def put_in(params: Params, values: Mapping[str, Any]) -> Params:
+    """Parameters with searched values, by dotted names; another encoder is given no longer pairs than it has positions for."""
+    length, name = params.model.max_length, values.get("model.name", TINY)
+    fitting = {} if name == TINY else {"model.max_length": min(length, int(encoder_default(name, "max_length")))}
+    return params.with_values({**fitting, **values})
 
 
 def parents_first(params: Params) -> list[str]:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from evbind_lib.config.compose import compose, with_trainer
 from evbind_lib.config.schema import Distribution, Params, dotted_name
 from evbind_lib.errors import ParamsError
+from evbind_lib.hpo.objective import suggest
 from evbind_lib.hpo.space import check_space, draw, enqueued_values, searched_values
+from tests import checkpoints
 from tests.conftest import PROJECT
 
 
@@ -174,3 +176,19 @@ def test_a_search_may_begin_with_what_an_earlier_one_found(workspace: Path) -> N
     assert values["learning_rate"] == found.training.args["learning_rate"] and not notes
     with pytest.raises(ParamsError, match="did you mean 'default'"):
         check_space(compose(["hpo.enqueue=[defalt]"]))
+
+
+def test_several_encoders_are_searched_each_with_a_length_that_it_can_take(tmp_path: Path) -> None:
+    long, short = checkpoints.write_bert(tmp_path / "long"), checkpoints.write_roberta(tmp_path / "short")
+    space = f"hpo.search_space.model.name={{type: categorical, choices: ['{long}', '{short}']}}"
+    dropout = "hpo.search_space.model.dropout={type: uniform, low: 0.0, high: 0.3}"
+    schedule = "hpo.search_space.lr_scheduler_type={type: categorical, choices: [linear, cosine]}"
+    smoothing = "hpo.search_space.training.loss_args.smoothing={type: uniform, low: 0.0, high: 0.2}"
+    chosen = [f"model.name={long}", "model.max_length=100", space, dropout, schedule, smoothing]
+    params = compose([*chosen, "hpo.fixed={loss_function: smoothed_ce}"], model="pretrained")
+    check_space(params)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    tried = [suggest(study.ask(), params) for _ in range(12)]
+    assert {(each.model.name, each.model.max_length) for each in tried} == {(str(long), 100), (str(short), 64)}
+    assert {each.training.args["lr_scheduler_type"] for each in tried} == {"linear", "cosine"}
+    assert all(0 <= each.model.dropout <= 0.3 and 0 <= each.training.loss_args["smoothing"] <= 0.2 for each in tried)
