@@ -123,8 +123,8 @@ def study_uid(study: optuna.Study) -> str:
 
 def is_finished(trial: FrozenTrial) -> bool:
     """Whether a trial ended by itself: was neither cut off nor one too many."""
-    record = TrialRecord.read(trial)
-    return trial.state.is_finished() and not record.interrupted and not record.surplus
+    attributes = trial.user_attrs  # asked for all trials, several times in each
+    return trial.state.is_finished() and not attributes.get("interrupted") and not attributes.get("surplus")
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -132,7 +132,8 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
     if StudyRecord.read(study).identity is None:
         return trials
-    return [trial for trial in trials if trial.state == TrialState.WAITING or TrialRecord.read(trial).values()]
+    known = TrialRecord.__dataclass_fields__.keys()
+    return [trial for trial in trials if trial.state == TrialState.WAITING or known & trial.user_attrs.keys()]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
