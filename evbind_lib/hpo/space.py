@@ -208,9 +208,8 @@ def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"
             begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
             raise refusal(study.study_name, f"{reason} ({begin})") from None
-    StudyRecord(
-        search_space={name: each.model_dump(mode="json") for name, each in params.hpo.search_space.items()}
-    ).write(study)
+    space = {name: each.model_dump(mode="json") for name, each in params.hpo.search_space.items()}
+    StudyRecord(search_space=space).write(study)
     if not tried:
         return []
     added = {name for name in now.keys() - tried.keys() if not params.hpo.search_space[name].when}

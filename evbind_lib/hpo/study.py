@@ -108,9 +108,7 @@ class StudyRecord(_Record):
     identity: dict[str, Any] | None = None
     ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
     n_finalists: int | None = None
-    finalists: dict[str, Any] | None = (
-        None  # by number of the trial: values with fresh seeds, the code that trained them
-    )
+    finalists: dict[str, Any] | None = None  # by number of the trial: values with fresh seeds, and their code
 
 
 def study_uid(study: optuna.Study) -> str:
