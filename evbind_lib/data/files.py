@@ -19,7 +19,7 @@ import pyarrow as pa
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+SUFFIXES, PACKED = (".csv", ".tsv", ".parquet", ".jsonl"), (".gz", ".zip")
 NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
 MOST_CHARACTERS = 1_000_000  # of one cell
 AT_ONCE = 100_000  # rows held as Python's strings, for memory
@@ -49,10 +49,9 @@ def read_table(
     calls our columns, where it has them.
     """
     path = path if path is None else str(path)
-    suffix = next(
-        (end for end in reversed(Path(path or "table.csv").suffixes) if end.lower() not in PACKED), ""
-    ).lower()
-    if suffix not in SUFFIXES and not (path or "").lower().endswith(".zip"):
+    suffixes = [end.lower() for end in Path(path or "table.csv").suffixes]
+    suffix = next((end for end in suffixes[::-1] if end not in PACKED), "")
+    if suffix not in SUFFIXES and suffixes[-1:] != [".zip"]:
         remedy = f"use {', '.join(SUFFIXES)}, or one of these as .gz or in a .zip"
         if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
             remedy = "save the sheet as CSV UTF-8 (.csv)"
@@ -77,7 +76,7 @@ def read_file(path: str | None, key: str, reader: Reader) -> Any:
         raise DataError(f"{place}: the file is empty; give a file with data.")
     try:
         with file.open("rb") as opened:
-            return PACKED.get(file.suffix.lower(), lambda content, read: read(content))(opened, reader)
+            return reader(_unpacked(opened, file.suffix.lower()))
     except UnicodeDecodeError:
         raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
     except NoTableError as error:
@@ -88,22 +87,17 @@ def read_file(path: str | None, key: str, reader: Reader) -> Any:
         raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
 
 
-def _unzip(packed: IO[bytes], reader: Reader) -> Any:
-    """Read the one file of an archive, apart from what a Mac adds."""
-    with zipfile.ZipFile(packed) as archive:
-        inside = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX")]
-        if len(inside) != 1:
-            raise NoTableError(f": it holds {len(inside)} files, and needs one; unpack it and name the table")
-        with archive.open(inside[0]) as file:
-            return reader(file)
-
-
-def _gunzip(packed: IO[bytes], reader: Reader) -> Any:
-    with gzip.open(packed, "rb") as file:
-        return reader(file)
-
-
-PACKED: dict[str, Callable[[IO[bytes], Reader], Any]] = {".gz": _gunzip, ".zip": _unzip}
+def _unpacked(file: IO[bytes], suffix: str) -> Any:
+    """What a file holds, unpacked; of an archive the one file in it, apart from what a Mac adds."""
+    if suffix not in PACKED:
+        return file
+    if suffix == ".gz":
+        return gzip.open(file, "rb")
+    archive = zipfile.ZipFile(file)
+    inside = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    if len(inside) != 1:
+        raise NoTableError(f": it holds {len(inside)} files, and needs one; unpack it and name the table")
+    return archive.open(inside[0])
 
 
 def _read(file: IO[bytes], suffix: str) -> pd.DataFrame:
@@ -113,7 +107,7 @@ def _read(file: IO[bytes], suffix: str) -> pd.DataFrame:
         table = pd.read_parquet(io.BytesIO(file.read()), dtype_backend="pyarrow")  # numbers with gaps stay whole
         return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis="index")
     if suffix == ".jsonl":
-        return table_of_objects(read_objects(file))
+        return _table_of_objects(read_objects(file))
     if suffix in SUFFIXES:
         return _read_delimited(file, "\t" if suffix == ".tsv" else ",")
     raise NoTableError(f": what it holds is none of {', '.join(SUFFIXES)}; write one of these")
@@ -123,30 +117,20 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
     """Rows that have as many fields as the header; in a TSV a quote is text."""
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader, begins, limit = (
-        csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True),
-        1,
-        csv.field_size_limit(),
-    )
-    header: list[str] = []
-    rows: list[list[str]] = []
-    numbers: list[int] = []
-    parts: list[pa.RecordBatch] = []
-    csv.field_size_limit(MOST_CHARACTERS)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    limit, begins, header = csv.field_size_limit(MOST_CHARACTERS), 1, list[str]()
+    rows, numbers, parts = list[list[str]](), list[int](), list[list[pa.Array]]()
     try:
         for row in reader:
-            if row and not header:
-                header = row
-            elif row:
-                if len(row) != len(header):
-                    fields = f"{len(row)} {'field' if len(row) == 1 else 'fields'}, the header {len(header)}"
-                    raise NoTableError(
-                        f", row {begins}: it has {fields}; correct it, and in CSV quote texts that hold commas"
-                    )
+            header = header or row
+            if row and len(row) != len(header):
+                problem = f"it has {len(row)} fields, the header {len(header)}"
+                raise NoTableError(f", row {begins}: {problem}; correct it, and in CSV quote texts that hold commas")
+            if row and row is not header:
                 rows.append(row)
                 numbers.append(begins)
-                if len(rows) == AT_ONCE:
-                    parts, rows = [*parts, _batch(rows)], []
+            if len(rows) == AT_ONCE:
+                parts, rows = [*parts, _columns(rows)], []
             begins = reader.line_num + 1
     except csv.Error as error:
         problem, remedy = "a quote within a quoted text", 'write "" for a quote, and quote texts that hold commas'
@@ -160,13 +144,13 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
     if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
         remedy = "name it .tsv" if other == "\t" else "save it with commas"
         raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}; {remedy}")
-    parts = [*parts, _batch(rows)] if rows else parts
+    parts = [*parts, _columns(rows)] if rows else parts
     columns = [pa.chunked_array([part[at] for part in parts], pa.string()).to_pandas() for at in range(len(header))]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     return table.set_axis(header, axis="columns").set_axis(np.array(numbers, dtype=np.int64), axis="index")
 
 
-def _batch(rows: list[list[str]]) -> list[pa.Array]:
+def _columns(rows: list[list[str]]) -> list[pa.Array]:
     return [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
 
 
@@ -184,14 +168,12 @@ def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def table_of_objects(objects: Iterator[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
+def _table_of_objects(objects: Iterator[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
     """A table of objects, in which numbers stay what they are where others lack them."""
-    numbers, rows = [], []
-    for number, row in objects:
-        numbers.append(number)
-        rows.append(row)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], numbers, object) for name in columns})
+    rows = dict(objects)
+    columns = dict.fromkeys(name for row in rows.values() for name in row)
+    values = {name: pd.Series([row.get(name) for row in rows.values()], [*rows], object) for name in columns}
+    return pd.DataFrame(values)
 
 
 def as_text(
@@ -214,29 +196,26 @@ def as_text(
         raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
     if table.empty:
         raise DataError(f"{place}: it has no rows; give a table with data.")
-    table = table.assign(**{ours: table[theirs] for ours, theirs in (names or {}).items() if theirs in table})
-    named = () if "text" in columns else NAMED
-    lost = [theirs for ours, theirs in (names or {}).items() if ours in (*columns, *named) and ours not in table]
+    names, named = names or {}, () if "text" in columns else NAMED
+    table = table.assign(**{ours: table[theirs] for ours, theirs in names.items() if theirs in table})
+    lost = [theirs for ours, theirs in names.items() if ours in (*columns, *named) and ours not in table]
     if missing := lost or [column for column in columns if column not in table]:
-        what = (
-            f"the columns {', '.join(missing[:-1])} and {missing[-1]} are"
-            if missing[1:]
-            else f"the column {missing[0]} is"
-        )
+        what = f"column {missing[0]} is"
+        if missing[1:]:
+            what = f"columns {', '.join(missing[:-1])} and {missing[-1]} are"
         end = did_you_mean("" if missing[1:] else missing[0], table.columns)
         if "data." in place and end.endswith("."):
             end = f"{end[:-1]}; name the right ones in data.columns={{{missing[0]}: COLUMN}}."
-        raise DataError(f"{place}: {what} missing{end}")
-    wanted = {*columns, *NAMED, *(names or {})}
+        raise DataError(f"{place}: the {what} missing{end}")
+    rows = pd.RangeIndex(len(table)) if rows is None else rows
     texts = {}
     for name in table.columns:
         try:
             texts[name] = _column_as_text(table[name])
         except _NoTextError as error:
-            if name in wanted:
-                row = (pd.RangeIndex(len(table)) if rows is None else rows)[error.at]
-                raise DataError(f"{place}, row {row}: {name} {error}.") from None
-    return pd.DataFrame(texts).set_axis(pd.RangeIndex(len(table)) if rows is None else rows, axis="index")
+            if name in {*columns, *NAMED, *names}:
+                raise DataError(f"{place}, row {rows[error.at]}: {name} {error}.") from None
+    return pd.DataFrame(texts).set_axis(rows, axis="index")
 
 
 def _column_as_text(values: pd.Series) -> pd.Series:
