@@ -222,14 +222,18 @@ def _column_as_text(values: pd.Series) -> pd.Series:
     """Every cell by the one rule, as a column of pandas' text."""
     if values.dtype == "str":
         texts = values.fillna("")
-        if not texts.str.contains("\0", regex=False).any():  # half a character cannot stand in this type
+        wrong = texts.str.contains("\0", regex=False) | (texts.str.len() > MOST_CHARACTERS)
+        if not wrong.any():  # half a character cannot stand in this type
             return texts.reset_index(drop=True)
     cells = values.astype(object).tolist()
     plain = all(type(cell) is str for cell in cells)
     written = cells if plain else [_cell(cell, at) for at, cell in enumerate(cells)]
-    for at in (at for at, text in enumerate(written) if NO_TEXT.search(text)):
-        what = "a NUL byte" if "\0" in written[at] else "half a character (a lone surrogate)"
-        raise _NoTextError(at, f"holds {what}; write the text again in UTF-8")
+    for at, text in enumerate(written):
+        if len(text) > MOST_CHARACTERS:
+            raise _NoTextError(at, f"has more than {MOST_CHARACTERS:,} characters; shorten it")
+        if NO_TEXT.search(text):
+            what = "a NUL byte" if "\0" in text else "half a character (a lone surrogate)"
+            raise _NoTextError(at, f"holds {what}; write the text again in UTF-8")
     return pd.Series(written, dtype="str")
 
 

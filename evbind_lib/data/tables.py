@@ -52,8 +52,8 @@ def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, 
 
 
 def clean(text: str) -> str:
-    """One form for texts that look alike: Unicode NFC, runs of whitespace as one space, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """One form for texts that look alike: Unicode NFC, runs of whitespace and control characters as one space."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", unicodedata.normalize("NFC", text)).split())
 
 
 PLAIN = r"[!-~]+(?: [!-~]+)*"  # nothing to clean

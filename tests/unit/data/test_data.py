@@ -132,7 +132,7 @@ def test_special_cases_are_negatives_of_every_criterion_or_dropped(write_redsm5:
 
 
 def test_texts_that_look_alike_are_one(write_redsm5: Write) -> None:
-    rows = [("a", "Cafe\u0301  is\tshut ", "MOOD", 1), ("b", "Café is shut", "MOOD", 1), ("b", "NA", "MOOD", 0)]
+    rows = [("a", "Cafe\u0301  is\t\x08shut\x9f ", "MOOD", 1), ("b", "Café is shut", "MOOD", 1), ("b", "NA", "MOOD", 0)]
     corpus = read(write_redsm5(rows, {"a": "x", "b": "None"}, CRITERIA))
     assert labelled(corpus) == {("MOOD", "Café is shut"): 1, ("MOOD", "NA"): 0}
     assert {"None", "NA"} < set(corpus.sentences["sentence"])

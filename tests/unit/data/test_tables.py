@@ -66,6 +66,7 @@ def test_missing_cells_are_empty_and_numbers_keep_their_digits_in_every_format(t
         (np.array(["a"]), "holds a list"),
         (1e18, "digits"),
         ("a\0", "NUL"),
+        ("a" * 1_000_001, "1,000,000 characters"),
         ("a\ud800", "surrogate"),
     ],
 )
