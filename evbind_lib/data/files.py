@@ -24,7 +24,7 @@ NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # rea
 MOST_CHARACTERS = 1_000_000  # of one cell
 AT_ONCE = 100_000  # rows held as Python's strings, for memory
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 Reader = Callable[[Any], Any]  # of an open binary file
 
 
@@ -231,7 +231,7 @@ def _column_as_text(values: pd.Series) -> pd.Series:
     for at, text in enumerate(written):
         if len(text) > MOST_CHARACTERS:
             raise _NoTextError(at, f"has more than {MOST_CHARACTERS:,} characters; shorten it")
-        if NO_TEXT.search(text):
+        if UNWRITABLE.search(text):
             what = "a NUL byte" if "\0" in text else "half a character (a lone surrogate)"
             raise _NoTextError(at, f"holds {what}; write the text again in UTF-8")
     return pd.Series(written, dtype="str")

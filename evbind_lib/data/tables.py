@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evbind_lib.data.files import NO_TEXT, read_file
+from evbind_lib.data.files import UNWRITABLE, read_file
 from evbind_lib.errors import DataError, did_you_mean, near_name
 
 Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
@@ -40,7 +40,7 @@ def check_criteria(entries: Iterable[tuple[Any, Any]], place: str) -> dict[str, 
     for name, text in ((clean_id(str(name)), text) for name, text in entries):
         if name in criteria:
             raise DataError(f"{place}: the id {name} stands there twice; give each criterion its own id.")
-        if NO_TEXT.search(name) or NO_TEXT.search(str(text)):
+        if UNWRITABLE.search(name) or UNWRITABLE.search(str(text)):
             problem = "an id or a text holds a NUL byte or half a character (a lone surrogate)"
             raise DataError(f"{place}: {problem}; write it again in UTF-8.")
         if not isinstance(text, str) or not clean(text):
