@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evbind_lib.config.distribution import FIELDS
 from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import project_folder, workspace
-from evbind_lib.config.schema import FIELDS, GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
+from evbind_lib.config.schema import GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
 from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group

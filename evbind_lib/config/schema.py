@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from evbind_lib.config.arguments import Arguments, Finite
+from evbind_lib.config.distribution import SCALARS, Distribution, is_number
 from evbind_lib.config.masking import masked
 from evbind_lib.errors import ParamsError, did_you_mean, shown
 
@@ -30,76 +21,11 @@ GONE = dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"),
 GONE |= dict.fromkeys(("hpo.stop.terminator", "hpo.stop.min_trials"), "it is gone; set hpo.stop.no_improvement instead")
 # Of `DataParams`, those that hold for any corpus; the others name the files of one.
 SAMPLING = {"negatives", "pos_neg_ratio", "negative_strategy", "eval_neg_ratio", "same_post_negatives", "seed"}
-SCALARS: tuple[Any, ...] = (bool, int, float, str, type(None))
 NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
-# What each type of a searched parameter is written with; a step may be left out.
-RANGE, STEPS = {"low", "high"}, {"low", "high", "step"}
-FIELDS = {"uniform": STEPS, "int": STEPS, "log_uniform": RANGE, "log_int": RANGE, "categorical": {"choices"}}
 
 
 class Section(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """A branch of the tree: unknown keys and numbers without an end are refused, values cannot be changed after validation."""
-
-
-class Distribution(Section):
-    """One searched parameter: a range of numbers (plain or logarithmic, whole or not) or choices; ``when`` ties it to others."""
-
-    type: Literal["uniform", "log_uniform", "int", "log_int", "categorical"]
-    low: int | float | None = None
-    high: int | float | None = None
-    step: int | float | None = Field(default=None, gt=0)
-    choices: list[Any] | None = Field(default=None, min_length=1)
-    when: dict[str, Any] = {}
-
-    @field_validator("low", "high", "step", mode="before")
-    @classmethod
-    def _number_of_the_type(cls, value: Any, info: Any) -> Any:
-        if value is None or "type" not in info.data:
-            return value
-        whole = info.data["type"] in ("int", "log_int")
-        if not _is_number(value) or (whole and value != int(value)):
-            raise ValueError("must be a whole number" if whole else "must be a number")
-        return int(value) if whole else float(value)
-
-    @model_validator(mode="after")
-    def _fields_of_the_type(self) -> Self:
-        belongs, given = FIELDS[self.type], {*self.model_dump()} - {"type", "when"}
-        if given - belongs:
-            raise ValueError(f"{min(given - belongs)} is not of type={self.type}; leave it out or set another type")
-        if missing := belongs - given - {"step"}:
-            raise ValueError(f"{min(missing)} is missing, which type={self.type} needs; set it")
-        choices = self.choices or []
-        if not all(isinstance(value, SCALARS) for value in choices) or len({*choices}) < len(choices):
-            raise ValueError("choices must be different numbers, texts, bools or null (1 and true count as the same)")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")
-        if self.low is not None and self.low <= 0 and self.type.startswith("log_"):
-            raise ValueError(f"low={self.low:g} has no logarithm; use a low above 0 or a type without log_")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _what_is_set(self, dump: Any) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if value is not None}
-
-    @property
-    def last(self) -> Any:
-        """The largest number that can be drawn: high, or the last step below it."""
-        if self.step is None:
-            return self.high
-        # In decimals, as they were written: 0.3 is no multiple of 0.1 in binary.
-        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
-        last = low + (high - low) // step * step
-        return int(last) if self.type == "int" else float(last)
-
-    def to_optuna(self) -> Any:
-        """Distribution of Optuna's; its high is `last`, so that Optuna need not warn that it moves it there."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        log = self.type.startswith("log_")
-        if self.choices is not None:
-            return CategoricalDistribution(self.choices)
-        kind, step = (IntDistribution, 1) if self.type in ("int", "log_int") else (FloatDistribution, None)
-        return kind(self.low, self.last, log=log, step=self.step or step)
 
 
 class DataParams(Section):
@@ -128,7 +54,7 @@ class DataParams(Section):
     @field_validator("eval_neg_ratio", mode="before")
     @classmethod
     def _number_or_natural(cls, value: Any) -> Any:
-        if value != "natural" and not (_is_number(value) and 0 < value <= 1e6):
+        if value != "natural" and not (is_number(value) and 0 < value <= 1e6):
             raise ValueError("must be at most 1e6 and above 0, or natural")
         return value
 
@@ -416,7 +342,3 @@ def explain(error: ValidationError) -> str:
     given = f"={shown(masked(value, key))}" if kind != "missing" and isinstance(value, SCALARS) else ""
     sentence = f"{shown(key)}{given}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

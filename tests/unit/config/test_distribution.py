@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import ValidationError
 
-from evbind_lib.config.schema import Distribution
+from evbind_lib.config.distribution import Distribution
 
 
 def draw(written: Distribution, seed: int) -> Any:

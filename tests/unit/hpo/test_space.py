@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evbind_lib.config.compose import compose, with_trainer
-from evbind_lib.config.schema import Distribution, Params, dotted_name
+from evbind_lib.config.distribution import Distribution
+from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.errors import ParamsError
 from evbind_lib.hpo.objective import suggest
 from evbind_lib.hpo.space import check_space, draw, enqueued_values, searched_values
