@@ -28,6 +28,7 @@ PAIRS = ("sentence", "label")
 MOST_NOT_FOUND = (
     0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
 )
+MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
@@ -361,6 +362,9 @@ def _corpus(
     pairs, sentences, repeats, found = merge(rows, posts, groups, by)
     if again := counts["repeated_sentence_ids"]:
         remarks = [*remarks, f"{again:,} repeated sentence ids made unique"]
+    largest = pairs["group"].value_counts(normalize=True).iloc[0]
+    if len(by) > 1 and largest > MOST_CONNECTED:
+        remarks = [*remarks, f"these connect {largest:.0%} of the pairs to one group, so group by one of them"]
     corpus = _finished(pairs, sentences, repeats, criteria, ", ".join(by), counts | found)
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
     return dataclasses.replace(corpus, form=form, spans_in_posts=in_posts, remarks=(why, *remarks))

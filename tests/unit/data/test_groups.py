@@ -157,6 +157,16 @@ def test_a_few_criteria_are_classes_that_are_meant_on_both_sides(corpus: Corpus,
     assert audit.attrs["criteria"].startswith("9 of 9 criteria on both sides (meant") and not audit.to_numpy().any()
 
 
+def test_columns_that_connect_most_pairs_to_one_group_are_told() -> None:
+    rows = [("a", "c", "One.", 1), ("b", "c", "Two.", 0), ("b", "d", "Six.", 0)]
+    table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
+    assert (
+        "these connect 100% of the pairs to one group"
+        in Corpus.from_pairs(table, group_by=["post_id", "criterion"]).summary
+    )
+    assert "connect" not in claims(["post_id", "criterion"]).summary
+
+
 def test_data_group_by_takes_one_name_or_several() -> None:
     assert compose(["data.group_by=[post_id,criterion]"]).data.group_by == ["post_id", "criterion"]
     for wrong in ("[]", "3", "''"):
