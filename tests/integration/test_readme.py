@@ -13,6 +13,7 @@ import sklearn.metrics
 import torch
 
 from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space
 from evbind_lib.notebook.run import default_choices, find_notebook, own_parameters
@@ -42,6 +43,12 @@ def test_a_command_composes(command: str, workspace: Path) -> None:
     choices, overrides = split_arguments(words[: options[0]] if options else words)
     _, overrides = own_parameters(notebook, overrides)
     params = compose(overrides, **{**default_choices(notebook), **choices})
+    for source in params.hpo.enqueue:
+        if source.startswith("study:"):  # one that was searched before
+            study = optuna.create_study(
+                storage=resolve_sqlite(params.hpo.study.storage), study_name=source.removeprefix("study:")
+            )
+            study.add_trial(optuna.trial.create_trial(value=0.5))
     check_space(params)
     build_sampler(params.hpo.sampler, n_earlier_trials=0)
     build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
