@@ -130,7 +130,11 @@ class Store:
     @contextlib.contextmanager
     def at_end(self) -> Iterator[bool]:
         """Write what remains at the end, after all that waits; gives whether something could not be written before."""
-        had_gaps = self._writer.submit(lambda: self.has_gaps).result()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # at the end of the interpreter its threads have ended, with all that waited
+            self._writer.submit(lambda: None).result()
+        had_gaps = self.has_gaps
         self.has_gaps = False
         with self.going_on("`evbind sync` writes what is missing of a study"):
             yield had_gaps

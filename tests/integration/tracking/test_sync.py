@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,3 +238,21 @@ def test_a_copied_workspace_writes_into_its_own_place_whatever_its_name(
     monkeypatch.setenv("HOME", str(workspace.parent))
     open_storage("sqlite:///~/own.db")
     assert (workspace.parent / "own.db").is_file() and not (copy / "~").exists()
+
+
+@pytest.mark.usefixtures("mlflow_tables")
+def test_a_run_that_the_end_of_its_process_ends_is_ended(workspace: Path) -> None:
+    code = """
+import atexit
+import nbformat
+import evbind_lib as ev
+from evbind_lib.tracking.runs import NotebookRun
+from evbind_lib.tracking.store import Store
+run = NotebookRun.open(Store(ev.compose().tracking), "notebooks", "own", parameters={})
+run.count_cell()
+atexit.register(run.finish, nbformat.v4.new_notebook(), "the kernel was shut down", status="KILLED")
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=100, check=True)
+    store = Store(compose().tracking)
+    (run,) = store.find(store.experiments["notebooks"], {"evbind.notebook": "own"})
+    assert (run.info.status, run.data.tags["evbind.error"]) == ("KILLED", "the kernel was shut down")
