@@ -86,7 +86,7 @@ def test_numbers_of_results_and_figures_are_settled_as_well() -> None:
 MUTATIONS = {
     # file, what is there, what is put there, notebook that must notice
     "focal loss": ("training/losses.py", "(gamma * log_rest)", "((gamma + 0.2) * log_rest)", "03_hpo_search"),
-    "fold seed": ("data/folds.py", "random_state=seed)", "random_state=seed + 1)", "01_explore_data"),
+    "fold seed": ("data/folds.py", "random_state=data.seed)", "random_state=data.seed + 1)", "01_explore_data"),
     "metric": ("training/metrics.py", 'average="macro"', 'average="weighted"', "04_compare"),
 }
 
