@@ -86,14 +86,15 @@ def test_a_trial_that_raises_is_failed_with_its_error_and_the_study_goes_on(
     brief: Callable[..., Params], corpus: Corpus
 ) -> None:
     # Without it, weights that no pair has used yet are 0 / 0.
-    epsilons = "hpo.search_space.adam_epsilon={type:categorical,choices:[1e-8,0.0]}"
+    epsilons = "hpo.search_space.adam_epsilon={type:categorical,choices:[1e-8,1e-7,0.0]}"
     result = search(brief(epsilons, "hpo.trials.n_trials=6", "hpo.sampler.type=random"), corpus)
     by_value = {
-        value: {t.state for t in result.study.trials if t.params["adam_epsilon"] == value} for value in (1e-8, 0.0)
+        value: {t.state for t in result.study.trials if t.params["adam_epsilon"] == value}
+        for value in (1e-8, 1e-7, 0.0)
     }
-    assert by_value == {1e-8: {TrialState.COMPLETE}, 0.0: {TrialState.FAIL}}
+    assert by_value == dict.fromkeys((1e-8, 1e-7), {TrialState.COMPLETE}) | {0.0: {TrialState.FAIL}}
     failed = result.study.get_trials(states=(TrialState.FAIL,))
-    assert all(trial.user_attrs["error"].startswith("TrainingError: fold 1, step") for trial in failed)
+    assert all(trial.user_attrs["error"].startswith("NotFiniteError: fold 1, step") for trial in failed)
     assert all(":" in place and "evbind" not in place for trial in failed for place in trial.user_attrs["traceback"])
     assert count_trials(result.study) == {
         "total": 6,
@@ -107,7 +108,7 @@ def test_a_trial_that_raises_is_failed_with_its_error_and_the_study_goes_on(
 
 def test_a_search_without_a_complete_trial_says_so(brief: Callable[..., Params], corpus: Corpus) -> None:
     epsilons = "hpo.search_space.adam_epsilon={type:categorical,choices:[0.0]}"
-    with pytest.raises(SearchError, match=r"none of its 2 .*trial 0 failed with TrainingError: fold 1"):
+    with pytest.raises(SearchError, match=r"none of its 2 .*trial 0 failed with NotFiniteError: fold 1"):
         search(brief(epsilons, "hpo.trials.n_trials=2"), corpus)
 
 
