@@ -5,8 +5,8 @@ import contextlib
 import functools
 import html
 import os
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 import ipywidgets
@@ -23,8 +23,6 @@ from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
 from evbind_lib.training.result import Callback, EpochResult, FoldResult
-
-LAST_TRIALS = 8
 
 
 class Progress(Callback):
@@ -106,23 +104,22 @@ class SearchProgress(Progress, SearchCallback):
         self.update(text)
 
 
-class SearchMonitor(SearchCallback, Callback):
-    """Live view of a search: progress, best value, time left, trials, and a button that ends it after the current fold."""
+class SearchMonitor(SearchProgress):
+    """The same in a front end: bars, best value, time left, the history, and a button that ends it after the current fold."""
 
     def __init__(self, params: Params) -> None:
-        self.tracking, self.wants_stop = params.tracking, False
+        super().__init__(params.hpo.trials.n_trials)
+        self.n_jobs, self.tracking, self.wants_stop = params.hpo.trials.n_jobs, params.tracking, False
         self.study: optuna.Study | None = None
-        self.n_earlier, self.started = 0, time.monotonic()
-        bar = functools.partial(ipywidgets.IntProgress, layout={"width": "98%"})
+        bar = functools.partial(ipywidgets.IntProgress, layout={"width": "45%"})
         self.trials = bar(max=params.hpo.trials.n_trials, description="trials")
         self.folds = bar(max=params.training.n_folds, description="folds")
-        self.head, self.now, self.table = (ipywidgets.HTML() for _ in range(3))
+        self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
         self.button = ipywidgets.Button(description="Stop after this fold", **looks)
         self.button.on_click(self.press)
         self.place: DisplayHandle | None = None  # of the figure
-        bars = ipywidgets.VBox([self.trials, self.folds, self.now, self.button], layout={"width": "45%"})
-        self.view = ipywidgets.VBox([self.head, ipywidgets.HBox([bars, ipywidgets.VBox([self.table])])])
+        self.view = ipywidgets.VBox([self.head, self.trials, self.folds, self.now, self.button])
         hear_while_busy(self.button)
 
     def press(self, button: ipywidgets.Button) -> None:
@@ -130,29 +127,30 @@ class SearchMonitor(SearchCallback, Callback):
         self.wants_stop = True
         self.on_stop_request()
 
+    def update(self, text: str = "") -> None:
+        self.now.value = html.escape(text)
+
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
-        self.study, self.n_earlier, self.started = study, n_earlier_trials, time.monotonic()
+        self.study = study
         display(self.view)
-        self._refresh(study)
+        super().on_search_begin(study, n_earlier_trials)
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         drawn = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
-        self.now.value = f"<b>trial {trial.number}</b>: {html.escape(drawn)}"
+        self.before = f"trial {trial.number}: {drawn}; "
         return [self]
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        self.folds.max, self.folds.value = params.training.n_folds, fold.index
-        self.folds.description = f"fold {fold.index + 1}"
+        super().on_fold_begin(fold, params)
+        self.folds.max, self.folds.value = self.n_folds, fold.index
+        self.update(f"{self.before}fold {fold.index + 1} of {self.n_folds}")
 
     def on_fold_end(self, result: FoldResult) -> None:
         self.folds.value = result.fold + 1
 
-    def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._refresh(study)
-
     def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+        super().on_running(study, running)
         self.folds.value = sum(len(trial.intermediate_values) for trial in running)
-        self.now.value = _places(running)
 
     def on_stop_request(self) -> None:
         self.button.description, self.button.disabled = "Stopping", True
@@ -164,34 +162,28 @@ class SearchMonitor(SearchCallback, Callback):
         self.folds.layout.display = "none"
         if self.study is None:
             return
-        self._refresh(self.study)
-        if count_trials(self.study)["complete"]:
-            self.view.children = (*self.view.children[:2], trial_browser(self.study, self.tracking))
+        self._count(self.study)
+        if (best := best_trial(self.study)) is not None:
+            self.view.children = (*self.view.children[:5], trial_browser(self.study, best.number, self.tracking))
 
-    def _refresh(self, study: optuna.Study) -> None:
-        counts, name = count_trials(study), html.escape(study.study_name)
-        self.trials.value = total = counts["total"]
-        where = f"Study <b>{name}</b>: {total} of {self.trials.max} trials ({states(counts)})"
-        best = html.escape(_best_so_far(study))
-        parts = where, best and f"<b>{best}</b>", folds_line(study, self.folds.max), self._time_left(study, total)
+    def _count(self, study: optuna.Study, text: str = "") -> None:
+        super()._count(study, text)
+        self.trials.value = self.done
+        counts, name = states(count_trials(study)), html.escape(study.study_name)
+        where = f"Study <b>{name}</b>: {self.done} of {self.trials.max} trials ({counts})"
+        best = self.best and f"<b>{html.escape(self.best)}</b>"
+        parts = where, best, folds_line(study, self.folds.max), self._time_left(study)
         self.head.value = " · ".join(part for part in parts if part)
-        last = reversed(finished_trials(study)[-LAST_TRIALS:])
-        scores = ((trial, "-" if trial.value is None else f"{trial.value:.4f}") for trial in last)
-        rows = [(trial.number, trial.state.name.lower(), score) for trial, score in scores]
-        self.table.value = _table(rows, ("trial", "state", "score")) if rows else ""
         self.place = show_figure(history(study), self.place)
 
-    def _time_left(self, study: optuna.Study, total: int) -> str:
-        if total >= self.trials.max or self.wants_stop:
+    def _time_left(self, study: optuna.Study) -> str:
+        left = self.trials.max - self.done
+        seconds = [TrialRecord.read(trial).seconds or 0 for trial in finished_trials(study)]
+        if left <= 0 or self.wants_stop:
             return ""
-        if total > self.n_earlier:
-            each = (time.monotonic() - self.started) / (total - self.n_earlier)
-        else:
-            earlier = [TrialRecord.read(trial).seconds or 0 for trial in finished_trials(study)]
-            if not any(earlier):
-                return "time left: known after the first trial"
-            each = sum(earlier) / len(earlier)
-        return f"about {_duration(each * (self.trials.max - total))} left"
+        if not any(seconds):
+            return "time left: known after the first trial"
+        return f"about {_duration(left * mean(seconds) / self.n_jobs)} left"
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:
@@ -202,24 +194,16 @@ def hear_while_busy(button: ipywidgets.Button) -> None:
         del button.comm._reply_subshell_id
 
 
-def trial_browser(study: optuna.Study, tracking: TrackingParams | None) -> ipywidgets.VBox:
-    """Choose a finished trial, at first the best, and see what there is about it."""
+def trial_browser(study: optuna.Study, number: int, tracking: TrackingParams) -> ipywidgets.VBox:
+    """Choose a finished trial, at first the one of this number, and see what there is about it."""
     finished = finished_trials(study)
-    names = [f"{trial.number}: {trial.state.name.lower()}{_value(trial)}" for trial in finished]
-    numbers, details = [trial.number for trial in finished], ipywidgets.HTML()
-    chosen = ipywidgets.Dropdown(options=[*zip(names, numbers, strict=True)], description="trial")
-
-    def show_details(_: Any) -> None:
-        details.value = trial_details(study, chosen.value, tracking)
-
-    if (best := best_trial(study)) is not None:
-        chosen.value = best.number
-    show_details(None)
-    chosen.observe(show_details, names="value")
+    names = [(f"{trial.number}: {trial.state.name.lower()}{_value(trial)}", trial.number) for trial in finished]
+    chosen, details = ipywidgets.Dropdown(options=names, value=number, description="trial"), ipywidgets.HTML()
+    ipywidgets.dlink((chosen, "value"), (details, "value"), lambda one: trial_details(study, one, tracking))
     return ipywidgets.VBox([chosen, details])
 
 
-def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | None = None) -> str:
+def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) -> str:
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
     record = TrialRecord.read(trial)
@@ -227,19 +211,15 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams | N
     folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     link = ""
-    if (run := record.mlflow_run) and tracking is not None:
+    if run := record.mlflow_run:
         uri, served = html.escape(tracking.uri), tracking.uri.startswith(("http://", "https://"))
         address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
         server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
         link = f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
     head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(record.seconds or 0)}"
-    return f"{head}<p>folds: {folds}</p>{failed}{_table(trial.params.items())}{link}"
-
-
-def _table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    lines = ["".join(f"<th>{name}&nbsp;</th>" for name in head)] if head else []
-    lines += ["".join(f"<td>{html.escape(short(value))}</td>" for value in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in drawn)
+    return f"{head}<p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
 
 
 def states(counts: dict[str, int]) -> str:
