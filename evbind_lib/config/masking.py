@@ -7,15 +7,8 @@ from urllib.parse import unquote
 
 MASK = "***"
 SAMPLE = "evbind_lib/data/sample/"  # a folder that everybody has
-FILES = (
-    "posts",
-    "annotations",
-    "criteria",
-    "pairs",
-    "claims",
-    "corpus",
-    "test",
-)  # fields of data that name a file or a folder
+# Fields of data that name a file or a folder.
+FILES = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
 _secret = r"(?i:password|passwd|passphrase|pwd|secret|token|credentials?|(?:api|access|account|private|secret)_?key)"
 _data_file = rf"\bdata\.(?:{'|'.join(FILES)})"
 _secret_name, _file_name = re.compile(f"{_secret}$"), re.compile(f"{_data_file}$")

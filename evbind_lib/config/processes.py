@@ -20,11 +20,8 @@ def this_process() -> str:
 
 def is_here(process: str) -> bool:
     """Whether a process, as `this_process` names it, can be looked up from this one."""
-    place = process.rsplit(" ", 2)[0]
-    return place in (
-        _place(),
-        socket.gethostname(),
-    )  # the latter of an earlier version, or of a system without boot ids
+    # The latter of an earlier version, or of a system without boot ids.
+    return process.rsplit(" ", 2)[0] in (_place(), socket.gethostname())
 
 
 def is_dead(process: str) -> bool:
