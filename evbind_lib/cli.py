@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.config.compose import split_arguments
 from evbind_lib.config.masking import masked
 from evbind_lib.config.schema import NO_TEXT
 from evbind_lib.errors import EvbindError, ParamsError, shown
@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
     try:
         if options.notebook == "sync":
-            return _sync(options)
+            params = run.composed(run.find_notebook("hpo_search"), *split_arguments(options.parameters))
+            from evbind_lib.notebook.session import sync
+
+            print(sync(params))
+            return 0
         if options.notebook is None:
             parser.print_help()
             return 0
@@ -56,16 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130 if executed.result.get("stopped") else 0
 
 
-def _sync(options: argparse.Namespace) -> int:
-    """Write to MLflow what it lacks of a study."""
-    choices, overrides = split_arguments(options.parameters)
-    defaults = run.default_choices(run.find_notebook("hpo_search"))
-    from evbind_lib.notebook.session import sync
-
-    print(sync(compose(overrides, **{**defaults, **choices})))
-    return 0
-
-
 def _score(options: argparse.Namespace) -> int:
     """Score sentences with the model that notebook 05 trains and keeps."""
     if options.notebook != "score" or not (options.sentence or options.input):
@@ -73,10 +67,9 @@ def _score(options: argparse.Namespace) -> int:
         raise ParamsError(f"{problem}; leave them out of evbind {options.notebook}, or give one.")
     if options.output is not None:
         _check_output(options)
-    choices, words = split_arguments(options.parameters)
-    notebook = run.find_notebook("score")
+    notebook, (choices, words) = run.find_notebook("score"), split_arguments(options.parameters)
     own, overrides = run.own_parameters(notebook, words)
-    params = compose(overrides, **{**run.default_choices(notebook), **choices})
+    params = run.composed(notebook, choices, overrides)
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
     from evbind_lib.evaluation.calibration import parse_aim

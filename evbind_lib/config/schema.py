@@ -114,10 +114,8 @@ class StudyParams(Section):
     def _lasts(cls, value: str, info: ValidationInfo) -> str:
         if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?(\?.*)?", value):
             raise ValueError("that study would be gone with the notebook; name a file, as sqlite:///optuna.db does")
-        is_name = (
-            value == value.strip() and value.isprintable() and len(value.encode()) <= 200 and value not in (".", "..")
-        )
-        if info.field_name == "study_name" and not is_name:
+        odd = value != value.strip() or not value.isprintable() or value in (".", "..")
+        if info.field_name == "study_name" and (odd or len(value.encode()) > 200):
             raise ValueError("must be a name of at most 200 bytes in one line, without blanks around it")
         return value
 

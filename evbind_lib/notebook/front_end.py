@@ -39,8 +39,7 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
             bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     if place is None:
         return display(bundle, raw=True, display_id=True)
-    place.update(
-        {"text/plain": ""}, raw=True
-    )  # plotly's extension of JupyterLab (6.9) draws a figure that is drawn not again
+    # Emptied first: plotly's extension of JupyterLab (6.9) does not draw a figure again where one is drawn.
+    place.update({"text/plain": ""}, raw=True)
     place.update(bundle, raw=True)
     return place

@@ -29,21 +29,13 @@ def length_table(lengths: pd.DataFrame, max_length: int) -> pd.DataFrame:
 
 
 def overlap(corpus: Corpus) -> pd.DataFrame:
-    """How often sentences and posts occur again, as counts with what each means."""
-    report, several = corpus.report, corpus.pairs.groupby("sentence")[["criterion_id", "label"]].nunique().gt(1).sum()
-    posts = corpus.sentences.groupby("group")["post_id"].nunique()
+    """How often sentences and posts occur again, beside what the data report counts, with what each means."""
+    several = corpus.pairs.groupby("sentence")[["criterion_id", "label"]].nunique().gt(1).sum()
+    near, posts = corpus.beside_evidence["near"].sum(), corpus.sentences.groupby("group")["post_id"].nunique()
     rows = [
         ("sentences judged for several criteria", several["criterion_id"], "a sentence can be evidence for two"),
         ("of these, evidence for one and not for another", several["label"], "the hardest negatives"),
-        ("repeated pairs", report.repeated_pairs, "merged before splitting"),
-        ("conflicting labels", report.conflicting_labels, "counted as evidence"),
-        ("pairs of such sentences, moved", report.moved_pairs, "kept with the first post, on its side of a fold"),
-        (
-            "near matches of evidence",
-            int(corpus.beside_evidence["near"].sum()),
-            "never drawn as negatives of its criterion",
-        ),
-        ("sentences repeated in other posts", report.repeated_sentences, "drawn as negatives from one post only"),
+        ("near matches of evidence", int(near), "never drawn as negatives of its criterion"),
         (f"most posts of one {corpus.grouped_by}", posts.max(), "kept on one side of every fold"),
     ]
     return pd.DataFrame(rows, columns=["what", "count", "what it means"]).set_index("what")

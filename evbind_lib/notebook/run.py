@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace, write_whole
+from evbind_lib.config.schema import Params
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import export_html, recorded_result
 
@@ -85,10 +86,10 @@ def _read(notebook: Path) -> Any:
         raise ParamsError(f"{notebook.name}: {problem}, or give the path of an .ipynb file.") from None
 
 
-def default_choices(notebook: Path) -> dict[str, str]:
-    """Files of ``params/`` that the parameters cell chooses as stored; `compose` refuses what is no name."""
+def composed(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> Params:
+    """Parameters that a notebook composes, with the files that its parameters cell chooses where no other is chosen."""
     stored = default_parameters(notebook)
-    return {group: stored[group] for group in GROUPS if stored.get(group) is not None}
+    return compose(overrides, **{**{group: stored[group] for group in GROUPS if group in stored}, **choices})
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
 
-    params = compose(overrides, **{**default_choices(notebook), **choices})
+    params = composed(notebook, choices, overrides)
     if "hpo" in default_parameters(notebook):
         from evbind_lib.hpo.study import check_storage
 

@@ -312,9 +312,8 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
         name, store = f"evaluate {model.about['model']}", Store(tracking)
         with TrainingRun.open(store, place="training", name=name, parameters=parameters, tags=tags) as run:
             executions.EXECUTION.link(run, "training", name)
-            numbers: dict[str, float] = {str(metric): row.value for metric, row in table.loc["all"].iterrows()}
-            numbers |= {f"{metric}_low": row.low for metric, row in table.loc["all"].iterrows()}
-            numbers |= {f"{metric}_high": row.high for metric, row in table.loc["all"].iterrows()}
+            ends, every = {"": "value", "_low": "low", "_high": "high"}, table.loc["all"].iterrows()
+            numbers = {f"{metric}{end}": float(row[ends[end]]) for metric, row in every for end in ends}
             run.write({**numbers, "asked_before": before})
     return table
 

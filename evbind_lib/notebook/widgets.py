@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 EVERY = "every criterion"
 MOST_ROWS = 25
-WIDTH = "7em"  # of the description beside a control
 
 
 def browse_pairs(corpus: Corpus) -> None:
@@ -44,11 +43,9 @@ def browse_pairs(corpus: Corpus) -> None:
         display(ipywidgets.HTML(f"<b>{len(found)} pairs</b>, {found['label'].sum()} of them evidence{below}"))
         _show_table(found, MOST_ROWS)
 
-    criteria = ipywidgets.Dropdown(options=[EVERY, *corpus.criteria])
-    labels = ipywidgets.ToggleButtons(options=["both", "evidence", "no evidence"])
     words = ipywidgets.IntRangeSlider(value=(0, longest), min=0, max=longest, continuous_update=False)
-    text = ipywidgets.Text(placeholder="a word or part of one")
-    _browse(pairs, view, criterion=criteria, label=labels, words=words, text=text)
+    labels = ["both", "evidence", "no evidence"]
+    _browse(pairs, view, criterion=[EVERY, *corpus.criteria], label=labels, words=words, text="")
 
 
 def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float = 0.5) -> None:
@@ -73,8 +70,7 @@ def browse_errors(predictions: pd.DataFrame, corpus: Corpus, *, threshold: float
         display(ipywidgets.HTML(f"<b>{wanted.sum()} errors</b>, the surest first"))
         _show_table(errors[wanted], MOST_ROWS)
 
-    kinds = ipywidgets.ToggleButtons(options=["both", "missed", "false alarm"])
-    _browse(errors, view, kind=kinds, criterion=ipywidgets.Dropdown(options=[EVERY, *corpus.criteria]))
+    _browse(errors, view, kind=["both", "missed", "false alarm"], criterion=[EVERY, *corpus.criteria])
 
 
 def _open_rows(predictions: pd.DataFrame) -> None:
@@ -87,10 +83,8 @@ def _open_rows(predictions: pd.DataFrame) -> None:
 
 def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
     """Show what a threshold does, as `plots.thresholds` of such predictions does, with a slider in a front end."""
-    looks = {"style": {"description_width": WIDTH}, "layout": {"width": "60%"}}
-    slider = ipywidgets.FloatSlider(
-        threshold, min=0.01, max=0.99, step=0.01, description="threshold", **looks, continuous_update=False
-    )
+    looks = {"description": "threshold", "layout": {"width": "60%"}, "continuous_update": False}
+    slider = ipywidgets.FloatSlider(threshold, min=0.01, max=0.99, step=0.01, **looks)
     if has_front_end():
         display(slider)
     place = show_figure(thresholds(predictions, threshold))
@@ -100,7 +94,7 @@ def try_thresholds(predictions: pd.DataFrame, threshold: float = 0.5) -> None:
 def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
     """Show the probability of evidence for each criterion, of sentences to type or paste; at first of the examples."""
     if not has_front_end():
-        display(_Scores(model, examples))
+        _show_probabilities(model, examples)
         return
     layout = {"width": "95%", "height": "7em"}
     box = ipywidgets.Textarea("\n".join(examples), placeholder="one sentence in each line", layout=layout)
@@ -108,11 +102,11 @@ def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
     output = ipywidgets.Output()
 
     def score(_: Any) -> None:
-        lines = [line for line in box.value.splitlines() if line.strip()]
+        lines = [line for line in box.value.splitlines() if line.strip()] or [""]  # which is refused
         output.clear_output(wait=True)
         with output:
             try:
-                display(_Scores(model, lines) if lines else ipywidgets.HTML("Type a sentence first."))
+                _show_probabilities(model, lines)
             except EvbindError as error:
                 display(ipywidgets.HTML(html.escape(str(error))))
 
@@ -121,33 +115,24 @@ def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
     score(None)
 
 
-class _Scores:
-    """Table of probabilities with a bar in each cell; plain text where no page is shown, which pandas' styled table is not."""
+def _show_probabilities(model: EvidenceModel, sentences: Sequence[str]) -> None:
+    """Show a table with a bar in each cell; plain text where no page is shown, which pandas' styled table is not."""
+    from evbind_lib.evaluation.final import score_sentences
 
-    def __init__(self, model: EvidenceModel, sentences: Sequence[str]) -> None:
-        from evbind_lib.evaluation.final import score_sentences
-
-        heads = [f"{number}. {textwrap.shorten(text, 40, placeholder='…')}" for number, text in enumerate(sentences, 1)]
-        self.data = score_sentences(model, sentences).T.rename_axis("criterion").set_axis(heads, axis=1)
-
-    def _repr_html_(self) -> str:
-        bars = self.data.style.format("{:.2f}").bar(color="#56B4E9", vmin=0, vmax=1, width=90)
-        for axis in (0, 1):  # ids and sentences; unlike a DataFrame, a styled table is not escaped
-            bars = bars.format_index(escape="html", axis=axis)
-        return str(bars.set_uuid("scores").to_html())
-
-    def __repr__(self) -> str:
-        return str(self.data.round(2).to_string())
+    heads = [f"{number}. {textwrap.shorten(text, 40, placeholder='…')}" for number, text in enumerate(sentences, 1)]
+    table = score_sentences(model, sentences).T.rename_axis("criterion").set_axis(heads, axis=1)
+    bars = table.style.format("{:.2f}").bar(color="#56B4E9", vmin=0, vmax=1, width=90).set_uuid("scores")
+    # Ids and sentences; unlike a DataFrame, a styled table is not escaped.
+    bars = bars.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+    display({"text/plain": table.round(2).to_string(), "text/html": bars.to_html()}, raw=True)
 
 
-def _browse(table: pd.DataFrame, view: Callable[..., None], **controls: ipywidgets.Widget) -> None:
+def _browse(table: pd.DataFrame, view: Callable[..., None], **controls: Any) -> None:
     """Show controls, named as the view's arguments are, above the output of the view; without a front end ten rows."""
-    if not has_front_end():
+    if has_front_end():
+        display(ipywidgets.interactive(view, **controls))
+    else:
         _show_table(table, 10)
-        return
-    for name, control in controls.items():
-        control.description, control.style.description_width = name, WIDTH
-    display(ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(view, controls)]))
 
 
 def _show_table(table: pd.DataFrame, most: int) -> None:

@@ -1,6 +1,6 @@
 """Figures of a study: its trials, their parameters and the course of the search.
 
-Each takes any study of one objective (of several: `SearchError`); ``meta`` of a trace names the trial of each of its points.
+Each takes any study of one objective; of several: `SearchError`.
 """
 
 import itertools
@@ -42,7 +42,6 @@ def history(study: optuna.Study) -> go.Figure:
     values = list(scores.values())
     best = list(itertools.accumulate(values, min if is_minimised(study) else max))
     figure = go.Figure()
-    # Points of the line may lie over those of trials, so it names trials too.
     line = {"color": ORANGE, "width": 2, "shape": "hv"}
     _add(figure, [*scores, every[-1].number], [*best, best[-1]], name="best so far", mode="lines", line=line)
     _add(figure, scores, values, name="complete", mode="markers", marker={"color": BLUE, "size": 8})
@@ -203,7 +202,7 @@ def timeline(study: optuna.Study) -> go.Figure:
         x = [time / timedelta(milliseconds=1) for time in lasted]
         look = {"name": name, "marker_color": shade, "orientation": "h", "hovertemplate": "trial %{y}: %{base} to %{x}"}
         if having:
-            figure.add_bar(base=base, x=x, y=numbers, meta=numbers, **look)
+            figure.add_bar(base=base, x=x, y=numbers, **look)
     figure.update_yaxes(dtick=whole_steps(len(trials)), autorange="reversed", ticksuffix=" ")
     figure.update_layout(barmode="overlay", showlegend=True, xaxis={"type": "date", "hoverformat": "%d %b %H:%M:%S"})
     height = min(900, max(360, 160 + 16 * len(trials)))
@@ -256,11 +255,10 @@ def _counted(study: optuna.Study, shown: Collection[Any], stopped: Collection[in
 
 
 def _add(figure: go.Figure, trials: Iterable[int], y: Iterable[float], **look: Any) -> None:
-    """Draw points, over their trials' numbers unless x is given, that name the trial in ``meta`` and where the mouse is."""
-    numbers = list(trials)
-    data = list(zip(numbers, look.pop("values", y), strict=True))  # what the mouse shows unless ``hover`` says else
+    """Draw points, over their trials' numbers unless x is given, that name the trial where the mouse is."""
+    data = list(zip(trials, look.pop("values", y), strict=True))  # what the mouse shows unless ``hover`` says else
     hover = f"trial %{{customdata[0]}}: {look.pop('hover', '%{customdata[1]:.4f}')}<extra></extra>"
-    figure.add_scatter(**{"x": numbers, **look}, y=y, meta=numbers, customdata=data, hovertemplate=hover)
+    figure.add_scatter(**{"x": [*trials], **look}, y=y, customdata=data, hovertemplate=hover)
 
 
 def _reported(study: optuna.Study) -> tuple[str, str | None]:

@@ -1,7 +1,7 @@
 """Figures of validated predictions: scores of folds and criteria, learning curves, thresholds, reliability, confusion matrix.
 
 ``results`` is a `CrossValidation`, a `FoldResult`, a table of predictions (columns label, probability and, where needed, fold
-and criterion_id), or a mapping of names to such, set side by side. From ``threshold`` on a pair is called evidence.
+and criterion_id), or, but for `thresholds`, a mapping of names to such. From ``threshold`` on a pair is called evidence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,38 +114,31 @@ def criteria(results: Result | Mapping[str, Result], score: str = "pos_f1") -> g
     return styled(figure, f"{score} of each criterion", caption, x=f"{score} (0 to 1)", height=220 + 26 * len(order))
 
 
-def thresholds(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
-    """Precision, recall and F1 over all thresholds, and the decisions at one of them; several results one below the other.
+def thresholds(result: Result, threshold: float = THRESHOLD) -> go.Figure:
+    """Precision, recall and F1 of one result over all thresholds, and the decisions at one of them.
 
     Where predictions have weights, a sampled negative counts for all that it was drawn from, as in `reliability`.
     """
-    tables, one = _named(results, predictions_of)
-    weights = {model: table.get("weight") for model, table in tables.items()}
-    lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
-    now = {model: at_threshold(table, threshold, weights[model]) for model, table in tables.items()}
-    heads = {model: ", ".join(f"{name} {at[name]:.3f}" for name in lines) for model, at in now.items()}
-    titles = None if one else [title for model in tables for title in (f"{model}: {heads[model]}", "")]
-    gaps = {"column_widths": [0.64, 0.36], "horizontal_spacing": 0.16, "vertical_spacing": 0.4 / len(tables) ** 1.5}
-    figure = make_subplots(rows=len(tables), cols=2, subplot_titles=titles, **gaps)
+    table = predictions_of(result)
+    weights, now = table.get("weight"), at_threshold(table, threshold, table.get("weight"))
     grid = np.round(np.arange(0.0, 1.005, 0.01), 2)
-    for row, (model, table) in enumerate(tables.items(), start=1):
-        scores = pd.DataFrame([at_threshold(table, value, weights[model]) for value in grid])
-        called = scores["tp"] + scores["fp"] > 0
-        scores["precision"] = scores["precision"].where(called)  # of nothing called there is none
-        for name, (shade, dash) in lines.items():
-            look = {"name": name, "showlegend": row == 1, "line": {"color": shade, "width": 2.5, "dash": dash}}
-            figure.add_scatter(x=grid, y=scores[name], mode="lines", **look, row=row, col=1)
-        figure.add_vline(x=threshold, line={"color": VERMILION, "width": 2}, row=row, col=1)
-        figure.add_trace(_matrix(now[model]), row=row, col=2)
-    figure.update_xaxes(range=[0, 1], col=1)
-    figure.update_xaxes(title_text="threshold on the probability of evidence", row=len(tables), col=1)
-    figure.update_xaxes(title_text="predicted", row=len(tables), col=2)
+    scores = pd.DataFrame([at_threshold(table, value, weights) for value in grid])
+    scores["precision"] = scores["precision"].where(scores["tp"] + scores["fp"] > 0)  # of nothing called there is none
+    figure = make_subplots(cols=2, column_widths=[0.64, 0.36], horizontal_spacing=0.16)
+    lines = {"precision": (BLUE, "solid"), "recall": (ORANGE, "dash"), "pos_f1": (GREEN, "dot")}
+    for name, (shade, dash) in lines.items():
+        line = {"color": shade, "width": 2.5, "dash": dash}
+        figure.add_scatter(x=grid, y=scores[name], name=name, mode="lines", line=line, row=1, col=1)
+    figure.add_vline(x=threshold, line={"color": VERMILION, "width": 2}, row=1, col=1)
+    figure.add_trace(_matrix(now), row=1, col=2)
+    figure.update_xaxes(title_text="threshold on the probability of evidence", range=[0, 1], col=1)
+    figure.update_xaxes(title_text="predicted", col=2)
     figure.update_yaxes(title_text="score (0 to 1)", range=[0, 1.02], col=1)
     figure.update_yaxes(title_text="annotated", autorange="reversed", col=2)
-    title = f"At threshold {threshold:.2f}" + (f": {next(iter(heads.values()))}" if one else "")
-    styled(figure, title, _counted(tables, weighted=True), height=110 + 330 * len(tables))
+    title = f"At threshold {threshold:.2f}: {', '.join(f'{name} {now[name]:.3f}' for name in lines)}"
     legend = {"orientation": "h", "yref": "container", "y": 0.01}
-    return figure.update_layout(margin={"b": 100, "t": 85 if one else 120}, legend=legend)
+    styled(figure, title, _counted({"": table}, weighted=True), height=440)
+    return figure.update_layout(margin_b=100, legend=legend)
 
 
 def reliability(results: Result | Mapping[str, Result]) -> go.Figure:

@@ -12,11 +12,11 @@ import pytest
 import sklearn.metrics
 import torch
 
-from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.config.compose import split_arguments
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space
-from evbind_lib.notebook.run import default_choices, find_notebook, own_parameters
+from evbind_lib.notebook.run import composed, find_notebook, own_parameters
 from evbind_lib.training.metrics import METRICS
 from tests.conftest import BRIEF
 
@@ -42,7 +42,7 @@ def test_a_command_composes(command: str, workspace: Path) -> None:
     options = [index for index, word in enumerate(words) if word.startswith("--")]
     choices, overrides = split_arguments(words[: options[0]] if options else words)
     _, overrides = own_parameters(notebook, overrides)
-    params = compose(overrides, **{**default_choices(notebook), **choices})
+    params = composed(notebook, choices, overrides)
     for source in params.hpo.enqueue:
         if source.startswith("study:"):  # one that was searched before
             study = optuna.create_study(

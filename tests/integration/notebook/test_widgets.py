@@ -72,7 +72,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, places: list[Place]) -> list[Any]:
     displayed: list[Any] = []
     monkeypatch.setenv("EVBIND_WIDGETS", "1")
     for module in (widgets, monitors, shows):
-        monkeypatch.setattr(module, "display", displayed.append)
+        monkeypatch.setattr(module, "display", lambda what, **_: displayed.append(what))
     return displayed
 
 
@@ -301,12 +301,10 @@ def test_sentences_are_scored_when_asked(brief: Callable[..., Params], corpus: C
 
     widgets.show_scores(open_model(corpus, brief()), ["I cannot sleep."])
     box, button, _ = shown[0].children
-    assert list(shown[-1].data.columns) == ["1. I cannot sleep."]
-    assert "linear-gradient" in shown[-1]._repr_html_() and repr(shown[-1]).startswith(" ")
-    assert "object at" not in repr(shown[-1])
+    assert "1. I cannot sleep." in shown[-1]["text/plain"] and "linear-gradient" in shown[-1]["text/html"]
     box.value = "It rained.\n\nI am tired."
     button.click()
-    assert list(shown[-1].data.columns) == ["1. It rained.", "2. I am tired."]
+    assert "1. It rained.  2. I am tired." in shown[-1]["text/plain"]
     box.value = " "
     button.click()
-    assert shown[-1].value == "Type a sentence first."
+    assert "is empty" in shown[-1].value

@@ -9,7 +9,7 @@ import pytest
 
 from evbind_lib.errors import ParamsError
 from evbind_lib.notebook.run import (
-    default_choices,
+    composed,
     default_parameters,
     find_notebook,
     own_parameters,
@@ -31,7 +31,8 @@ def test_a_parameters_cell_as_people_edit_it(tmp_path: Path) -> None:
         )
         values = {"data": "pairs", "hpo": None, "limit": None, "overrides": ["hpo.trials.n_trials=30"]}
         assert default_parameters(file) == values
-        assert default_choices(file) == {"data": "pairs"}
+        params = composed(file, {}, ["hpo=quick"])
+        assert params.data.format == "pairs" and params.hpo.trials.n_trials == 10
         chosen = papermill_parameters(file, {"data": "sample", "model": "tiny"}, ["training.n_folds=3"])
         assert chosen == {"data": "sample", "overrides": ["model=tiny", "training.n_folds=3"]}
 

@@ -86,6 +86,11 @@ def points(trace: Any) -> dict[Any, Any]:
     return dict(zip(trace.x, trace.y, strict=True))
 
 
+def numbers(trace: Any) -> list[int]:
+    """The trials that the mouse names at the points of a trace."""
+    return [int(each[0]) for each in trace.customdata]
+
+
 def test_names_are_loaded_on_first_use_and_say_what_there_is() -> None:
     tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
@@ -106,7 +111,7 @@ def test_every_figure_fits_the_page_is_reproducible_names_no_machine_and_sets_re
         assert content == figure.to_json() and "some-machine" not in content
         assert figure.layout.template.layout.paper_bgcolor == "white"
         if shown is result:
-            assert "second" in plot({"first": result, "second": result}).to_json()
+            assert name == "thresholds" or "second" in plot({"first": result, "second": result}).to_json()
             assert plot(result.folds[0]).data or name == "reliability"  # which needs other folds to calibrate on
             assert name == "learning_curves" or plot(result.predictions).to_json() == content, name
     monkeypatch.setattr(plotly.io.templates, "default", "plotly_dark")
@@ -120,23 +125,23 @@ def test_history_and_distribution_show_the_trials_and_the_best_so_far(study: opt
     assert points(scores) == {trial.number: trial.value for trial in complete_trials(study)}
     assert points(stopped) == {trial.number: trial.intermediate_values[trial.last_step] for trial in pruned}
     assert line.x[-1] == study.trials[-1].number and line.y[-1] == study.best_value and list(line.y) == sorted(line.y)
-    assert all(trace.meta == trace.x for trace in figure.data)
+    assert all(numbers(trace) == list(trace.x) for trace in figure.data)
     assert figure.layout.yaxis.title.text == "macro_f1, mean of folds"
     assert figure.layout.title.subtitle.text == "16 of 20 trials, 4 of them pruned"  # the failed ones have no score
-    assert dict(zip(ticks.meta, ticks.x, strict=True)) == points(stopped)
+    assert dict(zip(numbers(ticks), ticks.x, strict=True)) == points(stopped)
     assert curve.x[1:] == tuple(sorted(scores.y)) and list(curve.y) == pytest.approx(np.linspace(0, 1, len(curve.x)))
     other = made({}, state=TrialState.PRUNED, intermediate_values={0: 0.4}, user_attrs={"metric": "pr_auc"})
     costs = make_study(*(made({"gamma": cost}, cost) for cost in (3, 1, 2)), other, direction="minimize")
     assert traces(plots.history(costs), "best")[0].y == (3.0, 1.0, 1.0, 1.0)  # less is better
     assert traces(plots.history(costs), "pruned (no score)")[0].y == (1.0,)  # what it reported is another metric
-    assert [trace.meta[0] for trace in plots.parallel_coordinates(costs).data if trace.meta][-1] == 1
+    assert [numbers(trace)[0] for trace in plots.parallel_coordinates(costs).data if trace.mode == "lines"][-1] == 1
 
 
 def test_parallel_coordinates_draw_every_trial_with_a_score_stopped_ones_dotted_and_the_best_last(
     study: optuna.Study,
 ) -> None:
     figure = plots.parallel_coordinates(study)
-    lines = {trace.meta[0]: trace for trace in figure.data if trace.mode == "lines"}
+    lines = {numbers(trace)[0]: trace for trace in figure.data if trace.mode == "lines"}
     trials = {number: study.trials[number] for number in lines}
     complete, pruned = {trial.number for trial in complete_trials(study)}, {4, 5, 12, 13}
     assert {*lines} == complete | pruned and {*[*lines][:4]} == pruned and [*lines][-1] == study.best_trial.number
@@ -159,18 +164,18 @@ def test_slices_and_contour_show_parameters_on_their_scales_and_stopped_trials_a
     complete = [trial.number for trial in complete_trials(study)]
     for trace, name in zip(traces(slices, "complete"), (RATE, "num_train_epochs", "loss", "gamma"), strict=True):
         having = [study.trials[number] for number in complete if name in study.trials[number].params]
-        assert list(trace.meta) == list(trace.marker.color) == [trial.number for trial in having]
+        assert numbers(trace) == list(trace.marker.color) == [trial.number for trial in having]
         assert list(trace.y) == [trial.value for trial in having]
         values = [axes[2].ticktext[int(x)] for x in trace.x] if name == "loss" else list(trace.x)
         assert values == [trial.params[name] for trial in having]
-    assert [list(trace.meta) for trace in traces(slices, "pruned")] == [[4, 5, 12, 13]] * 3 + [[5, 13]]
+    assert [numbers(trace) for trace in traces(slices, "pruned")] == [[4, 5, 12, 13]] * 3 + [[5, 13]]
     assert all(isinstance(tick, int) for tick in slices.layout.coloraxis.colorbar.tickvals)
     # Of twelve complete trials nothing says which parameters matter, and nothing is drawn between them: the first two, as dots.
     both = [study.trials[number] for number in complete]
     assert [list(dots.x), list(dots.y)] == [
         [trial.params[name] for trial in both] for name in (RATE, "num_train_epochs")
     ]
-    assert list(dots.marker.color) == [trial.value for trial in both] and dots.meta == tuple(complete)
+    assert list(dots.marker.color) == [trial.value for trial in both] and numbers(dots) == complete
     assert plots.contour(study).layout.title.subtitle.text == "12 of 20 trials"
 
 
@@ -201,7 +206,7 @@ def test_intermediate_values_count_folds_from_one_and_the_best_is_on_top(study: 
     assert names == [f"best (trial {study.best_trial.number})", "complete", "failed", "pruned"]
     assert figure.data[-1].name == names[0]
     for trace in figure.data:
-        reported = study.trials[trace.meta[0]].intermediate_values
+        reported = study.trials[numbers(trace)[0]].intermediate_values
         assert points(trace) == {step + 1: value for step, value in reported.items()}
     assert figure.layout.yaxis.title.text == "macro_f1, mean of folds done"
     plain = make_study(made({}, 0.5, intermediate_values={1: 0.1, 10: 0.3}))
@@ -211,7 +216,7 @@ def test_intermediate_values_count_folds_from_one_and_the_best_is_on_top(study: 
 
 
 def test_timeline_has_a_bar_for_each_trial_and_one_that_was_killed_does_not_run_for_ever(study: optuna.Study) -> None:
-    bars = [bar for trace in plots.timeline(study).data for bar in zip(trace.meta, trace.base, trace.x, strict=True)]
+    bars = [bar for trace in plots.timeline(study).data for bar in zip(trace.y, trace.base, trace.x, strict=True)]
     assert sorted(number for number, _, _ in bars) == list(range(20))
     for number, start, milliseconds in bars:
         assert start == study.trials[number].datetime_start
