@@ -111,10 +111,9 @@ def _check_output(options: argparse.Namespace) -> None:
     try:
         if not options.input:
             raise OSError(0, "only the scores of --input go into a file")
-        if options.output.exists():
-            options.output.open("a").close()
-        else:
-            options.output.touch()
+        is_new = not options.output.exists()
+        options.output.open("a").close()
+        if is_new:
             options.output.unlink()
     except OSError as error:
         problem = f"nothing can be written to it ({error.strerror}); leave it out or name another file"

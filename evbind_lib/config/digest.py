@@ -23,12 +23,10 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digest_of(function: Any) -> str | None:
-    """Digest of what a callable computes: instructions, constants, defaults and, followed through names, all that it uses.
-
-    Followed are closures, globals, nested functions, the user's own modules and classes. Other objects count by what pickle would
-    write, installed packages and evbind by name, a corpus by its fingerprint; file names, line numbers, docstrings and parameters
-    (which studies and caches hold themselves) not at all. None where something has no content that can be read (a lock, a file).
-    """
+    """Digest of what a callable computes, followed through names; None where something has no content (a lock, a file)."""
+    # Followed are closures, globals, nested functions, the user's own modules and classes. Other objects count by what pickle
+    # would write, installed packages and evbind by name, a corpus by its fingerprint; file names, line numbers, docstrings and
+    # parameters (which studies and caches hold themselves) not at all.
     try:
         return hashlib.sha256(repr(_describe(function, {})).encode()).hexdigest()
     except Exception:  # whatever an object raises that is asked for its content

@@ -14,9 +14,6 @@ from evbind_lib.errors import ModelError, shown
 TINY = "tiny"  # built on the spot
 PACKAGE = "package:"
 SMALL, LARGE = 60e6, 250e6  # weights; between them lie the base models that the usual ranges are made for
-# Names that architectures give to the same number.
-WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
-LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 POSITIONS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")  # the first ones are never used
 LONGEST = 512  # sentences are short; memory and time grow with the square
 
@@ -43,14 +40,15 @@ def encoder_default(name: str, what: str) -> float:
     """
     config = _configuration(name)
 
-    def number(*keys: str) -> int:
+    def number(*keys: str) -> int:  # by the names that architectures give to it
         found = (config.get(key) for key in keys)
         return next((value for value in found if isinstance(value, int) and value > 0), 0)
 
     positions = number("max_position_embeddings", "n_positions")
     if config.get("model_type") in POSITIONS_FROM_PADDING:
         positions -= number("pad_token_id") + 1
-    width, layers = number(*WIDTH), number(*LAYERS)
+    width = number("hidden_size", "d_model", "n_embd", "dim")
+    layers = number("num_hidden_layers", "num_layers", "n_layer", "n_layers")
     inner = number("intermediate_size", "d_ff") or 4 * width
     size = width * number("vocab_size") + layers * (4 * width**2 + 2 * width * inner)
     rates = (1e-4, 1e-5, 1e-3) if 0 < size < SMALL else (1e-5, 1e-6, 5e-5) if size > LARGE else (2e-5, 1e-6, 1e-4)

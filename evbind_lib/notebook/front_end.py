@@ -23,18 +23,15 @@ def has_front_end() -> bool:
 
 
 def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> DisplayHandle:
-    """Display a figure, or put it in the place of an earlier one: a plain output, which saved files and pages keep.
-
-    Beside plotly's own form stands HTML, which nbconvert's and JupyterLab's exports know, or, with ``EVBIND_STATIC_FIGURES=1``, a
-    picture, which needs neither script nor network. With ``PLOTLY_RENDERER`` it is what that renderer makes.
-    """
+    """Display a figure, or put it in the place of an earlier one: a plain output, which saved files and pages keep."""
     bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("PLOTLY_RENDERER"):
+    if os.environ.get("PLOTLY_RENDERER"):  # the user's own choice
         chosen = [renderers[name] for name in renderers.default.split("+")]
         bundle = {kind: data for each in chosen for kind, data in each.to_mimebundle(figure.to_dict()).items()}
     elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
+        # Which nbconvert's and JupyterLab's exports know.
         bundle["text/html"] = figure.to_html(full_html=False, include_plotlyjs="cdn")
-    elif static == "1":  # needs kaleido, Chrome or Chromium, and a second of time
+    elif static == "1":  # a picture needs no script, but kaleido, Chrome or Chromium, and a second of time
         with contextlib.suppress(Exception):  # a browser that is missing costs a picture, and not the run
             bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     if place is None:

@@ -2,10 +2,10 @@
 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 import contextlib
-import functools
 import html
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from statistics import mean
 from typing import Any
 
@@ -84,7 +84,7 @@ class SearchProgress(Progress, SearchCallback):
         pass  # trials are counted
 
     def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
-        self.update(_places(running))
+        self.update(", ".join(f"trial {each.number} after fold {len(each.intermediate_values)}" for each in running))
 
     def on_stop_request(self) -> None:
         self.update("stopping after the current fold, once more to stop at once")
@@ -100,26 +100,27 @@ class SearchProgress(Progress, SearchCallback):
         self.done += 1
 
     def _count(self, study: optuna.Study, text: str = "") -> None:
-        self.done, self.best = count_trials(study)["total"], _best_so_far(study)
+        self.done = count_trials(study)["total"]
+        if (best := best_trial(study)) is not None:
+            self.best = f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
         self.update(text)
 
 
 class SearchMonitor(SearchProgress):
-    """The same in a front end: bars, best value, time left, the history, and a button that ends it after the current fold."""
+    """The same in a front end: a bar, best value, time left, the history, and a button that ends it after the current fold."""
 
     def __init__(self, params: Params) -> None:
         super().__init__(params.hpo.trials.n_trials)
         self.n_jobs, self.tracking, self.wants_stop = params.hpo.trials.n_jobs, params.tracking, False
         self.study: optuna.Study | None = None
-        bar = functools.partial(ipywidgets.IntProgress, layout={"width": "45%"})
-        self.trials = bar(max=params.hpo.trials.n_trials, description="trials")
-        self.folds = bar(max=params.training.n_folds, description="folds")
+        self.n_folds = params.training.n_folds
+        self.trials = ipywidgets.IntProgress(max=self.total, description="trials", layout={"width": "45%"})
         self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
         self.button = ipywidgets.Button(description="Stop after this fold", **looks)
         self.button.on_click(self.press)
         self.place: DisplayHandle | None = None  # of the figure
-        self.view = ipywidgets.VBox([self.head, self.trials, self.folds, self.now, self.button])
+        self.view = ipywidgets.VBox([self.head, self.trials, self.now, self.button])
         hear_while_busy(self.button)
 
     def press(self, button: ipywidgets.Button) -> None:
@@ -138,19 +139,8 @@ class SearchMonitor(SearchProgress):
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         drawn = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
         self.before = f"trial {trial.number}: {drawn}; "
+        self.update(self.before)
         return [self]
-
-    def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        super().on_fold_begin(fold, params)
-        self.folds.max, self.folds.value = self.n_folds, fold.index
-        self.update(f"{self.before}fold {fold.index + 1} of {self.n_folds}")
-
-    def on_fold_end(self, result: FoldResult) -> None:
-        self.folds.value = result.fold + 1
-
-    def on_running(self, study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
-        super().on_running(study, running)
-        self.folds.value = sum(len(trial.intermediate_values) for trial in running)
 
     def on_stop_request(self) -> None:
         self.button.description, self.button.disabled = "Stopping", True
@@ -159,12 +149,11 @@ class SearchMonitor(SearchProgress):
         """Show that nothing runs any more, and let the trials be looked at."""
         self.button.description, self.button.disabled = "Stopped" if self.wants_stop else "Done", True
         self.button.button_style = self.now.value = ""
-        self.folds.layout.display = "none"
         if self.study is None:
             return
         self._count(self.study)
         if (best := best_trial(self.study)) is not None:
-            self.view.children = (*self.view.children[:5], trial_browser(self.study, best.number, self.tracking))
+            self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.tracking))
 
     def _count(self, study: optuna.Study, text: str = "") -> None:
         super()._count(study, text)
@@ -172,7 +161,7 @@ class SearchMonitor(SearchProgress):
         counts, name = states(count_trials(study)), html.escape(study.study_name)
         where = f"Study <b>{name}</b>: {self.done} of {self.trials.max} trials ({counts})"
         best = self.best and f"<b>{html.escape(self.best)}</b>"
-        parts = where, best, folds_line(study, self.folds.max), self._time_left(study)
+        parts = where, best, folds_line(study, self.n_folds), self._time_left(study)
         self.head.value = " · ".join(part for part in parts if part)
         self.place = show_figure(history(study), self.place)
 
@@ -183,7 +172,7 @@ class SearchMonitor(SearchProgress):
             return ""
         if not any(seconds):
             return "time left: known after the first trial"
-        return f"about {_duration(left * mean(seconds) / self.n_jobs)} left"
+        return f"about {timedelta(seconds=round(left * mean(seconds) / self.n_jobs))} left"
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:
@@ -216,7 +205,7 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
         address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
         server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
         link = f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
-    head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {_duration(record.seconds or 0)}"
+    head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {timedelta(seconds=round(record.seconds or 0))}"
     drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())
     rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in drawn)
     return f"{head}<p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
@@ -230,21 +219,6 @@ def states(counts: dict[str, int]) -> str:
 def short(value: Any) -> str:
     """A value as it is shown: numbers to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _best_so_far(study: optuna.Study) -> str:
-    best = best_trial(study)
-    return "" if best is None else f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
-
-
-def _places(running: Sequence[FrozenTrial]) -> str:
-    return ", ".join(f"trial {trial.number} after fold {len(trial.intermediate_values)}" for trial in running)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _value(trial: FrozenTrial, name: str = "") -> str:

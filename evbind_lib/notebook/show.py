@@ -27,8 +27,6 @@ from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
 from evbind_lib.training.result import CrossValidation, predictions_of
 
 Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them
-# What a search with `Objective` leaves behind, in the workspace.
-FILES = ("params/trainer/hpo_best.yaml", "optuna_study_summary.txt", "optuna_trials.csv")
 
 
 def parameter_table(params: Params, *sections: str) -> pd.DataFrame:
@@ -95,7 +93,8 @@ def search_summary(result: SearchResult) -> Summary:
     with contextlib.suppress(SearchError):
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
-        lines += [f"  {FILES[0]}   use it: evbind train trainer=hpo_best", *(f"  {file}" for file in FILES[1:])]
+        lines += ["  params/trainer/hpo_best.yaml   use it: evbind train trainer=hpo_best"]
+        lines += ["  optuna_study_summary.txt", "  optuna_trials.csv"]
     found |= {"went_on_from": n_earlier, "stopped": result.stopped}
     return found, [*lines, *_mlflow_line(result.configured)]
 
