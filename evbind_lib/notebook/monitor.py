@@ -74,7 +74,7 @@ class SearchProgress(Progress, SearchCallback):
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         earlier = f"study {study.study_name} resumed, done before: {n_earlier_trials}"
-        self._count(study, earlier if n_earlier_trials else "")
+        self.count(study, earlier if n_earlier_trials else "")
 
     def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
         self.before = f"trial {trial.number}, "
@@ -90,7 +90,7 @@ class SearchProgress(Progress, SearchCallback):
         self.update("stopping after the current fold, once more to stop at once")
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._count(study)
+        self.count(study)
 
     def on_finalist_begin(self, trial: FrozenTrial) -> None:
         self.total += 1
@@ -99,7 +99,8 @@ class SearchProgress(Progress, SearchCallback):
     def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
         self.done += 1
 
-    def _count(self, study: optuna.Study, text: str = "") -> None:
+    def count(self, study: optuna.Study, text: str = "") -> None:
+        """Show where the study stands."""
         self.done = count_trials(study)["total"]
         if (best := best_trial(study)) is not None:
             self.best = f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
@@ -151,12 +152,12 @@ class SearchMonitor(SearchProgress):
         self.button.button_style = self.now.value = ""
         if self.study is None:
             return
-        self._count(self.study)
+        self.count(self.study)
         if (best := best_trial(self.study)) is not None:
             self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.tracking))
 
-    def _count(self, study: optuna.Study, text: str = "") -> None:
-        super()._count(study, text)
+    def count(self, study: optuna.Study, text: str = "") -> None:
+        super().count(study, text)
         self.trials.value = self.done
         counts, name = states(count_trials(study)), html.escape(study.study_name)
         where = f"Study <b>{name}</b>: {self.done} of {self.trials.max} trials ({counts})"

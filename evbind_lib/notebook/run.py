@@ -180,10 +180,9 @@ def run_notebook(
 
 def check_output(notebook: Path, output: Path) -> None:
     """Refuse a place for the executed notebook that is something else, or the notebook itself."""
-    if len(os.fsencode(output.name)) > 200:
-        raise ParamsError(f"--output {shown(output)}: no file can have so long a name; give a shorter one.")
-    if output.suffix != ".ipynb":
-        raise ParamsError(f"--output {output}: the executed notebook is a file .ipynb; end the name so.")
+    if output.suffix != ".ipynb" or len(os.fsencode(output.name)) > 200:
+        problem = "the executed notebook is a file .ipynb, with a name of at most 200 bytes; name it so"
+        raise ParamsError(f"--output {shown(output)}: {problem}.")
     if output.exists() and output.samefile(notebook):
         raise ParamsError(f"--output {output}: that is the notebook to be run itself; give another name.")
     for file in (output, output.with_suffix(".html")):
@@ -224,8 +223,9 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
         remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
         raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
     except DeadKernelError:
-        remedy = "try a smaller training.args.per_device_train_batch_size"
-        problem = f"the kernel died, most often for lack of memory; {remedy}"
+        problem = (
+            "the kernel died, most often for lack of memory; try a smaller training.args.per_device_train_batch_size"
+        )
     except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
         reason = shown(str(error).partition("\n")[0])
         problem = f"the kernel did not answer in time ({reason}); give the machine less to do and run it again"
