@@ -117,9 +117,7 @@ def close_dead(study: optuna.Study, *, counts_as_death: bool = True, left_by: st
     silent, closed = _without_heartbeat(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = TrialRecord.read(trial).worker  # None for a trial of a script, which is left alone
-        gone = worker is not None and (
-            worker == left_by or is_dead(worker) or (trial.number in silent and not is_here(worker))
-        )
+        gone = worker and (worker == left_by or is_dead(worker) or (trial.number in silent and not is_here(worker)))
         if gone and interrupt(study, trial, counts_as_death=counts_as_death):
             closed.append(trial.number)
     return closed

@@ -1,7 +1,6 @@
 """Finalists: the best trials of a search, trained again on the same folds with seeds that did not choose them."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,8 +52,8 @@ def finalists(study: optuna.Study) -> list[Finalist]:
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """The best complete trials with parameters that differ, the earliest of equals."""
-    sign, apart = 1 if studies.is_minimised(study) else -1, dict[Any, FrozenTrial]()
-    for trial in sorted(studies.complete_trials(study), key=lambda trial: sign * trial.values[0]):
+    apart = dict[Any, FrozenTrial]()
+    for trial in studies.ranked_trials(study):
         apart.setdefault(TrialRecord.read(trial).parameter_key or trial.number, trial)
     return [*apart.values()][:count]
 
@@ -75,76 +74,46 @@ def train_finalists(
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if running:
         return [f"hpo.finalists: others are at work on {len(running)} trials; the last search to end trains them."]
+    notes, cache = [], FoldCache(studies.study_uid(study), read_all=params.hpo.reuse)
     try:  # where two searches end at once, the second reads what the first has trained
         with lock_between_processes(f"finalists {studies.study_uid(study)}"):
-            train = functools.partial(_train, study, objective, params, callbacks, asked_to_stop)
-            return _train_missing(study, params.hpo.finalists, train)
+            StudyRecord(n_finalists=params.hpo.finalists).write(study)
+            for trial in best_trials(study, params.hpo.finalists):
+                known, number = StudyRecord.read(study).finalists or {}, str(trial.number)
+                if known.get(number, {}).get("code") != studies.code_version():
+                    # Callbacks read its number and parameters, which a trial that has ended holds as well.
+                    followed = RunningTrial(cast(optuna.Trial, trial), cache, callbacks, asked_to_stop)
+                    known[number] = {"code": studies.code_version(), **_train(trial, objective, followed)}
+                    # An attribute of the study, since Optuna takes none of a trial that has ended.
+                    StudyRecord(finalists=known).write(study)
+                if problem := known[number].get("error"):
+                    notes.append(f"Finalist trial {number} could not be trained with fresh seeds: {problem}")
+    except SearchStopped:
+        return ["Stopped before all finalists were trained; the same command goes on with them."]
     except filelock.Timeout:
         return ["hpo.finalists: another search is training them; the same command shows them when it is done."]
-
-
-def _train_missing(study: optuna.Study, count: int, train: Callable[[FrozenTrial], list[float]]) -> list[str]:
-    """Train those of the best that no search has trained with this code yet, and write each as soon as it is done; notes."""
-    notes, write = [], functools.partial(_write, study)
-    StudyRecord(n_finalists=count).write(study)
-    for trial in best_trials(study, count):
-        known = (StudyRecord.read(study).finalists or {}).get(str(trial.number), {})
-        if known.get("code") != studies.code_version():
-            try:
-                write(trial, values=train(trial))
-            except SearchStopped:
-                return ["Stopped before all finalists were trained; the same command goes on with them."]
-            except TrainingError as error:
-                write(trial, values=[], error=str(error))
-        if problem := StudyRecord.read(study).finalists[str(trial.number)].get("error"):  # type: ignore[index]
-            notes.append(f"Finalist trial {trial.number} could not be trained with fresh seeds: {problem}")
     return notes
 
 
-def _write(study: optuna.Study, trial: FrozenTrial, **result: Any) -> None:
-    # An attribute of the study, since Optuna takes none of a trial that has ended.
-    known = StudyRecord.read(study).finalists or {}
-    StudyRecord(finalists={**known, str(trial.number): {"code": studies.code_version(), **result}}).write(study)
-
-
-def _train(
-    study: optuna.Study,
-    objective: Objective,
-    params: Params,
-    callbacks: Sequence[SearchCallback],
-    asked_to_stop: StopRequest,
-    trial: FrozenTrial,
-) -> list[float]:
-    """Values of a trial's parameters with each fresh seed; folds of a search that was killed here are read."""
-    from evbind_lib.training.crossval import cross_validate  # late: it loads torch
-
+def _train(trial: FrozenTrial, objective: Objective, followed: RunningTrial) -> dict[str, Any]:
+    """Values of a trial's parameters with each fresh seed, or why there are none; folds of a search that was killed are read."""
     tried = studies.resolved_params(trial, objective.params)
     if tried is None:
-        raise TrainingError("the study does not hold all of its parameters.")
+        return {"values": [], "error": "the study does not hold all of its parameters."}
     tried = tried.with_values({"training.seeds": fresh_seeds(objective.params.training.seed)})
-    cache = FoldCache(studies.study_uid(study), read_all=params.hpo.reuse)
-    # Callbacks read its number and parameters, which a trial that has ended holds as well.
-    followed = RunningTrial(cast(optuna.Trial, trial), cache, callbacks, asked_to_stop)
     values: list[float] = []
     error: BaseException | None = None
-    for callback in callbacks:
+    for callback in followed.search_callbacks:
         callback.on_finalist_begin(trial)
     try:
-        result = cross_validate(
-            objective.corpus,
-            objective.folds,
-            tried,
-            loss=objective.loss,
-            model_init=objective.model_init,
-            callbacks=followed.callbacks,
-            cache=cache,
-        )
+        result = objective.cross_validated(tried, followed.callbacks, followed.cache)
         single = (CrossValidation(folds, result.aggregation) for folds in result.by_seed().values())
         values = [objective.value_of(each) for each in single]
     except BaseException as raised:
         error = raised
-        raise
+        if not isinstance(raised, TrainingError):
+            raise
     finally:
-        for callback in callbacks:
+        for callback in followed.search_callbacks:
             callback.on_finalist_end(trial, values, error)
-    return values
+    return {"values": values, **({"error": str(error)} if error else {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, asdict, dataclass, field
@@ -13,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 import evbind_lib.hpo.study as studies
-from evbind_lib.config.masking import masked
+from evbind_lib.config.digest import digest_of
+from evbind_lib.config.masking import is_secret, masked
 from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.folds import Fold
+from evbind_lib.data.folds import Fold, folds_fingerprint, groups_digest
 from evbind_lib.errors import ParamsError, TrainingError
-from evbind_lib.hpo.samplers import wants_single_folds
 from evbind_lib.hpo.space import draw, put_in
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
-from evbind_lib.training.cache import FoldCache, fold_key, trial_name
+from evbind_lib.training.cache import FoldCache, fold_key, model_content, trial_name
 from evbind_lib.training.metrics import METRICS, aggregate
 from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
 
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from evbind_lib.training.losses import Loss
     from evbind_lib.training.trainer import ModelInit
 
+# Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
+# the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
+BRANCHES = ("data.", "model.", "training.")
+_training = ("n_folds", "seed", "holdout", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
+_model = ("name", "threads", "trainer", "search_space")
+_files = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
+_data = (*_files, "format", "columns", "labels", "group_by", "special_case", "sensitive", "eval_neg_ratio")
+APART = tuple(
+    f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
+)
+_this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 StopRequest = Callable[[], bool]  # whether somebody asked the search to stop
 TOO_LONG = "the trial took longer than hpo.trials.trial_timeout={:g} seconds; raise it, or narrow the search space."
 
@@ -192,9 +204,8 @@ class _ReportFolds(Callback):
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         if len(params.training.seeds) > 1:
-            raise ParamsError(
-                "training.seeds: a trial reports each of its folds once; leave it out, or one seed in it."
-            )
+            problem = "training.seeds: a trial reports each of its folds once"
+            raise ParamsError(f"{problem}; leave it out, or one seed in it.")
         self.n_folds = params.training.n_folds
         for callback in self.callbacks:
             callback.on_fold_begin(fold, params)
@@ -223,7 +234,7 @@ class _ReportFolds(Callback):
         ).write(self.trial)
         if len(self.trial.study.directions) > 1:
             return
-        single = wants_single_folds(self.trial.study.pruner)
+        single = isinstance(self.trial.study.pruner, optuna.pruners.WilcoxonPruner)  # it pairs the folds of trials
         self.trial.report(scores[-1] if single else aggregate(scores, self.aggregation), step=result.fold)
         if len(scores) == self.n_folds:
             return
@@ -292,18 +303,65 @@ class Objective:
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Run a trial; in a search of evbind's, folds that were trained before with the same parameters are read."""
-        from evbind_lib.training.crossval import cross_validate  # late: it loads torch
-
         params, metric, running = suggest(trial, self.params), self.params.hpo.metric, running_trial()
-        own: dict[str, Any] = {"loss": self.loss, "model_init": self.model_init}
-        TrialRecord(parameter_key=fold_key(self.corpus, self.folds, self.folds[0], params, **own)).write(trial)
+        key = fold_key(self.corpus, self.folds, self.folds[0], params, loss=self.loss, model_init=self.model_init)
+        TrialRecord(parameter_key=key).write(trial)
         report = report_folds(trial, metric.name, aggregation=metric.fold_aggregation)
-        cache = running.cache if running else None
-        result = cross_validate(self.corpus, self.folds, params, callbacks=[report], cache=cache, **own)
+        result = self.cross_validated(params, [report], running.cache if running else None)
         TrialRecord(pooled=result.pooled()).write(trial)
         return self.value_of(result)
+
+    def cross_validated(
+        self, params: Params, callbacks: Sequence[Callback], cache: FoldCache | None
+    ) -> CrossValidation:
+        """Cross-validate with parameters in place of its own."""
+        from evbind_lib.training.crossval import cross_validate  # late: it loads torch
+
+        own: dict[str, Any] = {"loss": self.loss, "model_init": self.model_init}
+        return cross_validate(self.corpus, self.folds, params, callbacks=callbacks, cache=cache, **own)
 
     def value_of(self, result: CrossValidation) -> float:
         """Value of a cross-validation: what ``score`` makes of it, else ``hpo.metric``."""
         metric = self.params.hpo.metric
         return self.score(result) if self.score else result.score(metric.name, metric.fold_aggregation)
+
+
+def digest_for_identity(function: Callable[..., Any] | None) -> str | None:
+    """Digest of a function of the user's; of one that has none a text that no other process has."""
+    return None if function is None else digest_of(function) or _this_process_only
+
+
+def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, Any]:
+    """What two searches must have in common for their values to be comparable, as plain values that the study holds."""
+    from evbind_lib.training.losses import LOSSES  # late: it loads torch
+
+    trained = objective.params if isinstance(objective, Objective) else params
+    searched = {dotted_name(name): entry for name, entry in trained.hpo.search_space.items()}
+    drawn, metric = searched.get("training.loss_function"), trained.hpo.metric.name
+    losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
+    registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
+    registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
+    counted = {name: value for name, value in trained.flat().items() if name.startswith(BRANCHES) and value != {}}
+    apart = {name for name in counted if name.startswith(APART) or name in searched or is_secret(name)}
+    settings = {name: value for name, value in counted.items() if name not in apart}
+    shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
+    shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
+    shared["files in model.name"] = model_content(trained)
+    if type(objective) is Objective:
+        inside = {group for fold in objective.folds for group in fold.training_groups | fold.validation_groups}
+        return shared | {
+            "objective": studies.OBJECTIVE,
+            "data": objective.corpus.fingerprint,
+            "source": objective.corpus.source,
+            "folds": folds_fingerprint(objective.folds),
+            "n_folds": len(objective.folds),
+            "held_out": groups_digest({*objective.corpus.groups} - inside),
+            "eval_neg_ratio": trained.data.eval_neg_ratio,
+            "metric": metric,
+            "fold_aggregation": trained.hpo.metric.fold_aggregation,
+            "loss": objective.loss if isinstance(objective.loss, str) else digest_for_identity(objective.loss),
+            "model_init": digest_for_identity(objective.model_init),
+            "score": digest_for_identity(objective.score),
+        }
+    made = objective if hasattr(objective, "__qualname__") else type(objective)
+    return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}

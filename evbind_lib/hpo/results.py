@@ -18,29 +18,17 @@ import yaml
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+import evbind_lib.hpo.study as studies
 from evbind_lib.config.masking import is_secret, masked
 from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
 from evbind_lib.errors import SearchError, did_you_mean
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
 from evbind_lib.hpo.finalists import N_SEEDS, Finalist, finalists
-from evbind_lib.hpo.study import (
-    StudyRecord,
-    TrialRecord,
-    best_trial,
-    complete_trials,
-    finished_trials,
-    is_minimised,
-    metric_name,
-    open_storage,
-    resolved_params,
-    trials_by_code,
-)
+from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, trial_name
 
 FEWEST_FOR_IMPORTANCE = 50  # complete trials: Optuna advises at least 5 in the best tenth
-
-
 BY_FINALISTS = "; the choice among finalists is not in it"  # of the corrected score
 
 
@@ -89,7 +77,7 @@ class SearchResult:
 
     def corrected_score(self) -> CorrectedScore:
         """Best value corrected for having been chosen on its own folds; `SearchError` with the reason where there is none."""
-        complete, identity = complete_trials(self.study), StudyRecord.read(self.study).identity or {}
+        complete, identity = studies.complete_trials(self.study), StudyRecord.read(self.study).identity or {}
         for trial in complete:
             record = TrialRecord.read(trial)
             if not record.fold_scores:
@@ -98,14 +86,14 @@ class SearchResult:
                 raise SearchError("it is defined for the mean over folds alone (hpo.metric.fold_aggregation=mean).")
             if not math.isclose(np.mean(record.fold_scores), trial.values[0], abs_tol=1e-6):
                 raise SearchError("the objective returns something else than the mean over its folds.")
-        stopped = [trial for trial in finished_trials(self.study) if trial.state == TrialState.PRUNED]
+        stopped = [trial for trial in studies.finished_trials(self.study) if trial.state == TrialState.PRUNED]
         scores = [TrialRecord.read(trial).fold_scores or [] for trial in [*complete, *stopped]]
-        return corrected_score(scores, greater_is_better=not is_minimised(self.study))
+        return corrected_score(scores, greater_is_better=not studies.is_minimised(self.study))
 
     @property
     def params(self) -> Params:
         """Parameters that the chosen trial was trained with; `SearchError` where its objective does not use `suggest`."""
-        params = resolved_params(self.chosen_trial, self.configured)
+        params = studies.resolved_params(self.chosen_trial, self.configured)
         if params is None:
             trial = self.chosen_trial.number
             problem = f"its objective does not use ev.suggest, so not all parameters of trial {trial} are known"
@@ -130,16 +118,16 @@ class SearchResult:
     def load(cls, params: Params) -> Self:
         """Read the study that ``hpo.study`` names, without searching; `SearchError` where it has no complete trial."""
         name, address = params.hpo.study.study_name, params.hpo.study.storage
-        storage = open_storage(address)
+        storage = studies.open_storage(address)
         names = optuna.get_all_study_names(storage)
         if name not in names:
             place, near = masked(address), did_you_mean(name, names)
             raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
         study = optuna.load_study(study_name=name, storage=storage)
-        if (best := best_trial(study)) is None:
+        if (best := studies.best_trial(study)) is None:
             remedy = "search on with the command that began it"
             raise SearchError(f"Study {name}: none of its trials is complete; {remedy}.")
-        return cls(study, best, params, len(finished_trials(study)))
+        return cls(study, best, params, len(studies.finished_trials(study)))
 
 
 def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataFrame:
@@ -151,7 +139,7 @@ def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataF
     # Without attributes, which would be copied with every resample.
     trials = [
         create_trial(value=trial.value, params=trial.params, distributions=trial.distributions)
-        for trial in complete_trials(study)
+        for trial in studies.complete_trials(study)
         if trial.value is not None and math.isfinite(trial.value)
     ]
     if len(trials) < FEWEST_FOR_IMPORTANCE or not any(trial.params for trial in trials):
@@ -178,7 +166,7 @@ def _best_tenth(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str,
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """A row per finished trial: number, state, value, parameters, fold scores, folds that it read and whose, seconds, error."""
-    trials = finished_trials(study)
+    trials = studies.finished_trials(study)
     records = [TrialRecord.read(trial) for trial in trials]
     first = [(trial.number, trial.state.name, trial.values[0] if trial.values else None) for trial in trials]
     read = [(record.reused_from, record.folds_from_before) for record in records]
@@ -209,7 +197,7 @@ def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int, int]:
         first = records[number].retry_of
         return 0 if first is None or first not in trained else trained[first] + before(first)
 
-    finished = [trial.number for trial in finished_trials(study)]
+    finished = [trial.number for trial in studies.finished_trials(study)]
     read = sum(max(0, (records[number].folds_from_before or 0) - before(number)) for number in finished)
     return sum(trained.values()), read, len(finished) * n_folds
 
@@ -234,7 +222,7 @@ def corrected_line(result: SearchResult) -> str:
 
 def finalist_lines(result: SearchResult) -> list[str]:
     """Each finalist with the mean and the spread of its fresh seeds, and which one is chosen; nothing where there are none."""
-    found, best, name = result.finalists, result.best_trial, metric_name(result.study)
+    found, best, name = result.finalists, result.best_trial, studies.metric_name(result.study)
     if not found:
         return []
     trials = result.study.get_trials(deepcopy=False)
@@ -249,7 +237,8 @@ def finalist_lines(result: SearchResult) -> list[str]:
 
 def summary_text(result: SearchResult, params: Params) -> str:
     """Account of a study in plain text."""
-    study, best, name, trials = result.study, result.best_trial, metric_name(result.study), trials_table(result.study)
+    study, best, trials = result.study, result.best_trial, trials_table(result.study)
+    name = studies.metric_name(study)
     identity, record = StudyRecord.read(study).identity or {}, TrialRecord.read(best)
     direction, n_folds = study.directions[0].name.lower(), identity.get("n_folds", params.training.n_folds)
     aggregated = f", {identity['fold_aggregation']} over {n_folds} folds" if "fold_aggregation" in identity else ""
@@ -258,7 +247,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
-    codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in trials_by_code(study).items()]
+    codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in studies.trials_by_code(study).items()]
     importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
@@ -286,7 +275,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
 
 def best_trainer_yaml(result: SearchResult) -> str:
     """The best trial's parameters as a file of the trainer group, with where they come from."""
-    study, best, params, name = result.study, result.chosen_trial, result.params, metric_name(result.study)
+    study, best, params, name = result.study, result.chosen_trial, result.params, studies.metric_name(result.study)
     identity, found = StudyRecord.read(study).identity or {}, result.finalists
     value = found[0].mean if found else result.best_value
     folds = identity.get("n_folds", len(TrialRecord.read(best).fold_scores or ()))

@@ -8,19 +8,10 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from pydantic import ValidationError
 
-from evbind_lib.config.schema import PrunerParams, SamplerParams, explain
+from evbind_lib.config.schema import PrunerParams, SamplerParams
 from evbind_lib.errors import ParamsError, did_you_mean
-
-
-class PatientPruner(optuna.pruners.PatientPruner):
-    """Optuna's, with what it wraps under a public name."""
-
-    def __init__(self, wrapped: BasePruner | None, patience: int, min_delta: float = 0.0) -> None:
-        super().__init__(wrapped, patience, min_delta)
-        self.wrapped = wrapped
-
+from evbind_lib.hpo.racing.pruner import RacingPruner
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -30,14 +21,15 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "qmc": optuna.samplers.QMCSampler,
     "nsgaii": optuna.samplers.NSGAIISampler,
 }
-PRUNERS: dict[str, Callable[..., BasePruner]] = {  # and racing, which is imported where it is asked for
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "median": optuna.pruners.MedianPruner,
     "percentile": optuna.pruners.PercentilePruner,
     "hyperband": optuna.pruners.HyperbandPruner,
     "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
-    "patient": PatientPruner,
+    "patient": optuna.pruners.PatientPruner,
     "threshold": optuna.pruners.ThresholdPruner,
+    "racing": RacingPruner,
     "none": optuna.pruners.NopPruner,
 }
 
@@ -54,23 +46,14 @@ def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampl
     return _build("hpo.sampler", sampler, SAMPLERS, shared)
 
 
-def build_pruner(pruner: PrunerParams, *, n_folds: int, key: str = "hpo.pruner") -> BasePruner:
-    """Pruner of a study whose steps are folds, counted from 0; what ``patient`` wraps is one too, by default a median pruner."""
-    from evbind_lib.hpo.racing.pruner import RacingPruner
-
+def build_pruner(pruner: PrunerParams, *, n_folds: int) -> BasePruner:
+    """Pruner of a study whose steps are folds, counted from 0; ``patient`` wraps a median pruner."""
     shared: dict[str, Any] = pruner.model_dump(include={"n_startup_trials", "n_warmup_steps", "interval_steps"})
     if pruner.type == "hyperband":
         shared["max_resource"] = n_folds
     if pruner.type == "patient":
-        wrapped = (pruner.model_extra or {}).get("wrapped", {"type": "median", **shared})
-        try:
-            inner = None if wrapped is None else PrunerParams.model_validate(wrapped)
-        except ValidationError as error:
-            problem = explain(error).rstrip(".")
-            raise ParamsError(f"{key}.wrapped={wrapped}: {problem}; write for example {{type: median}}.") from None
-        built = inner and build_pruner(inner, n_folds=n_folds, key=f"{key}.wrapped")
-        pruner = pruner.model_copy(update={"wrapped": built})
-    return _build(key, pruner, {**PRUNERS, "racing": RacingPruner}, shared)
+        shared["wrapped_pruner"] = PRUNERS["median"](**shared)
+    return _build("hpo.pruner", pruner, PRUNERS, shared)
 
 
 def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
@@ -79,10 +62,10 @@ def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, An
         raise ParamsError(f"{key}.type={given.type}: there is none of that name{did_you_mean(given.type, known)}")
     maker, options = known[given.type], given.model_extra or {}
     fitting = inspect.signature(maker).parameters
+    choosable = [name for name in fitting if name != "wrapped_pruner"]  # which `patient` is given here
     for name in options:
-        if name not in fitting:
-            near = did_you_mean(name, {**fitting, **shared})
-            raise ParamsError(f"{key}.{name} is not an option of {given.type}{near}")
+        if name not in choosable:
+            raise ParamsError(f"{key}.{name} is not an option of {given.type}{did_you_mean(name, choosable)}")
     try:
         with warnings.catch_warnings():
             # That Optuna calls an option experimental is no news worth repeating in every run.
@@ -91,10 +74,3 @@ def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, An
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ParamsError(f"{key}.type={given.type}: {reason}; change its options under {key}.") from None
-
-
-def wants_single_folds(pruner: BasePruner) -> bool:
-    """Whether the pruner pairs single folds of trials (``wilcoxon``, also inside ``patient``), not their running aggregates."""
-    if isinstance(pruner, PatientPruner) and pruner.wrapped is not None:
-        return wants_single_folds(pruner.wrapped)
-    return isinstance(pruner, optuna.pruners.WilcoxonPruner)

@@ -23,7 +23,15 @@ from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
 from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
 from evbind_lib.hpo.finalists import train_finalists
-from evbind_lib.hpo.objective import RUNNING, Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
+from evbind_lib.hpo.objective import (
+    RUNNING,
+    Objective,
+    RunningTrial,
+    SearchCallback,
+    SearchStopped,
+    StopRequest,
+    study_identity,
+)
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, draw, enqueue, note_changed_space
@@ -83,13 +91,14 @@ def run_search(
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
     if uses_workers(params):
         order_bytes(study, objective)  # refused before the study is made
-    if isinstance(objective, Objective) and not objective.corpus.samples_negatives(params.data):
-        _refuse_sampling(params)
     sampler = None if isinstance(study, optuna.Study) else params.hpo.sampler
     deadline = time.time() + (params.hpo.trials.timeout or math.inf)
     loop = functools.partial(run_trials, objective=objective, params=params, deadline=deadline, sampler=sampler)
     with studies.quiet_optuna():
-        opened = studies.open_study(params, studies.study_identity(objective, params), study)
+        opened = studies.open_study(params, study_identity(objective, params), study)
+        if opened is not study:
+            opened.pruner = build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
+            opened.sampler = build_sampler(params.hpo.sampler, n_earlier_trials=0)
         with alone_with(opened):
             close_dead(opened, counts_as_death=False, left_by=this_process())
             requeue_lost(opened)
@@ -102,12 +111,13 @@ def run_search(
         with _interruptible(called) as asked_to_stop, studies.naming_lost_ground(opened):
             if not uses_workers(params):
                 loop(opened, asked_to_stop, callbacks=called)
-            elif n_earlier < params.hpo.trials.n_trials and studies.should_stop(opened, params) is None:
+            elif not _is_over(opened, params):
                 sent = [each for each in (each.for_workers() for each in called) if each is not None]
                 run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
             if params.hpo.finalists and isinstance(objective, Objective) and _is_over(opened, params):
-                ends = functools.partial(_ends, asked_to_stop, deadline)
-                finalists = train_finalists(opened, objective, params, called, ends)
+                finalists = train_finalists(
+                    opened, objective, params, called, lambda: asked_to_stop() or time.time() > deadline
+                )
             stopped = asked_to_stop()
         notes += [*_why_ended(opened, params, stopped=stopped, late=time.time() > deadline), *finalists]
         if (best := studies.best_trial(opened)) is None:
@@ -192,20 +202,15 @@ def _same_failures(study: optuna.Study) -> SearchError | None:
     places = {str((record.traceback, (record.error or "").partition(":")[0])) for record in records if record.error}
     if len(last) < SAME_FAILURES or len(places) > 1 or not all(each.error and not each.fold_scores for each in records):
         return None
-    problem = (
-        f"{SAME_FAILURES} trials in a row failed before their first fold was done, the last with {records[-1].error}"
-    )
-    return SearchError(f"Study {study.study_name}: {problem.rstrip('.')}; fix the cause, and the same command goes on.")
+    problem = f"{SAME_FAILURES} trials in a row failed before their first fold was done, the last with "
+    problem += str(records[-1].error).rstrip(".")
+    return SearchError(f"Study {study.study_name}: {problem}; fix the cause, and the same command goes on.")
 
 
 def _is_over(study: optuna.Study, params: Params) -> bool:
     """Whether a search needs no further trial."""
     enough = len(studies.finished_trials(study)) >= params.hpo.trials.n_trials
     return enough or studies.should_stop(study, params) is not None
-
-
-def _ends(asked_to_stop: StopRequest, deadline: float) -> bool:
-    return asked_to_stop() or time.time() > deadline
 
 
 def _finite(value: Any) -> float:
@@ -260,11 +265,9 @@ def _refuse_sampling(params: Params) -> None:
 
 def _note_changed_code(study: optuna.Study) -> list[str]:
     """A note where trials of this study were trained by other code than this."""
-    if studies.trials_by_code(study).keys() <= {studies.code_version()}:
-        return []
-    return [
-        "The code of evbind_lib.data or .training changed since the study began; its summary names the trials by code."
-    ]
+    changed = not studies.trials_by_code(study).keys() <= {studies.code_version()}
+    note = "The code of evbind_lib.data or .training changed since the study began; its summary names the trials by"
+    return [f"{note} code."] if changed else []
 
 
 def _note_foreign(study: optuna.Study) -> list[str]:

@@ -16,20 +16,13 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
+import evbind_lib.hpo.study as studies
 from evbind_lib.config.compose import with_trainer
 from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.paths import resolve_sqlite, sqlite_file
 from evbind_lib.config.schema import DataParams, Params, dotted_name
 from evbind_lib.errors import ModelError, ParamsError, SearchError
-from evbind_lib.hpo.study import (
-    StudyRecord,
-    TrialRecord,
-    best_trial,
-    open_storage,
-    quiet_optuna,
-    refusal,
-    storage_of,
-)
+from evbind_lib.hpo.study import TrialRecord
 
 # The evaluation protocol: trials that differ in one of these cannot be compared.
 PROTOCOL = {
@@ -54,14 +47,12 @@ def check_space(params: Params) -> None:
             reason = "belongs to the evaluation protocol, so its trials could not be compared"
             raise ParamsError(f"hpo.search_space.{name} {reason}; take it out and set {dotted} itself.")
         try:
-            with quiet_optuna():
+            with studies.quiet_optuna():
                 optuna.create_study().ask({name: entry.to_optuna()})
             values = entry.choices or (entry.low, entry.last)
         except (ValueError, ArithmeticError) as error:
-            problem = f"no value can be drawn ({str(error) or type(error).__name__})"
-            raise ParamsError(
-                f"hpo.search_space.{name}: {problem}; give it a range and a step of common size."
-            ) from None
+            problem = f"hpo.search_space.{name}: no value can be drawn ({str(error) or type(error).__name__})"
+            raise ParamsError(f"{problem}; give it a range and a step of common size.") from None
         for value in values:
             try:
                 tried = put_in(params, {dotted: value})
@@ -74,7 +65,7 @@ def check_space(params: Params) -> None:
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
             file = sqlite_file(resolve_sqlite(params.hpo.study.storage))
-            _best_of(source, open_storage(params.hpo.study.storage) if file is None or file.exists() else None)
+            _best_of(source, studies.open_storage(params.hpo.study.storage) if file is None or file.exists() else None)
         else:
             with_trainer(params, source)
 
@@ -104,17 +95,12 @@ def draw(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     """Draw a value for every searched parameter whose ``when`` holds, by its name in the search space."""
     drawn: dict[str, Any] = {}
     for name, entry in _open_to(drawn, params):
-        with warnings.catch_warnings(action="ignore"):  # of an enqueued value, which is checked below
-            try:
-                drawn[name] = _suggest(trial, name, entry)
-                within = _is_within(entry, name, drawn[name])
-            except ValueError:
-                within = False
-        if not within:
-            problem = f"{name}={drawn.get(name, 'its value')} is outside hpo.search_space.{name}"
-            raise ParamsError(
-                f"Trial {trial.number} was enqueued: {problem}; enqueue another, the search goes on without it."
-            )
+        # What Optuna warns of or refuses is an enqueued value.
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(ValueError):
+            drawn[name] = _suggest(trial, name, entry)
+        if name not in drawn or not _is_within(entry, name, drawn[name]):
+            problem = f"was enqueued: {name}={drawn.get(name, 'its value')} is outside hpo.search_space.{name}"
+            raise ParamsError(f"Trial {trial.number} {problem}; enqueue another, the search goes on without it.")
     return drawn
 
 
@@ -172,7 +158,7 @@ def enqueue(study: optuna.Study, params: Params) -> list[str]:
     notes = []
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
-            values = _best_of(source, storage_of(study)).params
+            values = _best_of(source, studies.storage_of(study)).params
         else:
             values = searched_values(with_trainer(params, source))
         fixed, remarks = enqueued_values(params, values)
@@ -186,7 +172,7 @@ def _best_of(source: str, storage: optuna.storages.BaseStorage | None) -> Frozen
     """Best trial of the study that ``study:NAME`` names."""
     name = source.removeprefix("study:")
     known = storage is not None and name in optuna.get_all_study_names(storage)
-    best = best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
+    best = studies.best_trial(optuna.load_study(study_name=name, storage=storage)) if known else None
     if best is None:
         raise SearchError(f"hpo.enqueue={source}: no such study has a complete trial; name one that has.")
     return best
@@ -207,9 +193,7 @@ def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
         except ValueError:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"
             begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
-            raise refusal(study.study_name, f"{reason} ({begin})") from None
-    space = {name: each.model_dump(mode="json") for name, each in params.hpo.search_space.items()}
-    StudyRecord(search_space=space).write(study)
+            raise studies.refusal(study.study_name, f"{reason} ({begin})") from None
     if not tried:
         return []
     added = {name for name in now.keys() - tried.keys() if not params.hpo.search_space[name].when}

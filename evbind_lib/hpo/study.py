@@ -6,7 +6,7 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,35 +15,20 @@ import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from evbind_lib.config.digest import code_digest, digest_of
-from evbind_lib.config.masking import MASK, is_secret, masked
+from evbind_lib.config.digest import code_digest
+from evbind_lib.config.masking import MASK, masked
 from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
-from evbind_lib.data.folds import folds_fingerprint, groups_digest
 from evbind_lib.errors import EvbindError, SearchError, TrackingError
-from evbind_lib.hpo.samplers import build_pruner, build_sampler
-from evbind_lib.training.cache import model_content
-from evbind_lib.training.metrics import METRICS
 
 FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
 HEARTBEAT, GRACE = 30, 150
-OBJECTIVE = "evbind_lib.Objective"
-# Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
-# the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
-BRANCHES = ("data.", "model.", "training.")
-_training = ("n_folds", "seed", "holdout", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
-_model = ("name", "threads", "trainer", "search_space")
-_files = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
-_data = (*_files, "format", "columns", "labels", "group_by", "special_case", "sensitive", "eval_neg_ratio")
-APART = tuple(
-    f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
-)
+OBJECTIVE = "evbind_lib.Objective"  # in the identity of a study
 CODE = ("data", "training")  # packages whose code decides what is trained
 # The disk is full, a quota or a limit is reached, or it is gone.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 _uid_lock = threading.Lock()
 
 
@@ -96,14 +81,12 @@ class TrialRecord(_Record):
 
 @dataclass
 class StudyRecord(_Record):
-    """What a study records: its own number, what it was made with, and the digest of each fold's validation pairs."""
+    """What a study records: its own number, what it is of, and the digest of each fold's validation pairs."""
 
     format: int | None = None
     uid: str | None = None
-    sampler: dict[str, Any] | None = None
     pruner: dict[str, Any] | None = None
-    optuna_version: str | None = None
-    search_space: dict[str, Any] | None = None
+    search_space: dict[str, Any] | None = None  # of studies made before the rebuild
     pairs: dict[str, str] | None = None
     identity: dict[str, Any] | None = None
     ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
@@ -170,10 +153,15 @@ def metric_name(study: optuna.Study) -> str:
     return (study.metric_names or ["objective value"])[0]
 
 
+def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials that count, the best first, the earliest of equals."""
+    sign = 1 if is_minimised(study) else -1
+    return sorted(complete_trials(study), key=lambda trial: sign * trial.values[0])
+
+
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The complete trial with the best value, the earliest of equals; None where none is complete."""
-    sign = 1 if is_minimised(study) else -1
-    return min(complete_trials(study), key=lambda trial: sign * trial.values[0], default=None)
+    return next(iter(ranked_trials(study)), None)
 
 
 def improvements(study: optuna.Study) -> list[FrozenTrial]:
@@ -204,65 +192,17 @@ def code_version() -> str:
     return code_digest(*CODE)[:12]
 
 
-def digest_for_identity(function: Callable[..., Any] | None) -> str | None:
-    """Digest of a function of the user's; of one that has none a text that no other process has."""
-    return None if function is None else digest_of(function) or _this_process_only
-
-
-def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, Any]:
-    """What two searches must have in common for their values to be comparable, as plain values that the study holds."""
-    from evbind_lib.hpo.objective import Objective  # late: it imports this module
-    from evbind_lib.training.losses import LOSSES  # late: it loads torch
-
-    trained = objective.params if isinstance(objective, Objective) else params
-    searched = {dotted_name(name): entry for name, entry in trained.hpo.search_space.items()}
-    drawn, metric = searched.get("training.loss_function"), trained.hpo.metric.name
-    losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
-    registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
-    registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    counted = {name: value for name, value in trained.flat().items() if name.startswith(BRANCHES) and value != {}}
-    apart = {name for name in counted if name.startswith(APART) or name in searched or is_secret(name)}
-    settings = {name: value for name, value in counted.items() if name not in apart}
-    shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
-    shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
-    shared["files in model.name"] = model_content(trained)
-    if type(objective) is Objective:
-        return shared | {
-            "objective": OBJECTIVE,
-            "data": objective.corpus.fingerprint,
-            "source": objective.corpus.source,
-            "folds": folds_fingerprint(objective.folds),
-            "n_folds": len(objective.folds),
-            "held_out": groups_digest(_outside(objective)),
-            "eval_neg_ratio": trained.data.eval_neg_ratio,
-            "metric": metric,
-            "fold_aggregation": trained.hpo.metric.fold_aggregation,
-            "loss": objective.loss if isinstance(objective.loss, str) else digest_for_identity(objective.loss),
-            "model_init": digest_for_identity(objective.model_init),
-            "score": digest_for_identity(objective.score),
-        }
-    made = objective if hasattr(objective, "__qualname__") else type(objective)
-    return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}
-
-
-def _outside(objective: Any) -> set[str]:
-    """Groups that no fold of an objective holds."""
-    inside = {group for fold in objective.folds for group in fold.training_groups | fold.validation_groups}
-    return {*objective.corpus.groups} - inside
-
-
 def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:
     """Make the study of that name, or load it to go on with it; one that is given is used as it is."""
     if isinstance(study, optuna.Study):
         _check_identity(study, params, identity)
         return study
-    settings, hpo = params.hpo.study, params.hpo
+    settings = params.hpo.study
     name, storage = study or settings.study_name, open_storage(settings.storage)
-    sampler, pruner = hpo.sampler.model_dump(), hpo.pruner.model_dump()
     with lock_between_processes(settings.storage):
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
-            StudyRecord(FORMAT, None, sampler, pruner, optuna.__version__).write(opened)
+            StudyRecord(format=FORMAT, pruner=params.hpo.pruner.model_dump()).write(opened)
         except DuplicatedStudyError:
             if not settings.load_if_exists:
                 raise refusal(name, "exists, and hpo.study.load_if_exists is false") from None
@@ -270,8 +210,6 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
             if StudyRecord.read(opened).identity is None and finished_trials(opened):
                 raise refusal(name, "holds trials of a script, and nothing says what they were measured on") from None
         _check_identity(opened, params, identity)
-    opened.pruner = build_pruner(hpo.pruner, n_folds=params.training.n_folds)
-    opened.sampler = build_sampler(hpo.sampler, n_earlier_trials=0)
     return opened
 
 

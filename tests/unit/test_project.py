@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def test_a_package_imports_only_packages_before_it() -> None:
             if other not in PACKAGES[: PACKAGES.index(own) + 1]:
                 climbing.append(f"{file.relative_to(PROJECT)} imports {name}")
     assert climbing == []
+
+
+def test_modules_import_one_another_in_no_circle() -> None:
+    names = {file: ".".join(file.relative_to(PROJECT).with_suffix("").parts) for file in MODULES}
+    imported = {name: imports(file) - {"evbind_lib"} for file, name in names.items() if name != "evbind_lib.__init__"}
+    list(TopologicalSorter(imported).static_order())  # raises CycleError
 
 
 def test_every_module_can_be_imported_on_its_own() -> None:

@@ -68,14 +68,14 @@ class RacingPruner(optuna.pruners.BasePruner):
     n_resamples: int = 1000
 
     def __post_init__(self) -> None:
-        wishes = {
-            "p": (0 < self.p < 1, "above 0 and below 1"),
-            "futility": (self.futility is None or 0 <= self.futility <= 1, "from 0 to 1, or null"),
-            "n_resamples": (100 <= self.n_resamples <= 1_000_000, "from 100 to 1,000,000"),
-        }
-        for name in ("margin", "n_startup_trials", "n_warmup_steps"):
-            wishes[name] = (getattr(self, name) >= 0, "0 or more")
-        for name, (holds, wish) in wishes.items():
+        for name, holds, wish in (
+            ("p", 0 < self.p < 1, "above 0 and below 1"),
+            ("futility", self.futility is None or 0 <= self.futility <= 1, "from 0 to 1, or null"),
+            ("margin", self.margin >= 0, "0 or more"),
+            ("n_startup_trials", self.n_startup_trials >= 0, "0 or more"),
+            ("n_warmup_steps", self.n_warmup_steps >= 0, "0 or more"),
+            ("n_resamples", 100 <= self.n_resamples <= 1_000_000, "from 100 to 1,000,000"),
+        ):
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)} must be {wish}")
 

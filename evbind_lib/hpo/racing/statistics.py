@@ -156,10 +156,8 @@ def judge(
     apart = own - scores[peers, :n_done].mean(axis=0)
     own_square = float(apart.var(ddof=1)) / (1 + 1 / len(peers)) if n_done > 1 else 0.0
     # The variance is drawn, not fixed: few trials say little about the spread.
-    factor, of_posts = (
-        freedom / np.random.default_rng(2).chisquare(freedom, n_resamples),
-        post_mean_square(noise[peers]),
-    )
+    factor = freedom / np.random.default_rng(2).chisquare(freedom, n_resamples)
+    of_posts = post_mean_square(noise[peers])
     squares = max(mean_square, own_square), mean_square
     spreads = tuple(np.sqrt(np.maximum(square * factor - of_posts, 0)) for square in squares)
     shape = training_shape(scores[peers])

@@ -134,7 +134,7 @@ def test_another_type_of_pruner_or_sampler_leaves_the_options_of_the_old_one_beh
         ([], "racing", {"p": 0.05, "futility": 0.1}),
         (["hpo.pruner.type=none"], "none", {}),
         (["hpo.pruner.type=wilcoxon", "hpo.pruner.p_threshold=0.2"], "wilcoxon", {"p_threshold": 0.2}),
-        (["hpo.pruner.type=patient", "hpo.pruner.wrapped.type=median"], "patient", {"wrapped": {"type": "median"}}),
+        (["hpo.pruner.type=patient", "hpo.pruner.patience=2"], "patient", {"patience": 2}),
         (["hpo.pruner.futility=null"], "racing", {"p": 0.05, "futility": None}),
     ):
         pruner = compose(overrides, hpo="quick").hpo.pruner

@@ -31,10 +31,10 @@ from evbind_lib.hpo.objective import (
     SearchStopped,
     report_folds,
     running_trial,
+    study_identity,
     suggest,
 )
-from evbind_lib.hpo.samplers import PatientPruner
-from evbind_lib.hpo.study import StudyRecord, TrialRecord, study_identity, study_uid
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, study_uid
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
@@ -108,10 +108,8 @@ def test_other_aggregations_and_lower_metrics(workspace: Path) -> None:
         report_folds(trial, "accuracy", aggregation="middle")
 
 
-@pytest.mark.parametrize("patient", [False, True])
-def test_wilcoxon_is_given_single_folds(workspace: Path, patient: bool) -> None:
-    pruner: optuna.pruners.BasePruner = optuna.pruners.WilcoxonPruner()
-    trial = study_of(PatientPruner(pruner, 1) if patient else pruner).ask()
+def test_wilcoxon_is_given_single_folds(workspace: Path) -> None:
+    trial = study_of(optuna.pruners.WilcoxonPruner()).ask()
     run(report_folds(trial, "accuracy"), fold_result(0, 0.75), fold_result(1, 0.25))
     assert trial.study.trials[0].intermediate_values == {0: 0.75, 1: 0.25}
 

@@ -15,8 +15,7 @@ from optuna.trial import TrialState
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import PrunerParams, SamplerParams
 from evbind_lib.errors import ParamsError
-from evbind_lib.hpo.racing.pruner import RacingPruner
-from evbind_lib.hpo.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, wants_single_folds
+from evbind_lib.hpo.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler
 from evbind_lib.hpo.space import draw
 
 # Two ranges, a choice, and a parameter that only one of its values has.
@@ -98,7 +97,7 @@ def test_options_reach_the_pruner() -> None:
         ("wilcoxon", {"p_threshold": 0.2}, {"p_threshold": 0.2}),
     ):
         assert options_of(PRUNERS, kind, functools.partial(pruner_of, kind, **given)) == expected
-    # What a patient pruner wraps by default is a median pruner with the same options.
+    # What a patient pruner wraps is a median pruner with the same options.
     built = functools.partial(pruner_of, "patient", patience=1, n_startup_trials=7, n_warmup_steps=1)
     expected = {"n_startup_trials": 7, "n_warmup_steps": 1, "interval_steps": 1}
     assert options_of(PRUNERS, "median", built) == expected
@@ -106,10 +105,8 @@ def test_options_reach_the_pruner() -> None:
 
 def test_pruners_by_their_name() -> None:
     needed = {"percentile": {"percentile": 30}, "threshold": {"lower": 0.5}, "patient": {"patience": 1}}
-    for kind, maker in {**PRUNERS, "racing": RacingPruner}.items():
-        pruner = pruner_of(kind, **needed.get(kind, {}))
-        assert type(pruner) is maker
-        assert wants_single_folds(pruner) == (kind == "wilcoxon")
+    for kind, maker in PRUNERS.items():
+        assert type(pruner_of(kind, **needed.get(kind, {}))) is maker
     racing = pruner_of("racing", p=0.2, n_startup_trials=1)
     assert (racing.p, racing.n_startup_trials) == (0.2, 1)
 
@@ -127,20 +124,6 @@ def test_hyperband_prunes_after_the_first_fold_without_a_complete_trial() -> Non
     assert folds[0] == 5 and min(folds) < 5
 
 
-def test_a_patient_pruner_wraps_another() -> None:
-    patient = functools.partial(pruner_of, "patient", patience=2)
-    assert not wants_single_folds(patient())
-    assert isinstance(patient(wrapped={"type": "wilcoxon", "p_threshold": 0.2}).wrapped, optuna.pruners.WilcoxonPruner)
-    nested = patient(wrapped={"type": "patient", "patience": 1, "wrapped": {"type": "wilcoxon"}})
-    assert wants_single_folds(nested) and wants_single_folds(nested.wrapped)
-    assert patient(wrapped=None).wrapped is None
-    params = compose(
-        ["hpo.pruner.type=patient", "hpo.pruner.patience=1", "hpo.pruner.wrapped={type:threshold,lower:0}"]
-    )
-    assert isinstance(build_pruner(params.hpo.pruner, n_folds=5).wrapped, optuna.pruners.ThresholdPruner)
-
-
-MEDIAN = {"type": "median"}
 REFUSED_PRUNERS: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (("medain", {}), "hpo.pruner.type=medain", "'median'"),
     (("racin", {}), "hpo.pruner.type=racin", "'racing'"),
@@ -154,10 +137,6 @@ REFUSED_PRUNERS: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (("percentile", {"percentile": "low"}), "hpo.pruner.type=percentile", "under hpo.pruner"),
     (("threshold", {}), "hpo.pruner.type=threshold", "lower or upper"),
     (("patient", {}), "hpo.pruner.type=patient", "'patience'"),
-    (("patient", {"patience": 1, "wraped": MEDIAN}), "hpo.pruner.wraped", "'wrapped'"),
-    (("patient", {"patience": 1, "wrapped": "median"}), "hpo.pruner.wrapped=median", "{type: median}"),
-    (("patient", {"patience": 1, "wrapped": {"type": "percentil"}}), "hpo.pruner.wrapped.type", "'percentile'"),
-    (("patient", {"patience": 1, "wrapped": {"n_startup_trials": -1}}), "hpo.pruner.wrapped=", "trials=-1"),
 ]
 REFUSED_SAMPLERS: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (("tp", {}), "hpo.sampler.type=tp", "'tpe'"),

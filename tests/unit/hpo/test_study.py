@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import SearchError
+from evbind_lib.hpo.objective import study_identity
 from evbind_lib.hpo.study import (
     StudyRecord,
     TrialRecord,
@@ -28,7 +29,6 @@ from evbind_lib.hpo.study import (
     open_study,
     quiet_optuna,
     storage_of,
-    study_identity,
     study_uid,
 )
 from evbind_lib.training.losses import LOSSES
@@ -103,7 +103,7 @@ def identity(*overrides: str, objective: Callable[[optuna.Trial], float] = plain
 def test_a_study_is_gone_on_with_by_the_same_objective_alone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = compose()
     first = open_study(params, identity())
-    assert storage_of(first) is not None and StudyRecord.read(first).sampler is not None
+    assert storage_of(first) is not None and StudyRecord.read(first).pruner is not None
     first.add_trial(create_trial(value=0.5))
     again = open_study(params, identity())
     assert len(again.trials) == 1 and StudyRecord.read(again).uid == StudyRecord.read(first).uid
