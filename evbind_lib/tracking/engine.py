@@ -78,7 +78,7 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
     from evbind_lib.config.compose import GROUPS, compose
     from evbind_lib.errors import ParamsError
     from evbind_lib.tracking.runs import NotebookRun
-    from evbind_lib.tracking.store import open_tracker
+    from evbind_lib.tracking.store import Store
 
     given = dict(notebook.metadata.get("papermill", {}).get("parameters", {}))
     choices = {name: value for name, value in given.items() if name in GROUPS and isinstance(value, str)}
@@ -87,8 +87,10 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
         tracking = compose(overrides if isinstance(overrides, list) else [], **choices).tracking
     except ParamsError:  # the notebook will say so
         tracking = compose().tracking
-    store, name, tags = open_tracker(tracking), Path(input_path or "notebook").stem, {"evbind.way": "papermill"}
-    return NotebookRun.open(store, "notebooks", name, parameters=given, tags=tags) if store else None
+    if not tracking.enabled:
+        return None
+    name, tags = Path(input_path or "notebook").stem, {"evbind.way": "papermill"}
+    return NotebookRun.open(Store(tracking), "notebooks", name, parameters=given, tags=tags)
 
 
 def plain_file(path: str) -> Path | None:
@@ -109,9 +111,8 @@ class _Course(NotebookExecutionManager):
     error = ""
 
     def save(self, **kwargs: Any) -> None:
-        if file := plain_file(
-            self.output_path or ""
-        ):  # a full disk or a kill leaves the notebook that was saved before, not a part
+        # A full disk or a kill leaves the notebook that was saved before, not a part.
+        if file := plain_file(self.output_path or ""):
             write_whole(file, nbformat.writes(masked_notebook(self.nb)))
         elif self.output_path:
             write_ipynb(masked_notebook(self.nb), self.output_path)
@@ -126,9 +127,8 @@ class _Course(NotebookExecutionManager):
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         if self.run and cell.cell_type == "code":
             self.run.count_cell()
-        if "raises-exception" in cell.metadata.get(
-            "tags", []
-        ):  # papermill takes every output of this type for a failure
+        # Papermill takes every output of this type for a failure.
+        if "raises-exception" in cell.metadata.get("tags", []):
             for output in [each for each in cell.get("outputs", []) if each.output_type == "error"]:
                 text = "\n".join(output.traceback)
                 cell.outputs[cell.outputs.index(output)] = nbformat.v4.new_output("stream", name="stderr", text=text)

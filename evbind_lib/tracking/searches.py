@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from statistics import fmean, stdev
 from typing import Any
 
 import optuna
@@ -109,9 +109,7 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
 
     def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
         if run := self.trial_runs.pop(trial.number, None):
-            numbers = (
-                {"objective": statistics.fmean(values), "objective_std": statistics.stdev(values)} if values else {}
-            )
+            numbers = {"objective": fmean(values), "objective_std": stdev(values)} if values else {}
             self.store.live(run.end, error, numbers, status="KILLED" if isinstance(error, SearchStopped) else "")
 
     def for_workers(self) -> TrackedTrials:

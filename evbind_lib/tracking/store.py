@@ -52,13 +52,8 @@ Values = Mapping[str, Any]
 NONE: Values = {}
 
 
-def open_tracker(tracking: TrackingParams) -> Store | None:
-    """Open the MLflow store that the parameters name, None with ``tracking=none``; `TrackingError` where it cannot be used."""
-    return Store(tracking) if tracking.enabled else None
-
-
 class Store:
-    """An MLflow store, in the workspace where its addresses are relative; to another process it travels as its parameters."""
+    """An MLflow store, or `TrackingError`; addresses may be relative to the workspace; to another process its parameters go."""
 
     def __init__(self, tracking: TrackingParams) -> None:
         self.tracking, self.uri = tracking, resolve_sqlite(tracking.uri)
@@ -130,9 +125,7 @@ class Store:
     @contextlib.contextmanager
     def at_end(self) -> Iterator[bool]:
         """Write what remains at the end, after all that waits; gives whether something could not be written before."""
-        with contextlib.suppress(
-            RuntimeError
-        ):  # at the end of the interpreter its threads have ended, with all that waited
+        with contextlib.suppress(RuntimeError):  # an interpreter at its end has ended its threads, with all that waited
             self._writer.submit(lambda: None).result()
         had_gaps = self.has_gaps
         self.has_gaps = False
@@ -209,9 +202,7 @@ def _make_whole(file: Path) -> None:
     # leaves a database that no later start can use. One made aside is copied by SQLite in a single transaction.
     file.touch()  # SQLite itself would let nobody else write to it, whatever the umask
     with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
-        connection.executescript(
-            "BEGIN IMMEDIATE; ROLLBACK"
-        )  # where it cannot be written, MLflow would try for a minute
+        connection.executescript("BEGIN IMMEDIATE; ROLLBACK")  # where this fails, MLflow would try for a minute
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         filled = {name for name in tables if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()}
         if "experiments" in filled:  # MLflow writes its first row when everything else is done

@@ -33,7 +33,7 @@ from evbind_lib.hpo.objective import report_folds, suggest
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking.searches import TrackedSearch
-from evbind_lib.tracking.store import open_tracker
+from evbind_lib.tracking.store import Store
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 from tests.benchmarks import speed
@@ -127,8 +127,7 @@ def old_study_rows() -> list[str]:
         os.environ["EVBIND_WORKSPACE"] = place
         words = ["hpo.trials.n_trials=1000", "hpo.pruner.type=racing", "hpo.pruner.n_startup_trials=1000000"]
         params = compose(words, hpo="default")
-        tracker = open_tracker(params.tracking)
-        assert tracker is not None
+        tracker = Store(params.tracking)
         ends: list[float] = []
         with TrackedSearch(tracker, params.flat(), {}) as tracked:
             objective = WithoutTraining(params, make_folds(load_corpus(params), params), 400)

@@ -31,7 +31,7 @@ from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking import store
 from evbind_lib.tracking.runs import TrainingRun
 from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
-from evbind_lib.tracking.store import PROCESS, Store, git_commit, open_tracker
+from evbind_lib.tracking.store import PROCESS, Store, git_commit
 from evbind_lib.training.result import EpochResult, FoldResult
 from tests.storages import free_port, mlflow_server
 
@@ -318,9 +318,8 @@ def test_neither_post_text_nor_folders_nor_passwords_are_stored(place: TrackingP
 def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -> None:
     code = (
         "from evbind_lib.config.schema import TrackingParams\n"
-        "from evbind_lib.tracking.store import open_tracker\n"
-        "assert open_tracker(TrackingParams(enabled=False, uri='', artifacts='')) is None\n"
-        "open_tracker(TrackingParams(uri='sqlite:///state/mlflow.db', artifacts='files'))\n"
+        "from evbind_lib.tracking.store import Store\n"
+        "Store(TrackingParams(uri='sqlite:///state/mlflow.db', artifacts='files'))\n"
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -340,7 +339,7 @@ def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) ->
     for uri in [*folders, *files, server, "nonsense://x"]:
         started = time.monotonic()
         with pytest.raises(TrackingError) as caught:
-            open_tracker(TrackingParams(uri=uri, artifacts=str(tmp_path / "files")))
+            Store(TrackingParams(uri=uri, artifacts=str(tmp_path / "files")))
         sentence = str(caught.value)
         assert "tracking=none" in sentence and ("sqlite:///" in sentence or uri not in folders)
         assert sentence.startswith("tracking.uri=") and "\n" not in sentence and "pass-word-1" not in sentence
@@ -357,7 +356,7 @@ def test_experiments_keep_files_in_their_folder_and_a_deleted_one_is_named(
         tracker.client.delete_experiment(number)
         try:
             with pytest.raises(TrackingError, match=f"mlflow experiments restore -x {number}"):
-                open_tracker(place)
+                Store(place)
         finally:
             tracker.client.restore_experiment(number)
 
