@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,6 @@ class RunningTrial(Callback):
     asked_to_stop: StopRequest = lambda: False
     time_limit: float | None = None
     began: float = field(default_factory=time.monotonic)
-    open_fold: dict[str, Any] | None = None  # as `TrialRecord.cut_off_fold`
 
     @cached_property
     def callbacks(self) -> tuple[Callback, ...]:
@@ -107,16 +106,6 @@ class RunningTrial(Callback):
         """End the trial before its next fold where the search is to stop."""
         if self.asked_to_stop():
             raise SearchStopped
-        self.open_fold = {"fold": fold.index, "seed": params.training.seed, "epochs": []}
-
-    def on_epoch_end(self, epoch: EpochResult) -> None:
-        """Keep what the fold has come to, in case the trial fails in it."""
-        if self.open_fold:
-            self.open_fold["epochs"].append(asdict(epoch))
-
-    def on_fold_end(self, result: FoldResult) -> None:
-        """The fold is whole."""
-        self.open_fold = None
 
     def on_step(self) -> None:
         """Fail the trial where it takes longer than it may."""

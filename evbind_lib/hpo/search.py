@@ -175,8 +175,6 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
     finally:
         RUNNING.reset(token)
     record.seconds = round(time.monotonic() - running.began, 3)
-    if state != TrialState.COMPLETE:
-        record.cut_off_fold = running.open_fold
     try:
         record.write(trial)
         trial.study.tell(trial, value, state)

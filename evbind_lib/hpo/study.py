@@ -76,7 +76,6 @@ class TrialRecord(_Record):
     deaths: int | None = None
     enqueued: str | None = None
     mlflow_run: dict[str, str] | None = None
-    cut_off_fold: dict[str, Any] | None = None  # that it ended in: number, seed and the epochs until then
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking.page import export_html
 from evbind_lib.tracking.store import LEVELS, NONE, Store, Values, circumstances, evbind_tags, legal
-from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
+from evbind_lib.training.result import Callback, CrossValidation, FoldResult
 
 # Of a trial's record, worth a tag.
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before", "code")
@@ -47,9 +47,7 @@ class Run:
     experiment: str
     name: str
     inherited: dict[str, Any]
-
     status: str = "RUNNING"
-    fold_run: Run | None = None  # of the fold that is trained now, which ends with this run
 
     @classmethod
     def open(
@@ -120,8 +118,6 @@ class Run:
         ended: float | None = None,
     ) -> None:
         """End the run as work does that stopped at this error, or with another status; an error before that is taken back."""
-        if self.fold_run:
-            self.fold_run.end(error, status=status, ended=ended)
         text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error or ""
         line = text.strip().partition("\n")[0][:300]
         # A kernel that died was killed, if only for lack of memory.
@@ -176,64 +172,38 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         self.several_seeds = len(params.training.seeds) > 1
-        self.store.live(self.begin_fold, fold.index, params.training.seed)
-
-    def on_epoch_end(self, epoch: EpochResult) -> None:
-        self.store.live(self.log_epoch, epoch)
 
     def on_fold_end(self, result: FoldResult) -> None:
         self.results.append(result)
-        self.store.live(self.end_fold, tuple(self.results))
+        self.store.live(self.write_fold, tuple(self.results), time.time())
 
-    def begin_fold(self, index: int, seed: int | None, *, began: float | None = None) -> None:
-        """Open the run of a fold."""
-        number = str(index + 1)
-        place = f"fold {number}, seed {seed}" if self.several_seeds else f"fold {number}"
+    def write_fold(self, done: Sequence[FoldResult], ended: float) -> None:
+        """Write the run of the last of these folds, whole, and log its metrics and their mean so far here."""
+        result, n_folds, number = done[-1], len(done), str(done[-1].fold + 1)
+        place = f"fold {number}, seed {result.seed}" if self.several_seeds else f"fold {number}"
         # The number comes first: MLflow's page cuts long names at this depth of the tree.
-        fold_run = Run.below(self, f"{place} of {self.name}", fold=number, seed=str(seed))
-        self.fold_run = fold_run.start_below(self, "fold", began=began)
-
-    def log_epoch(self, epoch: EpochResult) -> None:
-        """Log an epoch of the open fold."""
-        numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
-        if self.fold_run:
-            self.fold_run.log(numbers, step=epoch.epoch)
-
-    def end_fold(self, done: Sequence[FoldResult], *, ended: float | None = None) -> None:
-        """Close the run of the last of these folds with its sizes, and log its metrics and their mean so far here."""
-        result, n_folds = done[-1], len(done)
-        if self.fold_run:
-            tags = evbind_tags(cached="true" if result.cached else None)
-            self.fold_run.end(None, {name: getattr(result, name) for name in SIZES}, tags=tags, ended=ended)
-            self.fold_run = None
+        run = Run.below(self, f"{place} of {self.name}", fold=number, seed=str(result.seed))
+        run.start_below(self, "fold", began=ended - _trained_for(result))
+        for epoch in result.epochs:
+            numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
+            run.log(numbers, step=epoch.epoch)
+        tags = evbind_tags(cached="true" if result.cached else None)
+        run.end(None, {name: getattr(result, name) for name in SIZES}, tags=tags, ended=ended)
         here = {name: sum(each.metrics[name] for each in done) / n_folds for name in result.metrics}
         here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
         self.log({**here, "folds": n_folds}, step=n_folds)
 
-    def catch_up(self, folds: Sequence[FoldResult], began: float, cut_off: Mapping[str, Any] | None = None) -> None:
-        """Write what the run lacks of these folds, and of the one that it was cut off in, as ``TrialRecord.cut_off_fold``."""
+    def catch_up(self, folds: Sequence[FoldResult], began: float) -> None:
+        """Write what the run lacks of these folds; the run of one that was written in part is made again."""
         written = int(self.store.client.get_run(self.run_id).data.metrics.get("folds", 0))
-        whole = {(str(result.fold + 1), self.several_seeds and str(result.seed)) for result in folds[:written]}
-        self.fold_run = None
-        for run in self.children("fold"):
-            if (run.data.tags["evbind.fold"], self.several_seeds and run.data.tags["evbind.seed"]) in whole:
-                continue
-            if written < len(folds) or cut_off is not None:  # it is written again
+        whole = {(str(result.fold + 1), str(result.seed)) for result in folds[:written]}
+        for run in self.children("fold") if written < len(folds) else ():
+            if (run.data.tags["evbind.fold"], run.data.tags["evbind.seed"]) not in whole:
                 self.store.client.delete_run(run.info.run_id)
-            else:  # it was cut off by the end of its process
-                self.fold_run = Run.below(self, run.info.run_name, run.info.run_id)
         for count, result in enumerate(folds, start=1):
-            ended = began + (0.0 if result.cached else result.seconds)
+            began += _trained_for(result)
             if count > written:
-                self.begin_fold(result.fold, result.seed, began=began)
-                for epoch in result.epochs:
-                    self.log_epoch(epoch)
-                self.end_fold(folds[:count], ended=ended)
-            began = ended
-        if cut_off is not None:
-            self.begin_fold(cut_off["fold"], cut_off["seed"], began=began)
-            for epoch in cut_off["epochs"]:
-                self.log_epoch(EpochResult(**epoch))
+                self.write_fold(folds[:count], began)
 
     def end_trial(self, trial: FrozenTrial) -> None:
         """End the run as its trial ended; that of a pruned trial as FINISHED, with a tag and a name for it."""
@@ -256,6 +226,11 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
             if had_gaps:
                 self.catch_up(self.results, time.time() - seconds)
             self.end(error, {**numbers, "seconds": seconds})
+
+
+def _trained_for(result: FoldResult) -> float:
+    """Seconds that a fold took here."""
+    return 0.0 if result.cached else result.seconds
 
 
 def state_of(trial: FrozenTrial) -> str:

@@ -174,7 +174,7 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
         run.start_below(study_run, "trial", began=began)
     steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
     read = (cache.load(trial_name(number, fold)) for fold in steps)
-    run.catch_up([result for result in itertools.takewhile(bool, read) if result], began, record.cut_off_fold)
+    run.catch_up([result for result in itertools.takewhile(bool, read) if result], began)
     run.end_trial(trial)
 
 
