@@ -130,7 +130,9 @@ def test_a_worker_and_then_the_parent_killed_within_a_trial(workspace: Path) -> 
         cut_off = first_fold(workspace, running)
         os.kill(int(cut_off.user_attrs["worker"].split()[1]), signal.SIGKILL)
         first_fold(workspace, running, [cut_off.number])
-        workers = workers_of(running.pid)
+        waited = time.monotonic()
+        while len(workers := workers_of(running.pid)) < 2 and time.monotonic() - waited < 30:
+            time.sleep(0.1)
     finally:
         running.kill()
         running.wait()

@@ -92,7 +92,7 @@ def test_a_trial_that_raises_is_failed_with_its_error_and_the_study_goes_on(
         value: {t.state for t in result.study.trials if t.params["adam_epsilon"] == value}
         for value in (1e-8, 1e-7, 0.0)
     }
-    assert by_value == dict.fromkeys((1e-8, 1e-7), {TrialState.COMPLETE}) | {0.0: {TrialState.FAIL}}
+    assert by_value == {1e-8: {TrialState.COMPLETE}, 1e-7: {TrialState.COMPLETE}, 0.0: {TrialState.FAIL}}
     failed = result.study.get_trials(states=(TrialState.FAIL,))
     assert all(trial.user_attrs["error"].startswith("NotFiniteError: fold 1, step") for trial in failed)
     assert all(":" in place and "evbind" not in place for trial in failed for place in trial.user_attrs["traceback"])

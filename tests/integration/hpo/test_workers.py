@@ -305,7 +305,9 @@ def test_functions_of_a_notebook_are_searched_by_two_workers_stopped_and_resumed
     assert result.params.training.loss_function == "doubled" and len(result.predictions()["fold"].unique()) == 2
 
 
-def test_what_cannot_be_sent_is_named_before_a_study_is_made(brief: Callable[..., Params], workspace: Path) -> None:
+def test_what_cannot_be_sent_is_named_before_a_study_is_made(
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], workspace: Path
+) -> None:
     lock = threading.Lock()
 
     def helper() -> float:
@@ -313,9 +315,7 @@ def test_what_cannot_be_sent_is_named_before_a_study_is_made(brief: Callable[...
             return 0.5
 
     params = brief("hpo.trials.n_jobs=2")
-    for objective in (lambda trial: helper(), Objective.__new__(Objective)):
-        if isinstance(objective, Objective):
-            objective.params, objective.score = params, helper
+    for objective in (lambda trial: helper(), Objective(corpus, folds, params, score=lambda result: helper())):
         with pytest.raises(SearchError, match=r"lock \(lock\).*n_jobs=1"):
             run_search(objective, params)
     assert not (workspace / "optuna.db").exists()
