@@ -131,12 +131,9 @@ class SearchResult:
 
 
 def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataFrame:
-    """How far each searched parameter lifts a trial into the best tenth, as a part of 1, the largest first; PED-ANOVA.
-
-    Columns importance and, with resamples of the trials, low and high: the middle nine tenths of theirs. Empty below 50 complete
-    trials, of which the best tenth is 5 (Watanabe, Bansal and Hutter, IJCAI 2023).
-    """
-    # Without attributes, which would be copied with every resample.
+    """How far each searched parameter lifts a trial into the best tenth, as a part of 1, the largest first; empty for few."""
+    # PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023). Columns low and high, with resamples: the middle nine tenths of theirs.
+    # Trials without attributes, which would be copied with every resample.
     trials = [
         create_trial(value=trial.value, params=trial.params, distributions=trial.distributions)
         for trial in studies.complete_trials(study)

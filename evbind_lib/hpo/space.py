@@ -32,7 +32,6 @@ PROTOCOL = {
     *(f"data.{name}" for name in DataParams.model_fields),
 }
 PROTOCOL -= {"data.pos_neg_ratio", "data.negative_strategy"}  # of training pairs alone
-NOT_CHOSEN = object()
 
 
 def check_space(params: Params) -> None:
@@ -115,7 +114,7 @@ def _open_to(chosen: Mapping[str, Any], params: Params) -> Iterator[tuple[str, A
     """Parameters whose ``when`` holds for what was chosen until then; one on a parameter that was not chosen does not."""
     space, configured = params.hpo.search_space, params.flat()
     for name in parents_first(params):
-        values = configured | {dotted_name(other): chosen.get(other, NOT_CHOSEN) for other in space}
+        values = configured | {dotted_name(other): chosen.get(other, object()) for other in space}
         wanted = {dotted_name(other): value for other, value in space[name].when.items()}
         if all(values.get(key) in (value if isinstance(value, list) else [value]) for key, value in wanted.items()):
             yield name, space[name].to_optuna()
