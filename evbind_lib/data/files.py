@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,25 +20,25 @@ import pyarrow as pa
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
 
-SUFFIXES, PACKED = (".csv", ".tsv", ".parquet", ".jsonl"), (".gz", ".zip")
+SUFFIXES = ".csv, .tsv, .parquet, .jsonl"
 NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
 MOST_CHARACTERS = 1_000_000  # of one cell
 AT_ONCE = 100_000  # rows held as Python's strings, for memory
-OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+OTHER_SEPARATORS = {
+    ";": "semicolons; save it with commas",
+    "\t": "tabs; name it .tsv",
+    "|": "vertical bars; save it with commas",
+}
+CSV_ERRORS = {  # words of the csv module's, and what they mean here
+    "unexpected end": "a quoted text does not end; close it, and quote texts that hold commas or line ends",
+    "limit": f"a text of more than {MOST_CHARACTERS:,} characters; close its quote, or shorten it",
+    "": 'a quote within a quoted text; write "" for a quote, and quote texts that hold commas',
+}
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-Reader = Callable[[Any], Any]  # of an open binary file
 
 
 class NoTableError(Exception):
     """What is wrong with a file's content, and the remedy."""
-
-
-class _NoTextError(Exception):
-    """Where a cell holds no text, and what it holds."""
-
-    def __init__(self, at: int, problem: str) -> None:
-        super().__init__(problem)
-        self.at = at
 
 
 def read_table(
@@ -48,51 +49,38 @@ def read_table(
     The index counts lines of the file, in which a row begins; of a Parquet table its rows, from 1. ``names`` says how the table
     calls our columns, where it has them.
     """
-    path = path if path is None else str(path)
-    suffixes = [end.lower() for end in Path(path or "table.csv").suffixes]
-    suffix = next((end for end in suffixes[::-1] if end not in PACKED), "")
-    if suffix not in SUFFIXES and suffixes[-1:] != [".zip"]:
-        remedy = f"use {', '.join(SUFFIXES)}, or one of these as .gz or in a .zip"
-        if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
-            remedy = "save the sheet as CSV UTF-8 (.csv)"
-        raise DataError(f"{key}={path:.200}: {suffix or 'no suffix'} is no known kind of table; {remedy}.")
-    table = read_file(path, key, lambda file: _read(file, suffix))
+    table = read_file(path, key, _read)
     return as_text(table, f"{key}={path:.200}", columns, names, table.index)
 
 
-def read_file(path: str | None, key: str, reader: Reader) -> Any:
-    """What a reader makes of a file, unpacked where it is .gz or .zip, or one sentence why it cannot."""
+def read_file(path: str | None, key: str, reader: Callable[[Any], Any]) -> Any:
+    """What a reader makes of an open binary file, unpacked where it is .gz or .zip, or one sentence why it cannot."""
     if path is None:
         raise DataError(f"{key} names no file; set {key}=FILE.")
-    place = f"{key}={path:.200}"
-    try:
-        file = resolve_path(path)
-        size = file.stat().st_size if file.is_file() else None
-    except (OSError, ValueError):  # a name too long
-        size = None
-    if size is None:
+    place, file = f"{key}={path:.200}", resolve_path(path)
+    if not os.path.isfile(file):  # unlike Path.is_file, for any name
         raise DataError(f"{place}: there is no such file; set {key} to the file's path.")
-    if size == 0:
+    if not os.path.getsize(file):
         raise DataError(f"{place}: the file is empty; give a file with data.")
     try:
-        with file.open("rb") as opened:
-            return reader(_unpacked(opened, file.suffix.lower()))
-    except UnicodeDecodeError:
-        raise DataError(f"{place}: the file is not UTF-8; save it in UTF-8 encoding.") from None
+        with _opened(file) as opened:
+            return reader(opened)
     except NoTableError as error:
-        raise DataError(f"{place}{error}.") from None
+        problem = str(error)
+    except UnicodeDecodeError:
+        problem = ": the file is not UTF-8; save it in UTF-8 encoding"
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not readable ({error}); correct it.") from None
+        problem = f": not readable ({error}); correct it"
     except Exception as error:  # pyarrow has many
-        raise DataError(f"{place}: not a {file.suffix} file ({type(error).__name__}); write it again.") from None
+        problem = f": not a {file.suffix} file ({type(error).__name__}); write it again"
+    raise DataError(f"{place}{problem}.")
 
 
-def _unpacked(file: IO[bytes], suffix: str) -> Any:
-    """What a file holds, unpacked; of an archive the one file in it, apart from what a Mac adds."""
-    if suffix not in PACKED:
-        return file
-    if suffix == ".gz":
-        return gzip.open(file, "rb")
+def _opened(file: Path) -> Any:
+    """A file, unpacked; of an archive the one file in it, apart from what a Mac adds."""
+    suffix = file.suffix.lower()
+    if suffix != ".zip":
+        return gzip.open(file, "rb") if suffix == ".gz" else file.open("rb")
     archive = zipfile.ZipFile(file)
     inside = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
     if len(inside) != 1:
@@ -100,17 +88,21 @@ def _unpacked(file: IO[bytes], suffix: str) -> Any:
     return archive.open(inside[0])
 
 
-def _read(file: IO[bytes], suffix: str) -> pd.DataFrame:
-    """A table of this kind; in an archive the name of the file inside counts."""
-    suffix = suffix if suffix in SUFFIXES else Path(getattr(file, "name", "") or "").suffix.lower()
+def _read(file: Any) -> pd.DataFrame:
+    """A table of the kind that its name ends in; in an archive that of the file inside."""
+    suffix = Path(str(file.name).lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
         table = pd.read_parquet(io.BytesIO(file.read()), dtype_backend="pyarrow")  # numbers with gaps stay whole
         return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis="index")
     if suffix == ".jsonl":
-        return _table_of_objects(read_objects(file))
-    if suffix in SUFFIXES:
-        return _read_delimited(file, "\t" if suffix == ".tsv" else ",")
-    raise NoTableError(f": what it holds is none of {', '.join(SUFFIXES)}; write one of these")
+        rows = dict(read_objects(file))
+        return pd.DataFrame([*rows.values()], [*rows], dtype=object)  # in which numbers with gaps stay whole
+    if suffix in (".csv", ".tsv"):
+        return _read_delimited(file, "," if suffix == ".csv" else "\t")
+    remedy = f"use {SUFFIXES}, or one of these as .gz or in a .zip"
+    if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        remedy = "save the sheet as CSV UTF-8 (.csv)"
+    raise NoTableError(f": {suffix or 'no suffix'} is no known kind of table; {remedy}")
 
 
 def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
@@ -133,17 +125,12 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
                 parts, rows = [*parts, _columns(rows)], []
             begins = reader.line_num + 1
     except csv.Error as error:
-        problem, remedy = "a quote within a quoted text", 'write "" for a quote, and quote texts that hold commas'
-        if "unexpected end" in str(error):
-            problem, remedy = "a quoted text does not end", "close it, and quote texts that hold commas or line ends"
-        elif "limit" in str(error):
-            problem, remedy = f"a text of more than {MOST_CHARACTERS:,} characters", "close its quote, or shorten it"
-        raise NoTableError(f", row {begins}: {problem}; {remedy}") from None
+        problem = next(problem for words, problem in CSV_ERRORS.items() if words in str(error))
+        raise NoTableError(f", row {begins}: {problem}") from None
     finally:
         csv.field_size_limit(limit)
     if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
-        remedy = "name it .tsv" if other == "\t" else "save it with commas"
-        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}; {remedy}")
+        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
     parts = [*parts, _columns(rows)] if rows else parts
     columns = [pa.chunked_array([part[at] for part in parts], pa.string()).to_pandas() for at in range(len(header))]
     table = pd.concat(columns, axis=1) if columns else pd.DataFrame()
@@ -166,14 +153,6 @@ def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise NoTableError(f", line {number}: not a JSON object; correct it")
         yield number, row
-
-
-def _table_of_objects(objects: Iterator[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
-    """A table of objects, in which numbers stay what they are where others lack them."""
-    rows = dict(objects)
-    columns = dict.fromkeys(name for row in rows.values() for name in row)
-    values = {name: pd.Series([row.get(name) for row in rows.values()], [*rows], object) for name in columns}
-    return pd.DataFrame(values)
 
 
 def as_text(
@@ -207,15 +186,14 @@ def as_text(
         if "data." in place and end.endswith("."):
             end = f"{end[:-1]}; name the right ones in data.columns={{{missing[0]}: COLUMN}}."
         raise DataError(f"{place}: the {what} missing{end}")
-    rows = pd.RangeIndex(len(table)) if rows is None else rows
-    texts = {}
+    table, texts = table.set_axis(pd.RangeIndex(len(table)) if rows is None else rows, axis="index"), {}
     for name in table.columns:
         try:
             texts[name] = _column_as_text(table[name])
-        except _NoTextError as error:
+        except NoTableError as problem:
             if name in {*columns, *NAMED, *names}:
-                raise DataError(f"{place}, row {rows[error.at]}: {name} {error}.") from None
-    return pd.DataFrame(texts).set_axis(rows, axis="index")
+                raise DataError(f"{place}{problem}.") from None
+    return pd.DataFrame(texts, index=table.index)
 
 
 def _column_as_text(values: pd.Series) -> pd.Series:
@@ -224,32 +202,31 @@ def _column_as_text(values: pd.Series) -> pd.Series:
         texts = values.fillna("")
         wrong = texts.str.contains("\0", regex=False) | (texts.str.len() > MOST_CHARACTERS)
         if not wrong.any():  # half a character cannot stand in this type
-            return texts.reset_index(drop=True)
-    cells = values.astype(object).tolist()
-    plain = all(type(cell) is str for cell in cells)
-    written = cells if plain else [_cell(cell, at) for at, cell in enumerate(cells)]
-    for at, text in enumerate(written):
-        if len(text) > MOST_CHARACTERS:
-            raise _NoTextError(at, f"has more than {MOST_CHARACTERS:,} characters; shorten it")
-        if UNWRITABLE.search(text):
-            what = "a NUL byte" if "\0" in text else "half a character (a lone surrogate)"
-            raise _NoTextError(at, f"holds {what}; write the text again in UTF-8")
-    return pd.Series(written, dtype="str")
+            return texts
+    written = list[str]()
+    for row, cell in values.astype(object).items():
+        try:
+            written.append(_cell(cell))
+        except ValueError as problem:
+            raise NoTableError(f", row {row}: {values.name} {problem}") from None
+    return pd.Series(written, values.index, dtype="str")
 
 
-def _cell(cell: Any, at: int) -> str:
+def _cell(cell: Any) -> str:
     """Text of one cell: text as it is, a missing value empty, whole numbers without .0; lists, objects and bytes are no text."""
-    if isinstance(cell, str):
-        return str(cell)
-    if isinstance(cell, float | np.floating):
-        if not float(cell).is_integer():
-            return "" if np.isnan(cell) else str(cell)
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
         if abs(float(cell)) >= 2**53:
-            raise _NoTextError(at, "is a number of so many digits that the last are lost; write it as text")
-        return str(int(cell))
-    if cell is None or cell is pd.NA or cell is pd.NaT:
+            raise ValueError("is a number of so many digits that the last are lost; write it as text")
+        cell = int(cell)
+    if not isinstance(cell, str) and pd.api.types.is_scalar(cell) and pd.isna(cell):
         return ""
-    if isinstance(cell, Number | np.bool_ | date):
-        return str(cell)
-    what = {"ndarray": "list", "bytes": "row of bytes"}.get(type(cell).__name__, type(cell).__name__)
-    raise _NoTextError(at, f"holds a {what}, which is no text; write one text in each cell")
+    if not isinstance(cell, str | Number | np.bool_ | date):
+        what = {"ndarray": "list", "bytes": "row of bytes"}.get(type(cell).__name__, type(cell).__name__)
+        raise ValueError(f"holds a {what}, which is no text; write one text in each cell")
+    text = str(cell)
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"has more than {MOST_CHARACTERS:,} characters; shorten it")
+    if UNWRITABLE.search(text):
+        what = "a NUL byte" if "\0" in text else "half a character (a lone surrogate)"
+        raise ValueError(f"holds {what}; write the text again in UTF-8")
+    return text
