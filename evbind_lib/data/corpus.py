@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, get_type_hints
 
@@ -25,9 +25,8 @@ DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("sentence", "label")
-MOST_NOT_FOUND = (
-    0.1  # of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted
-)
+# Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
+MOST_NOT_FOUND = 0.1
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
@@ -77,9 +76,9 @@ class Corpus:
         Columns post_id, sentence_id, criterion_id, criterion, sentence, label (int8; 1 is evidence), group; of the sentences
         post_id, sentence_id, sentence, group; texts of criteria by id. None holds a text twice, and what `tables.text_key` takes
         for one text is one; all pairs of a sentence stand with the first post that is annotated for it.
-    grouped_by, report, fingerprint
-        The columns of the groups that folds keep whole; counts of what was read, merged and dropped; SHA-256 in hexadecimal of
-        pairs, sentences and criteria in any order.
+    grouped_by, counts, report, fingerprint
+        The columns of the groups that folds keep whole; counts of what was read, merged and dropped, also with their rules and
+        what is left; SHA-256 in hexadecimal of pairs, sentences and criteria in any order.
     remarks
         Why these are the groups, then what should be known of the data; `summary` is the line that every command prints.
     sensitive, source
@@ -100,18 +99,15 @@ class Corpus:
 
     pairs: pd.DataFrame
     sentences: pd.DataFrame
+    repeats: pd.DataFrame
     criteria: dict[str, str]
     grouped_by: str
-    report: DataReport
-    fingerprint: str
+    form: Literal["posts", "pairs"]
+    spans_in_posts: bool
+    counts: dict[str, int]
+    remarks: tuple[str, ...] = ()
     sensitive: bool = True
     source: str = "memory"
-    form: Literal["posts", "pairs"] = "pairs"
-    repeats: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=["post_id", "sentence", "group"], dtype=str)
-    )
-    spans_in_posts: bool = True
-    remarks: tuple[str, ...] = ()
 
     @classmethod
     def from_pairs(
@@ -125,8 +121,7 @@ class Corpus:
         common is enough; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
         data = DataParams(group_by=group_by or "post_id")
-        corpus = _of_pairs(as_text(pairs, "pairs", PAIRS), None, None, data, str)
-        return dataclasses.replace(corpus, sensitive=sensitive)
+        return dataclasses.replace(_corpus(as_text(pairs, "pairs", PAIRS), None, None, data), sensitive=sensitive)
 
     @classmethod
     def from_posts(
@@ -145,9 +140,32 @@ class Corpus:
         like sentence_id; ``criteria`` are texts by id. ``group_by`` and ``sensitive`` are as in `from_pairs`; by default the
         author groups, where there is such a column or every post_id carries one (s_AUTHOR_POST), else the post.
         """
-        read = as_text(posts, "posts", POSTS), as_text(annotations, "annotations", ANNOTATIONS)
+        read = as_text(annotations, "annotations", ANNOTATIONS), as_text(posts, "posts", POSTS)
         texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
-        return dataclasses.replace(_of_posts(*read, texts, data, str), sensitive=sensitive)
+        return dataclasses.replace(_corpus(*read, texts, data, form="posts"), sensitive=sensitive)
+
+    @cached_property
+    def report(self) -> DataReport:
+        """Counts of what was read, merged and dropped, and of what there is now."""
+        evidence = int(self.pairs["label"].sum())
+        held = {"pairs": len(self.pairs), "evidence": evidence, "explicit_negatives": len(self.pairs) - evidence}
+        return DataReport(criteria=len(self.criteria), sentences=len(self.sentences), **held, **self.counts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal of pairs, sentences and criteria in any order."""
+        digest = hashlib.sha256()
+        for table in (self.pairs, self.sentences, self.repeats):
+            coded = [pd.factorize(table[name]) for name in sorted(table.columns)]
+            values = (np.asarray(each, dtype=object)[codes].tolist() for codes, each in coded)
+            content = sorted(zip(*values, strict=True))
+            # The text of one list, in parts for memory.
+            for start in range(0, len(content) or 1, AT_ONCE):
+                part = json.dumps(content[start : start + AT_ONCE])
+                digest.update(((", " if start else "[") + part[1:-1]).encode())
+            digest.update(b"]")
+        digest.update(json.dumps(sorted(self.criteria.items())).encode())
+        return digest.hexdigest()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -178,9 +196,7 @@ class Corpus:
         counts = {"posts": len({*pairs["post_id"], *sentences["post_id"]}), "groups": len(set(groups))}
         # One who has nothing but repeats is in no group of its own.
         repeats = self.repeats[~self.repeats["group"].isin({*self.groups} - {*groups})].reset_index(drop=True)
-        part = _finished(pairs, sentences, repeats, self.criteria, self.grouped_by, counts)
-        same = {name: getattr(self, name) for name in ("sensitive", "source", "form", "spans_in_posts")}
-        return dataclasses.replace(part, **same)
+        return dataclasses.replace(self, pairs=pairs, sentences=sentences, repeats=repeats, counts=counts, remarks=())
 
     def inside(self, groups: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Pairs and sentences of some groups."""
@@ -193,9 +209,7 @@ class Corpus:
         if data.negatives == "annotated" and not has_negatives:
             problem = "no pair of these data is annotated as no evidence"
             raise DataError(f"data.negatives=annotated: {problem}; set data.negatives=sampled.")
-        return data.negatives == "sampled" or (
-            data.negatives == "auto" and not (self.form == "pairs" and has_negatives)
-        )
+        return data.negatives == "sampled" or (data.negatives == "auto" and (self.form == "posts" or not has_negatives))
 
     def not_drawn(self, data: DataParams) -> pd.DataFrame:
         """Combinations (criterion_id, sentence) that are never sampled as negatives.
@@ -248,36 +262,32 @@ def load_corpus(params: Params) -> Corpus:
     return dataclasses.replace(corpus, sensitive=params.data.sensitive, source=params.data.format)
 
 
-def _place(data: DataParams) -> Place:
+def _place(data: DataParams, **names: str) -> Place:
     """How messages name a file or a setting."""
-    return lambda key: f"data.{key}={getattr(data, key)}"
+    return lambda key: f"data.{names.get(key, key)}={getattr(data, names.get(key, key))}"
 
 
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns)
     annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
-    return _of_posts(posts, annotations, tables.read_criteria(data.criteria or DEFAULT_CRITERIA), data, _place(data))
+    criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
+    return _corpus(annotations, posts, criteria, data, _place(data), "posts")
 
 
 def _read_pairs(data: DataParams) -> Corpus:
     pairs = read_table(data.pairs, "data.pairs", PAIRS, data.columns)
     posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _of_pairs(pairs, posts, criteria, data, _place(data))
-
-
-def _read_scifact(data: DataParams) -> Corpus:
-    place = _place(data)
-    pairs = formats.scifact_pairs(data)
-    return _of_pairs(pairs, None, None, data, lambda key: place("claims" if key == "pairs" else key))
-
-
-def _read_wice(data: DataParams) -> Corpus:
-    return _of_pairs(formats.wice_pairs(data), None, None, data, _place(data))
+    return _corpus(pairs, posts, criteria, data, _place(data))
 
 
 READERS = Registry[Callable[[DataParams], Corpus]](
-    "data.format", "format", redsm5=_read_redsm5, pairs=_read_pairs, scifact=_read_scifact, wice=_read_wice
+    "data.format",
+    "format",
+    redsm5=_read_redsm5,
+    pairs=_read_pairs,
+    scifact=lambda data: _corpus(formats.scifact_pairs(data), None, None, data, _place(data, pairs="claims")),
+    wice=lambda data: _corpus(formats.wice_pairs(data), None, None, data, _place(data)),
 )
 READERS.__doc__ = """Formats that ``data.format`` chooses from, each a function from ``params.data`` to a corpus.
 
@@ -289,107 +299,63 @@ Examples
 """
 
 
-def _of_posts(
-    posts: pd.DataFrame, annotations: pd.DataFrame, criteria: dict[str, str], data: DataParams, place: Place
+def _corpus(
+    table: pd.DataFrame,
+    posts: pd.DataFrame | None,
+    criteria: dict[str, str] | None,
+    data: DataParams,
+    place: Place = str,
+    form: Literal["posts", "pairs"] = "pairs",
 ) -> Corpus:
-    posts, post_counts = tables.check_posts(posts, place("posts"))
-    table = annotations.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id"})
-    table, counts = tables.clean_rows(table, where := place("annotations"), "status", data.labels)
-    counts["annotations_without_post"], remarks = tables.compare_ids(table, posts, where)
-    table["criterion_id"] = table["criterion_id"].map(tables.clean_id)
-    is_special = table["criterion_id"] == tables.SPECIAL_CASE
-    rows, unknown, unknown_remark = tables.with_texts(table[~is_special], criteria, where, "DSM5_symptom")
-    if data.special_case == "negative":
-        every = pd.DataFrame(criteria.items(), columns=["criterion_id", "criterion"])
-        for_each = table[is_special].drop(columns="criterion_id").merge(every, how="cross")
-        rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
-    counts |= post_counts | {"special_case_rows": int(is_special.sum()), "unknown_symptoms": unknown}
-    if not (rows["label"] == 1).any():
-        raise DataError(f"{where}: no row is evidence (status 1), so nothing can be learned; add such rows.")
-    return _corpus(
-        rows, posts, criteria, data.group_by, counts, place("group_by"), "posts", [*remarks, *unknown_remark]
-    )
-
-
-def _of_pairs(
-    table: pd.DataFrame, posts: pd.DataFrame | None, criteria: dict[str, str] | None, data: DataParams, place: Place
-) -> Corpus:
-    posts, post_counts = (None, {}) if posts is None else tables.check_posts(posts, place("posts"))
-    where, no_post = place("pairs"), "post_id" not in table
-    if no_post:
+    """Corpus of annotations of posts, in ReDSM5's columns, or of a table of pairs: checked, cleaned, grouped and merged."""
+    of_posts, counts, remarks = form == "posts", dict[str, int](), list[str]()
+    key, label, symptom = ("annotations", "status", "DSM5_symptom") if of_posts else ("pairs", "label", "criterion_id")
+    where = place(key)
+    posts = None if posts is None else tables.check_posts(posts, place("posts"), counts)
+    if "post_id" not in table:
         if near := near_name("post_id", table.columns):
             raise DataError(f"{where}: the column post_id is missing; did you mean '{near}'?")
         table = table.assign(post_id=[f"row{row}" for row in table.index])
-    table, counts = tables.clean_rows(table, where, "label", data.labels)
-    counts["annotations_without_post"], remarks = (0, []) if posts is None else tables.compare_ids(table, posts, where)
-    table = tables.clean_criteria(table, where)
-    if "criterion" in table:
-        texts = table[["criterion_id", "criterion"]].sort_values(["criterion_id", "criterion"])
-        criteria = dict(texts.drop_duplicates("criterion_id").itertuples(index=False, name=None))
+        remarks.append("each row is a post of its own, as there is no column post_id")
+    if of_posts:
+        table = table.rename(columns={"sentence_text": "sentence", "DSM5_symptom": "criterion_id"})
+    table = tables.clean_rows(table, where, label, data.labels, counts)
+    if posts is not None:
+        tables.compare_ids(table, posts, where, counts, remarks)
+    special = table.iloc[:0]
+    if of_posts:
+        ids = table["criterion_id"].map(tables.clean_id)
+        special, table = table[ids == tables.SPECIAL_CASE], table.assign(criterion_id=ids)[ids != tables.SPECIAL_CASE]
+    else:
+        table = tables.clean_criteria(table, where)
+        if "criterion" in table:
+            texts = table[["criterion_id", "criterion"]].sort_values(["criterion_id", "criterion"])
+            criteria = dict(texts.drop_duplicates("criterion_id").itertuples(index=False, name=None))
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
-    rows, unknown, unknown_remark = tables.with_texts(table, criteria, where, "criterion_id")
+    rows = tables.with_texts(table, criteria, where, symptom, counts, remarks)
+    if of_posts and data.special_case == "negative":
+        every = pd.DataFrame(criteria.items(), columns=["criterion_id", "criterion"])
+        for_each = special.drop(columns="criterion_id").merge(every, how="cross")
+        rows = pd.concat([rows, for_each.assign(label=np.int8(0))])
     if not (rows["label"] == 1).any():
-        raise DataError(f"{where}: no row is evidence (label 1), so nothing can be learned; add such rows.")
+        raise DataError(f"{where}: no row is evidence ({label} 1), so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].drop_duplicates().assign(text="") if posts is None else posts
-    counts |= post_counts | {"unknown_symptoms": unknown}
-    remarks += ["each row is a post of its own, as there is no column post_id"] if no_post else []
-    return _corpus(
-        rows, posts, criteria, data.group_by, counts, place("group_by"), "pairs", [*remarks, *unknown_remark]
-    )
-
-
-def _corpus(
-    rows: pd.DataFrame,
-    posts: pd.DataFrame,
-    criteria: dict[str, str],
-    group_by: str | list[str],
-    counts: dict[str, int],
-    place: str,
-    form: Literal["posts", "pairs"],
-    remarks: Sequence[str],
-) -> Corpus:
-    """Group, merge and count what both forms of data have come to."""
-    wanted = (group_by,) if isinstance(group_by, str) else tuple(group_by)
-    by, groups, why = group_posts(wanted, rows, posts, place)
+    wanted = (data.group_by,) if isinstance(data.group_by, str) else tuple(data.group_by)
+    by, groups, why = group_posts(wanted, rows, posts, place("group_by"))
     posts = posts.drop_duplicates("post_id")  # one that stands there twice has one group
     first_id: dict[str, str] = {}
     same_as = {name: first_id.setdefault(tables.text_key(text), name) for name, text in criteria.items()}
-    counts["repeated_criteria"] = len(criteria) - len(first_id)
+    counts |= {"special_case_rows": len(special), "repeated_criteria": len(criteria) - len(first_id)}
     criteria = {name: criteria[name] for name in first_id.values()}
     rows = rows.assign(criterion_id=rows["criterion_id"].map(same_as))
     rows = rows.assign(criterion=rows["criterion_id"].map(criteria))
     pairs, sentences, repeats, found = merge(rows, posts, groups, by)
     if again := counts["repeated_sentence_ids"]:
-        remarks = [*remarks, f"{again:,} repeated sentence ids made unique"]
+        remarks.append(f"{again:,} repeated sentence ids made unique")
     largest = pairs["group"].value_counts(normalize=True).iloc[0]
     if len(by) > 1 and largest > MOST_CONNECTED:
-        remarks = [*remarks, f"these connect {largest:.0%} of the pairs to one group, so group by one of them"]
-    corpus = _finished(pairs, sentences, repeats, criteria, ", ".join(by), counts | found)
+        remarks.append(f"these connect {largest:.0%} of the pairs to one group, so group by one of them")
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
-    return dataclasses.replace(corpus, form=form, spans_in_posts=in_posts, remarks=(why, *remarks))
-
-
-def _finished(
-    pairs: pd.DataFrame,
-    sentences: pd.DataFrame,
-    repeats: pd.DataFrame,
-    criteria: dict[str, str],
-    grouped_by: str,
-    counts: dict[str, int],
-) -> Corpus:
-    """Corpus of finished tables, with the counts that they give and its fingerprint."""
-    evidence = int(pairs["label"].sum())
-    counts |= {"pairs": len(pairs), "evidence": evidence, "explicit_negatives": len(pairs) - evidence}
-    report = DataReport(criteria=len(criteria), sentences=len(sentences), **counts)
-    digest = hashlib.sha256()
-    for table in (pairs, sentences, repeats):
-        coded = [pd.factorize(table[name]) for name in sorted(table.columns)]
-        content = sorted(zip(*(np.asarray(each, dtype=object)[codes].tolist() for codes, each in coded), strict=True))
-        # The text of one list, in parts for memory.
-        for start in range(0, len(content) or 1, AT_ONCE):
-            part = json.dumps(content[start : start + AT_ONCE])
-            digest.update(((", " if start else "[") + part[1:-1]).encode())
-        digest.update(b"]")
-    digest.update(json.dumps(sorted(criteria.items())).encode())
-    return Corpus(pairs, sentences, criteria, grouped_by, report, digest.hexdigest(), repeats=repeats)
+    told = counts | found, (why, *remarks)
+    return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), form, in_posts, *told)

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,9 +14,8 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.tables import text_key
 from evbind_lib.errors import FoldError
 
-MOST_CLASSES = (
-    50  # criteria that recur, as symptoms do; more are claims, and one known from training gives its pairs away
-)
+# Criteria that recur, as symptoms do; more are claims, and one known from training gives its pairs away.
+MOST_CLASSES = 50
 MOST_TRIED = 20  # numbers of folds above this are not tried out to be named as a remedy
 
 
@@ -100,7 +99,11 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
     folds = [Fold(index, every - part, part) for index, part in enumerate(validated)]
-    return folds, _missing_class(corpus, folds, data)
+    parts = {}
+    for fold in folds:
+        parts[f"training part of fold {fold.index + 1}"] = fold.training_groups
+        parts[f"validation part of fold {fold.index + 1}"] = fold.validation_groups
+    return folds, _missing_class(corpus, parts, data)
 
 
 def held_out(corpus: Corpus, params: Params) -> frozenset[str]:
@@ -115,10 +118,8 @@ def held_out(corpus: Corpus, params: Params) -> frozenset[str]:
             f"{place}: {problem}, too few for {part.denominator} parts; hold out 0.5, or annotate more posts."
         )
     groups = frozenset[str]().union(*(each.validation_groups for each in parts[: part.numerator]))
-    if problem := _missing_class(corpus, [Fold(0, frozenset(corpus.groups) - groups, groups)], params.data):
-        problem = problem.replace("validation part of fold 1", "part held out").replace(
-            "training part of fold 1", "rest"
-        )
+    both = {"rest": frozenset(corpus.groups) - groups, "part held out": groups}
+    if problem := _missing_class(corpus, both, params.data):
         raise FoldError(f"{place}: {problem}; hold out a larger part, or annotate more posts.")
     return groups
 
@@ -128,24 +129,21 @@ def groups_digest(groups: Collection[str]) -> str | None:
     return hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()[:16] if groups else None
 
 
-def _missing_class(corpus: Corpus, folds: Sequence[Fold], data: DataParams) -> str:
-    """Which part of which fold has no evidence or no negatives, annotated or to be sampled; nothing where all have."""
-    withheld = corpus.not_drawn(data) if corpus.samples_negatives(data) else None
-    for fold in folds:
-        for part, groups in (("training", fold.training_groups), ("validation", fold.validation_groups)):
-            place = f"the {part} part of fold {fold.index + 1} would have no"
-            pairs, sentences = corpus.inside(groups)
-            criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
-            if not criteria:
-                return f"{place} evidence"
-            if (pairs["label"] == 0).any():
-                continue
-            # One can be sampled where a sentence of this part may be drawn for a criterion with evidence.
-            if withheld is None:
-                return f"{place} negatives"
-            taken = withheld.loc[withheld["sentence"].isin(sentences["sentence"]), "criterion_id"].value_counts()
-            if all(taken.get(name, 0) >= len(sentences) for name in criteria):
-                return f"{place} negatives"
+def _missing_class(corpus: Corpus, parts: Mapping[str, frozenset[str]], data: DataParams) -> str:
+    """Which part has no evidence or no negatives, annotated or to be sampled; nothing where all have."""
+    samples = corpus.samples_negatives(data)
+    withheld = corpus.not_drawn(data) if samples else corpus.pairs.iloc[:0]
+    for part, groups in parts.items():
+        pairs, sentences = corpus.inside(groups)
+        criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
+        if not criteria:
+            return f"the {part} would have no evidence"
+        if (pairs["label"] == 0).any():
+            continue
+        # One can be sampled where a sentence of this part may be drawn for a criterion with evidence.
+        taken = withheld.loc[withheld["sentence"].isin(sentences["sentence"]), "criterion_id"].value_counts()
+        if not samples or all(taken.get(name, 0) >= len(sentences) for name in criteria):
+            return f"the {part} would have no negatives"
     return ""
 
 

@@ -40,8 +40,8 @@ def wice_pairs(data: DataParams) -> pd.DataFrame:
 
 
 def _table(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Pairs]) -> pd.DataFrame:
-    lines, rows = zip(*_read(path, key, rows_of), strict=True)
-    return as_text(pd.DataFrame(rows, columns=COLUMNS), f"{key}={path:.200}", COLUMNS, rows=pd.Index(lines))
+    rows = pd.DataFrame([(line, *row) for line, row in _read(path, key, rows_of)], columns=["line", *COLUMNS])
+    return as_text(rows[COLUMNS], f"{key}={path:.200}", COLUMNS, rows=pd.Index(rows["line"]))
 
 
 def _read(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Any]) -> list[tuple[int, Any]]:
@@ -57,8 +57,6 @@ def _read(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Any]) 
             except (KeyError, TypeError, AttributeError) as error:
                 what = f"{error} is missing" if isinstance(error, KeyError) else "its parts are of other types"
                 raise NoTableError(f", line {line}: not of this format ({what}); give the file as published") from None
-        if not found:
-            raise NoTableError(": it has no rows; give a file with data")
         return found
 
     return read_file(path, key, read)

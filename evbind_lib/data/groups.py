@@ -1,7 +1,6 @@
 """Units that folds keep whole: posts, authors, values of a column, or what several of these connect."""
 
 import re
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,30 +11,25 @@ from evbind_lib.errors import DataError, did_you_mean
 AUTHOR = re.compile(r"s_([^_]+)_[^_]+")  # as ReDSM5's ids name one; a date with underscores does not
 
 
-class Grouping(NamedTuple):
-    """Columns, the group of every post, and why it is these."""
-
-    columns: tuple[str, ...]
-    of_posts: dict[str, str]
-    why: str
-
-
-def group_posts(columns: tuple[str, ...], rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> Grouping:
-    """Groups of the posts by these columns; a criterion is no property of a post, and is left to `connected`."""
+def group_posts(
+    columns: tuple[str, ...], rows: pd.DataFrame, posts: pd.DataFrame, place: str
+) -> tuple[list[str], dict[str, str], str]:
+    """Columns, group of every post by them, and why these; a criterion is no property of a post: see `connected`."""
     ids = sorted({*rows["post_id"], *posts["post_id"]})
     found = [_by_column(column, ids, rows, posts, place) for column in columns if column != "criterion"]
     if not found:
-        return Grouping(columns, {post: post for post in ids}, "all pairs of one are on one side")
-    names, (groups, *others) = [each.columns[0] for each in found], [each.of_posts for each in found]
+        return [*columns], {post: post for post in ids}, "all pairs of one are on one side"
+    names, (groups, *others), (why, *_) = map(list, zip(*found, strict=True))
     for values in others:
         groups = connected(groups, pd.Series(ids), pd.Series([values[post] for post in ids]))
     names += ["criterion"] if "criterion" in columns else []
-    why = found[0].why if len(names) == 1 else "what has one of them in common is one group"
-    return Grouping(tuple(names), groups, why)
+    return names, groups, why if len(names) == 1 else "what has one of them in common is one group"
 
 
-def _by_column(column: str, ids: list[str], rows: pd.DataFrame, posts: pd.DataFrame, place: str) -> Grouping:
-    """Group of every post: the post itself, the value of a column, or the author that its id names."""
+def _by_column(
+    column: str, ids: list[str], rows: pd.DataFrame, posts: pd.DataFrame, place: str
+) -> tuple[str, dict[str, str], str]:
+    """Group of every post, the post itself, the value of a column, or the author that its id names; the column, and why."""
     wanted, column = column, "author" if column == "auto" else column
     table = next((table for table in (posts, rows) if column in table), None)
     why, groups = "as group_by says", {post: post for post in ids}
@@ -58,7 +52,7 @@ def _by_column(column: str, ids: list[str], rows: pd.DataFrame, posts: pd.DataFr
     if without := [post for post in ids if not groups.get(post)]:
         remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
         raise DataError(f"{place}: the post_id {tables.shown(without[0])} has no {column}; {remedy}.")
-    return Grouping((column,), groups, why)
+    return column, groups, why
 
 
 def connected(groups: dict[str, str], posts: pd.Series, values: pd.Series) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """From cleaned rows and posts to pairs and sentences of which none stands there twice: what is merged, and where it is kept."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -12,17 +10,10 @@ ROW = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence"]
 SENTENCE = ["post_id", "sentence_id", "sentence"]
 
 
-class Merged(NamedTuple):
-    """Pairs; sentences, and the further posts that have them; counts for the report."""
-
-    pairs: pd.DataFrame
-    sentences: pd.DataFrame
-    repeats: pd.DataFrame
-    counts: dict[str, int]
-
-
-def merge(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str], by: tuple[str, ...]) -> Merged:
-    """Merge what is one text, keep every sentence with one post, and give all of it its group."""
+def merge(
+    rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str], by: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, int]]:
+    """Pairs; sentences, each with one post, and the further posts that have them; all with their groups; counts."""
     # Of each (criterion, sentence) the first row stays, by post and sentence id; it is evidence if any is.
     rows = rows[[*ROW, "label"]].sort_values(ROW, kind="stable", ignore_index=True)
     # Without the posts' texts, as each would be copied for all of its sentences.
@@ -42,15 +33,15 @@ def merge(rows: pd.DataFrame, posts: pd.DataFrame, groups: dict[str, str], by: t
     pairs, pair_counts = _pairs(moved, rows["post_id"])
     pairs["group"] = pairs["post_id"].map(groups)
     sentences, repeats = (table.assign(group=table["post_id"].map(groups)) for table in _distinct(rows, split))
-    if by == ("criterion",):  # a sentence to draw from is where its first pair is, or that of its post
+    if by == ["criterion"]:  # a sentence to draw from is where its first pair is, or that of its post
         pairs["group"] = pairs["criterion_id"]
         of_sentence, of_post = (pairs.groupby(name)["group"].first() for name in ("sentence", "post_id"))
         for table in (sentences, repeats):
             near = table["sentence"].map(of_sentence).fillna(table["post_id"].map(of_post))
             table["group"] = near.fillna(table["group"])
-    n_groups = pairs["group"].nunique() if by == ("criterion",) else len(set(groups.values()))
+    n_groups = pairs["group"].nunique() if by == ["criterion"] else len(set(groups.values()))
     counts |= pair_counts | {"repeated_sentences": len(repeats), "posts": len(posts), "groups": n_groups}
-    return Merged(pairs, sentences, repeats, counts)
+    return pairs, sentences, repeats, counts
 
 
 def _written_alike(sentences: pd.Series) -> dict[str, str]:

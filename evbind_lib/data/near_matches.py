@@ -1,7 +1,6 @@
 """Sentences beside evidence in the same post, and those that say it in other words: they make no negatives of its criterion."""
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -42,44 +41,32 @@ def beside_evidence(pairs: pd.DataFrame, posts: pd.DataFrame) -> pd.DataFrame:
 
 def _near(places: pd.DataFrame, texts: np.ndarray, evidence: pd.DataFrame) -> pd.DataFrame:
     """Sentences near evidence of the same post: place of the evidence, number of the sentence."""
-    places = places[places["post"].isin(evidence["post"])]
-    sources = np.flatnonzero(places["place"].isin(evidence["place"]))
-    place, sentence = (places[name].to_numpy() for name in ("place", "sentence"))
-    pairs = [np.empty((2, 0), dtype=np.int64)]
-    for rows, others, common, lengths in _shared_words(texts, places, sources):
-        shortest = lengths.min(axis=0)
-        near = (common >= FEWEST_WORDS) & (2 * common >= OVERLAP * lengths.sum(axis=0))
-        candidates = np.flatnonzero(~near & (common == shortest))
-        near[candidates] = [_within(texts[sentence[rows[at]]], texts[sentence[others[at]]]) for at in candidates]
-        pairs.append(np.stack([place[rows[near]], sentence[others[near]]]))
-    found = np.concatenate(pairs, axis=1)
-    return pd.DataFrame({"place": found[0], "sentence": found[1]})
-
-
-def _shared_words(
-    texts: np.ndarray, places: pd.DataFrame, sources: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs of different rows of one post that share words: both, how many, and how many each has (2, n)."""
     from sklearn.feature_extraction.text import CountVectorizer  # a second, which reading data need not wait for
 
-    if not len(sources):
-        return
-    numbers, rows = np.unique(places["sentence"], return_inverse=True)
+    places = places[places["post"].isin(evidence["post"])]
+    sources = np.flatnonzero(places["place"].isin(evidence["place"]))
+    place, sentence, post = (places[name].to_numpy(np.int64) for name in ("place", "sentence", "post"))
+    numbers, rows = np.unique(sentence, return_inverse=True)
     counter = CountVectorizer(binary=True, lowercase=False, preprocessor=text_key, token_pattern=WORD)
     counter.fit([*texts[numbers], "a"])  # it refuses texts without any word
     words = counter.transform(texts[numbers])[rows]
     # A word of another post is another word, so that one product compares the sentences of each post with each other alone.
-    of_post = np.repeat(places["post"].to_numpy(np.int64), np.diff(words.indptr)) * words.shape[1] + words.indices
+    of_post = np.repeat(post, np.diff(words.indptr)) * words.shape[1] + words.indices
     columns, words.indices = np.unique(of_post, return_inverse=True)
     words = type(words)((words.data.astype(np.int32), words.indices, words.indptr), shape=(len(rows), len(columns)))
     turned, lengths = words.T.tocsr(), np.diff(words.indptr)
-    work = np.cumsum(words[sources] @ np.asarray(words.sum(axis=0)).ravel())
-    for part in np.split(sources, np.searchsorted(work, np.arange(AT_ONCE, work[-1], AT_ONCE))):
+    work, pairs = np.cumsum(words[sources] @ np.asarray(words.sum(axis=0)).ravel()), [np.empty((2, 0), dtype=np.int64)]
+    for part in np.split(sources, np.searchsorted(work, np.arange(AT_ONCE, work[-1:].sum(), AT_ONCE))):
         product = (words[part] @ turned).tocoo()
-        one, other = part[product.row], product.col
-        different = one != other
-        one, other = one[different], other[different]
-        yield one, other, product.data[different], np.stack([lengths[one], lengths[other]])
+        one, other, common = part[product.row], product.col, product.data
+        both = np.stack([lengths[one], lengths[other]])
+        near = (common >= FEWEST_WORDS) & (2 * common >= OVERLAP * both.sum(axis=0))
+        candidates = np.flatnonzero(~near & (common == both.min(axis=0)))
+        near[candidates] = [_within(texts[sentence[one[at]]], texts[sentence[other[at]]]) for at in candidates]
+        near &= one != other
+        pairs.append(np.stack([place[one[near]], sentence[other[near]]]))
+    found = np.concatenate(pairs, axis=1)
+    return pd.DataFrame({"place": found[0], "sentence": found[1]})
 
 
 def _within(one: str, other: str) -> bool:

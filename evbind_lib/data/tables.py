@@ -14,7 +14,6 @@ import pandas as pd
 from evbind_lib.data.files import UNWRITABLE, read_file
 from evbind_lib.errors import DataError, did_you_mean, near_name
 
-Counted = tuple[pd.DataFrame, dict[str, int]]  # a table, and counts for the report
 SPECIAL_CASE = "SPECIAL_CASE"
 LABELS = {"evidence": ("1", "true", "yes"), "none": ("0", "false", "no")}
 
@@ -96,11 +95,14 @@ ID_RULES: dict[str, Callable[[str], str]] = {
 }
 
 
-def compare_ids(table: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[int, list[str]]:
-    """Number of rows whose post is not there, and a remark with the rule under which it would be; refused where none is."""
+def compare_ids(
+    table: pd.DataFrame, posts: pd.DataFrame, place: str, counts: dict[str, int], remarks: list[str]
+) -> None:
+    """Note rows whose post is not there, with the rule under which it would be; refuse a table of which no row has one."""
     missing = table.loc[~table["post_id"].isin(posts["post_id"]), "post_id"]
+    counts["annotations_without_post"] = len(missing)
     if missing.empty:
-        return 0, []
+        return
     rule, here, there = None, missing.iloc[0], posts["post_id"].min()
     for name, change in ID_RULES.items():
         changed = {change(post): post for post in posts["post_id"]}
@@ -112,7 +114,7 @@ def compare_ids(table: pd.DataFrame, posts: pd.DataFrame, place: str) -> tuple[i
         spelled = f"here {shown(here)}, there {shown(there)}"
         raise DataError(f"{place}: no post_id is one of the posts, {spelled}; {remedy}.")
     would = f", which would be there without {rule}" if rule else ""
-    return len(missing), [f"{len(missing):,} annotations of {missing.nunique():,} posts that are not there{would}"]
+    remarks.append(f"{len(missing):,} annotations of {missing.nunique():,} posts that are not there{would}")
 
 
 def _label(text: object) -> str:
@@ -120,7 +122,9 @@ def _label(text: object) -> str:
     return re.sub(r"^([01])\.0*$", r"\1", str(text).strip().casefold())
 
 
-def clean_rows(table: pd.DataFrame, place: str, label: str, names: Mapping[Any, Iterable[Any]]) -> Counted:
+def clean_rows(
+    table: pd.DataFrame, place: str, label: str, names: Mapping[Any, Iterable[Any]], counts: dict[str, int]
+) -> pd.DataFrame:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
     meaning = {_label(name): side == "evidence" for side, own in {**LABELS, **names}.items() for name in own}
     values = {text: meaning.get(_label(text)) for text in table[label].unique()}
@@ -137,7 +141,7 @@ def clean_rows(table: pd.DataFrame, place: str, label: str, names: Mapping[Any, 
     empty = each_text(sentences, lambda text: text_key(text) if not text.isascii() else text) == ""
     if empty.all():
         raise DataError(f"{place}: every sentence is empty; give a table whose rows hold sentences.")
-    counts = {"annotations": len(table), "empty_sentences": int(empty.sum()), "repeated_sentence_ids": 0}
+    counts |= {"annotations": len(table), "empty_sentences": int(empty.sum()), "repeated_sentence_ids": 0}
     table = table[~empty]
     given = each_text(table["sentence_id"], clean_id) if "sentence_id" in table else pd.Series("", table.index)
     if (missing := given == "").any():
@@ -149,7 +153,7 @@ def clean_rows(table: pd.DataFrame, place: str, label: str, names: Mapping[Any, 
         number = _number(table, table["post_id"], given).where(again, 0)
         counts["repeated_sentence_ids"] = int((number > 0).sum())
         given = given.where(number == 0, given + "~" + number.astype(str))
-    return table.assign(sentence_id=given), counts
+    return table.assign(sentence_id=given)
 
 
 def each_text(values: pd.Series, change: Callable[[str], str]) -> pd.Series:
@@ -193,13 +197,14 @@ def shown(value: object) -> str:
     return str(value) if re.fullmatch(r"\S{1,60}", str(value)) else "(a text, not shown)"
 
 
-def check_posts(posts: pd.DataFrame, place: str) -> Counted:
+def check_posts(posts: pd.DataFrame, place: str, counts: dict[str, int]) -> pd.DataFrame:
     """Posts with clean ids; one id has one text."""
     posts = posts.assign(post_id=_post_ids(posts, place))
     refuse_several(posts["text"], posts["post_id"], place, "texts; give each post its own id")
     once = posts.drop_duplicates("post_id")
-    empty = once["text"].str.strip() == ""
-    return posts, {"repeated_posts": len(posts) - len(once), "posts_without_text": int(empty.sum())}
+    counts["repeated_posts"] = len(posts) - len(once)
+    counts["posts_without_text"] = int((once["text"].str.strip() == "").sum())
+    return posts
 
 
 def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
@@ -223,8 +228,13 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
 
 
 def with_texts(
-    table: pd.DataFrame, criteria: Mapping[str, str], place: str, column: str
-) -> tuple[pd.DataFrame, int, list[str]]:
+    table: pd.DataFrame,
+    criteria: Mapping[str, str],
+    place: str,
+    column: str,
+    counts: dict[str, int],
+    remarks: list[str],
+) -> pd.DataFrame:
     """Give every row the text of its criterion; rows whose id has no text are dropped, counted, and remarked upon."""
     if table.empty:
         raise DataError(f"{place}: every {column} is {SPECIAL_CASE}; add rows annotated for a criterion.")
@@ -235,9 +245,9 @@ def with_texts(
         remedy = "; correct it, or give the criteria that have these ids." if near == "." else near
         raise DataError(f"{place}: no {column} is the id of a criterion, for example {first}{remedy}")
     kept, unknown = table[known], table.loc[~known, "criterion_id"]
-    remarks = []
+    counts["unknown_symptoms"] = len(unknown)
     if len(unknown):
         often = unknown.value_counts().index[0]
         near = f", did you mean {nearest}?" if (nearest := near_name(often, criteria)) else ""
-        remarks = [f"{len(unknown):,} rows of unknown {column} dropped (most often {shown(often)}{near})"]
-    return kept.assign(criterion=kept["criterion_id"].map(criteria)), len(unknown), remarks
+        remarks.append(f"{len(unknown):,} rows of unknown {column} dropped (most often {shown(often)}{near})")
+    return kept.assign(criterion=kept["criterion_id"].map(criteria))
