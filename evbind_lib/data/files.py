@@ -24,11 +24,7 @@ SUFFIXES = ".csv, .tsv, .parquet, .jsonl"
 NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
 MOST_CHARACTERS = 1_000_000  # of one cell
 AT_ONCE = 100_000  # rows held as Python's strings, for memory
-OTHER_SEPARATORS = {
-    ";": "semicolons; save it with commas",
-    "\t": "tabs; name it .tsv",
-    "|": "vertical bars; save it with commas",
-}
+OTHER_SEPARATORS = {";": "semicolons; save it with commas", "\t": "tabs; name it .tsv"}
 CSV_ERRORS = {  # words of the csv module's, and what they mean here
     "unexpected end": "a quoted text does not end; close it, and quote texts that hold commas or line ends",
     "limit": f"a text of more than {MOST_CHARACTERS:,} characters; close its quote, or shorten it",

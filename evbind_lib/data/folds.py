@@ -114,9 +114,8 @@ def held_out(corpus: Corpus, params: Params) -> frozenset[str]:
     part = max(Fraction(params.training.holdout).limit_denominator(MOST_TRIED), Fraction(1, MOST_TRIED))
     parts, problem = _try_split(corpus, part.denominator, params.data)
     if not parts:
-        raise FoldError(
-            f"{place}: {problem}, too few for {part.denominator} parts; hold out 0.5, or annotate more posts."
-        )
+        problem = f"{problem}, too few for {part.denominator} parts"
+        raise FoldError(f"{place}: {problem}; hold out 0.5, or annotate more posts.")
     groups = frozenset[str]().union(*(each.validation_groups for each in parts[: part.numerator]))
     both = {"rest": frozenset(corpus.groups) - groups, "part held out": groups}
     if problem := _missing_class(corpus, both, params.data):
@@ -185,7 +184,6 @@ def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     if classes:  # no leak, so no column
         del table["criteria"]
     verdict = "meant, as they are classes" if classes else "a leak of claims: set data.group_by=[post_id,criterion]"
-    table.attrs["criteria"] = (
-        f"{both:,} of {len(corpus.criteria):,} criteria on both sides{f' ({verdict})' if both else ''}"
-    )
+    told = f" ({verdict})" if both else ""
+    table.attrs["criteria"] = f"{both:,} of {len(corpus.criteria):,} criteria on both sides{told}"
     return table

@@ -12,6 +12,10 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.errors import DataError
 
 MOST_PAIRS = 5_000_000
+EVERY_PAIR = {  # strategies that take every combination: how they are asked for, and what takes fewer
+    "all": ("data.negative_strategy=all", "data.negative_strategy=stratified"),
+    "natural": ("data.eval_neg_ratio=natural", "data.eval_neg_ratio=10"),
+}
 COLUMNS = ["criterion_id", "post_id", "sentence_id", "criterion", "sentence", "label", "origin", "weight"]
 
 
@@ -53,24 +57,15 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
 
 def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
     """Training pairs of some groups, in any order, as `fold_pairs` describes them."""
-    data, draw = params.data, _Draw(corpus, groups, "training", params.data)
-    if not corpus.samples_negatives(data):
-        return draw.annotated()
-    if data.negative_strategy == "all":
-        return draw.everything("data.negative_strategy=all")
-    if data.negative_strategy == "random":
-        return draw.over_all_criteria(round(data.pos_neg_ratio * len(draw.evidence)))
-    return draw.stratified(data.pos_neg_ratio, hard=data.negative_strategy == "hard")
+    data = params.data
+    return _Draw(corpus, groups, "training", data).pairs(data.negative_strategy, data.pos_neg_ratio)
 
 
 def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
     """Validation pairs of some groups, in any order, as `fold_pairs` describes them."""
-    draw = _Draw(corpus, groups, "validation", params.data)
-    if not corpus.samples_negatives(params.data):
-        return draw.annotated()
-    if params.data.eval_neg_ratio == "natural":
-        return draw.everything("data.eval_neg_ratio=natural")
-    return draw.stratified(float(params.data.eval_neg_ratio))
+    ratio = params.data.eval_neg_ratio
+    strategy, ratio = ("natural", 0.0) if ratio == "natural" else ("stratified", float(ratio))
+    return _Draw(corpus, groups, "validation", params.data).pairs(strategy, ratio)
 
 
 def part_counts(corpus: Corpus, folds: Sequence[Fold], params: Params) -> pd.DataFrame:
@@ -104,20 +99,24 @@ class _Draw:
         self.pool = sentences.reset_index(drop=True)
         # A combination is a number, criterion * len(pool) + row: millions need not be held as pairs to draw a few of them.
         self.size = len(self.criteria) * len(self.pool)
-        self.withheld = self._withheld(corpus, data) if corpus.samples_negatives(data) else np.empty(0, dtype=np.int64)
+        self.samples = corpus.samples_negatives(data)
+        # Sorted; a pair of another fold must not come back here either.
+        table = corpus.not_drawn(data) if self.samples else pairs.iloc[:0]
+        rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(table["sentence"]))
+        names = pd.Index(self.criteria).get_indexer(pd.Index(table["criterion_id"]))
+        self.withheld = np.unique(names[rows >= 0] * len(self.pool) + rows[rows >= 0])
         mark = hashlib.sha256("\n".join([role, *sorted(set(groups))]).encode()).digest()
         self.random = np.random.default_rng([data.seed, int.from_bytes(mark[:8], "big")])
 
-    def _withheld(self, corpus: Corpus, data: DataParams) -> np.ndarray:
-        """Sorted numbers of the combinations that are not drawn; a pair of another fold must not come back here either."""
-        table = corpus.not_drawn(data)
-        rows = pd.Index(self.pool["sentence"]).get_indexer(pd.Index(table["sentence"]))
-        names = pd.Index(self.criteria).get_indexer(pd.Index(table["criterion_id"]))
-        return np.unique(names[rows >= 0] * len(self.pool) + rows[rows >= 0])
-
-    def annotated(self) -> pd.DataFrame:
-        """The annotated pairs alone."""
-        return self._table([])
+    def pairs(self, strategy: str, ratio: float) -> pd.DataFrame:
+        """The annotated pairs, and what the strategy draws besides where negatives are sampled."""
+        if not self.samples:
+            return self._table([])
+        if strategy in EVERY_PAIR:
+            return self.everything(EVERY_PAIR[strategy])
+        if strategy == "random":
+            return self.over_all_criteria(round(ratio * len(self.evidence)))
+        return self.stratified(ratio, hard=strategy == "hard")
 
     def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
         """Combinations that bring each criterion's negatives to the ratio of its own evidence."""
@@ -147,12 +146,11 @@ class _Draw:
         drawn = ranks + np.searchsorted(self.withheld - np.arange(len(self.withheld)), ranks, side="right")
         return self._table([(drawn, n_free)])
 
-    def everything(self, key: str) -> pd.DataFrame:
+    def everything(self, keys: tuple[str, str]) -> pd.DataFrame:
         """Every combination that may be drawn."""
         if self.size > MOST_PAIRS:
-            ratio = key.replace("=all", "=stratified").replace("=natural", "=10")
             problem = f"{self.size:,} pairs in a part of a fold, more than {MOST_PAIRS:,}"
-            raise DataError(f"{key}: {problem}; set for example {ratio}.")
+            raise DataError(f"{keys[0]}: {problem}; set for example {keys[1]}.")
         free = np.setdiff1d(np.arange(self.size), self.withheld)
         return self._table([(free, len(free))])
 

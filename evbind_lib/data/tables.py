@@ -5,7 +5,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,7 @@ def read_criteria(path: str) -> dict[str, str]:
     """Read the criteria's texts by id, in the file's order: ``{"criteria": [{"id", "text"}]}`` or a mapping of ids to texts."""
     place = f"data.criteria={path}"
     # Objects as lists of pairs, so that an id that stands there twice is seen.
-    read = partial(json.loads, object_pairs_hook=list)
-    content = read_file(path, "data.criteria", lambda file: read(file.read().decode("utf-8-sig")))
+    content = read_file(path, "data.criteria", lambda file: json.loads(file.read(), object_pairs_hook=list))
     try:
         listed = dict(content).get("criteria")
         entries = [(dict(item)["id"], dict(item)["text"]) for item in listed] if isinstance(listed, list) else content
@@ -175,11 +173,11 @@ def _number(table: pd.DataFrame, *within: pd.Series) -> pd.Series:
 
 def _post_ids(table: pd.DataFrame, place: str) -> pd.Series:
     ids = each_text(table["post_id"], clean_id)
-    _refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
+    refuse_rows(ids == "", place, "post_id is empty; fill it in, as folds keep posts whole")
     return ids
 
 
-def _refuse_rows(wrong: pd.Series, place: str, problem: str) -> None:
+def refuse_rows(wrong: pd.Series, place: str, problem: str) -> None:
     """Raise for the first row in which something is wrong."""
     if wrong.any():
         raise DataError(f"{place}, row {wrong.idxmax()}: {problem}.")
@@ -215,7 +213,7 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         raise DataError(f"{place}: it needs a column criterion or criterion_id and has neither{near}")
     for column in columns:
         table = table.assign(**{column: each_text(table[column], clean_id if column == "criterion_id" else clean)})
-        _refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
+        refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
     if "criterion_id" not in table:
         texts = sorted(set(table["criterion"]))
         width = max(4, len(str(len(texts))))

@@ -46,9 +46,8 @@ def _only(folder: Path, name: str) -> str:
     found = sorted(folder.glob(f"*{name}.*"))
     if len(found) != 1:
         problem = f"the folder has {len(found)} files {name}.*, and needs one"
-        raise DataError(
-            f"data.test={folder.name}: {problem}; name a folder with posts and annotations, or a table of pairs."
-        )
+        remedy = "name a folder with posts and annotations, or a table of pairs"
+        raise DataError(f"data.test={folder.name}: {problem}; {remedy}.")
     return str(found[0])
 
 

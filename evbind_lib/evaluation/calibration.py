@@ -91,11 +91,8 @@ def calibration_scores(judged: pd.DataFrame) -> pd.DataFrame:
     total = weight.sum(axis=1)
     rate = float(evidence[0].sum() / total[0])
     gaps = (evidence - expected) / total[:, None]
-    scores = {
-        "ece": np.abs(gaps).sum(axis=1),
-        "brier": brier.sum(axis=1) / total,
-        "log_loss": log_loss.sum(axis=1) / total,
-    }
+    scores = {"brier": brier.sum(axis=1) / total, "log_loss": log_loss.sum(axis=1) / total}
+    scores = {"ece": np.abs(gaps).sum(axis=1), **scores}
     rows = {name: [values[0], *_percentiles(values[1:])] for name, values in scores.items()}
     # Resampling adds noise, which adds to an error that cannot be below 0: the percentiles, too high, are mirrored at the value,
     # and an error that noise alone would reach may be none.

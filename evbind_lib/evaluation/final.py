@@ -20,7 +20,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
-from evbind_lib.data.tables import clean
+from evbind_lib.data.tables import clean, refuse_rows
 from evbind_lib.errors import DataError, ModelError, did_you_mean
 from evbind_lib.evaluation.calibration import Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.training.cache import fold_key
@@ -209,9 +209,8 @@ def read_sentences(file: str) -> pd.DataFrame:
     if "sentence" not in table:
         table = table.rename(columns={"sentence_text": "sentence"})  # as ReDSM5 calls it
     as_text(table, f"--input={file}", ["sentence"])
-    empty = table.index[table["sentence"].map(clean) == ""]
-    if len(empty):
-        raise DataError(f"--input={file}, row {empty[0]}: the sentence is empty; fill it in or take the row out.")
+    problem = "the sentence is empty; fill it in or take the row out"
+    refuse_rows(table["sentence"].map(clean) == "", f"--input={file}", problem)
     table = table.filter(["post_id", "sentence_id", "sentence"])
     return table.reset_index(drop=len(table.columns) > 1)
 

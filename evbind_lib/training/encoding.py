@@ -45,10 +45,8 @@ class PairLayout:
         special = tuple(np.array(part, dtype=np.int64) for part in parts)
         # The type of a special token that is absent, here that of the text before it, is never used.
         types = tuple(probe["token_type_ids"][i] for i in (0, begin, other - 1, other, -1))
-        has_types = "token_type_ids" in tokenizer.model_input_names
-        return cls(
-            special, types if has_types else None, int(tokenizer.pad_token_id or 0), tokenizer.padding_side == "left"
-        )
+        used = types if "token_type_ids" in tokenizer.model_input_names else None
+        return cls(special, used, int(tokenizer.pad_token_id or 0), tokenizer.padding_side == "left")
 
     def __len__(self) -> int:
         return sum(map(len, self.special))

@@ -251,10 +251,9 @@ def _try_arguments(params: Params) -> None:
     """Train the tiny model by two steps: transformers and PyTorch look at most arguments when they use them."""
     model = params.model.model_copy(update={"name": TINY, "max_length": 16, "attention": "eager"})
     args = {name: value for name, value in params.training.args.items() if not name.startswith("warmup_")}
+    args |= {"max_steps": 2, trainer.BATCH: 1, trainer.STEPS: 1}
     try:
-        _try_steps(
-            params.model_copy(update={"model": model}), {**args, "max_steps": 2, trainer.BATCH: 1, trainer.STEPS: 1}
-        )
+        _try_steps(params.model_copy(update={"model": model}), args)
     except Exception as error:  # each argument is used by code of its own
         problem = f"no step can be trained with them ({_reason(error)}); change or leave out one"
         raise ParamsError(f"training.args: {problem}.") from None

@@ -37,10 +37,8 @@ def smoothed_cross_entropy(
 ) -> torch.Tensor:
     """`weighted_cross_entropy` against 1 - smoothing / 2 (Szegedy et al., CVPR 2016, section 7): (n, 2), (n,) -> (n,)."""
     aims = functional.one_hot(labels, 2) * (1 - smoothing) + smoothing / 2
-    return (
-        functional.cross_entropy(logits.float(), aims, reduction="none")
-        * weights.to(logits.device, non_blocking=True)[labels]
-    )
+    weights = weights.to(logits.device, non_blocking=True)[labels]
+    return functional.cross_entropy(logits.float(), aims, reduction="none") * weights
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:

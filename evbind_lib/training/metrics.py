@@ -120,13 +120,9 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Every metric of `METRICS` for labels (n,) and probabilities of evidence (n,); NaN or 0 where one is not defined."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if labels.ndim != 1 or labels.shape != probabilities.shape or labels.size == 0:
-        shapes = f"labels {labels.shape} and probabilities {probabilities.shape}"
-        raise ValueError(f"{shapes} must be one-dimensional, alike and not empty")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("probabilities must be numbers from 0 to 1")
+    alike = labels.ndim == 1 and labels.shape == probabilities.shape and labels.size > 0
+    if not (alike and np.isin(labels, (0, 1)).all() and ((probabilities >= 0) & (probabilities <= 1)).all()):
+        raise ValueError("labels must be 0 or 1 and probabilities from 0 to 1, of the same pairs and at least one")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")  # ranks of one class only are NaN, F1 of nothing is 0
         return {name: metric(labels, probabilities) for name, metric in METRICS.items()}

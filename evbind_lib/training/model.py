@@ -87,8 +87,7 @@ def _check_weights(model: ModelParams, loaded: PreTrainedModel, found: dict[str,
 
 
 def check_model(model: ModelParams) -> None:
-    """Load model and tokenizer once and run a pair of ``max_length`` through; `ModelError` where that cannot work."""
-    choose_precision(model.precision)
+    """Refuse what the configuration already says of a model: that it is not there, or too short for ``max_length``."""
     if model.name == TINY:
         if model.attention == FLASH:
             load_model(model, load_tokenizer(model, ("criterion", "sentence")))
@@ -146,9 +145,8 @@ def _gain_of_flash(config: str, precision: str) -> float | None:
             logits = model(input_ids=ids, attention_mask=mask).logits
             logits.float().logsumexp(1).sum().backward()
         grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        return [
-            tensor.detach().float().cpu() for tensor in (logits, *grads)
-        ], clock() - started  # .cpu() waits for a GPU
+        found = [tensor.detach().float().cpu() for tensor in (logits, *grads)]  # .cpu() waits for a GPU
+        return found, clock() - started
 
     try:
         with torch.random.fork_rng():

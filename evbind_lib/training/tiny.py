@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import DebertaV2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 VOCABULARY = 2000
+SPECIAL = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "CLS", "SEP", "UNK", "MASK")}
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
@@ -33,7 +34,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
 def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Train a byte-pair tokenizer, ``[CLS] first [SEP] second [SEP]``, on some texts; thousands take well under 2 s."""
     # DeBERTa-v3 itself has a Unigram vocabulary; on so few texts byte pairs come nearer to whole words: pairs a third shorter.
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    special = [*SPECIAL.values()]
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
@@ -44,12 +45,5 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     # The trainer numbers special tokens first, in their order.
     sep, cls = ((token, special.index(token)) for token in ("[SEP]", "[CLS]"))
     tokenizer.post_processor = processors.BertProcessing(sep, cls)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **SPECIAL)

@@ -84,22 +84,11 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
         **chosen,
     }
     try:
-        with _without_launcher():
-            arguments = TrainingArguments(**args)
+        arguments = TrainingArguments(**args)
     except Exception as error:  # each argument is read by code of its own
         problem = f"transformers refuses them: {shown(str(error).splitlines()[0].rstrip('.'))}"
         raise ParamsError(f"training.args: {problem}; change them or leave them out.") from None
     return _on_one_gpu(arguments)
-
-
-@contextlib.contextmanager
-def _without_launcher() -> Iterator[None]:
-    """Take out of the environment what torchrun, mpirun or accelerate set: a training would wait for others of its group."""
-    taken = {name: os.environ.pop(name) for name in list(os.environ) if LAUNCHER.match(name)}
-    try:
-        yield
-    finally:
-        os.environ.update(taken)
 
 
 def _on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
@@ -232,8 +221,11 @@ def fit(
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep log lines, warnings and progress bars of PyTorch and Hugging Face out of a notebook for a while."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end, _without_launcher():
+    """Keep lines and bars of PyTorch and Hugging Face out of a notebook, and what a launcher set out of a training."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
+        # What torchrun, mpirun or accelerate set: a training would wait for others of its group.
+        for name in filter(LAUNCHER.match, list(os.environ)):
+            at_the_end.callback(os.environ.__setitem__, name, os.environ.pop(name))
         warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
         for logger in map(logging.getLogger, ("transformers", "accelerate", "torch")):
             at_the_end.callback(logger.setLevel, logger.level)
