@@ -9,7 +9,6 @@ from typing import Any
 import plotly.graph_objects as go
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
-from plotly.io import renderers
 
 from evbind_lib.tracking.page import PLOTLY
 
@@ -26,6 +25,8 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
     """Display a figure, or put it in the place of an earlier one: a plain output, which saved files and pages keep."""
     bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
     if os.environ.get("PLOTLY_RENDERER"):  # the user's own choice
+        from plotly.io import renderers  # late: it loads half a second of schemas
+
         chosen = [renderers[name] for name in renderers.default.split("+")]
         bundle = {kind: data for each in chosen for kind, data in each.to_mimebundle(figure.to_dict()).items()}
     elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
@@ -36,7 +37,7 @@ def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> Displa
             bundle["image/png"] = base64.b64encode(figure.to_image(format="png", width=900, scale=1)).decode()
     if place is None:
         return display(bundle, raw=True, display_id=True)
-    # Emptied first: plotly's extension of JupyterLab (6.9) does not draw a figure again where one is drawn.
+    # Emptied first: plotly's extension of JupyterLab (of plotly 7.1) does not draw a figure again where one is drawn.
     place.update({"text/plain": ""}, raw=True)
     place.update(bundle, raw=True)
     return place
