@@ -300,7 +300,7 @@ def test_functions_of_a_notebook_are_searched_by_two_workers_stopped_and_resumed
     assert result.stopped and 1 <= done < 30
     result = run_search(objective, params.with_values({"hpo.trials.n_trials": done + 1}), study="own")
     assert count_trials(result.study) == {"total": done + 1, "complete": done + 1, "pruned": 0, "failed": 0}
-    assert os.getpid() not in {pid_of(trial) for trial in result.study.trials}
+    assert os.getpid() not in {pid_of(trial) for trial in finished_trials(result.study)}
     assert {TrialRecord.read(trial).metric for trial in finished_trials(result.study)} == {"pr_auc"}
     assert result.params.training.loss_function == "doubled" and len(result.predictions()["fold"].unique()) == 2
 

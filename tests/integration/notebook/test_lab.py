@@ -141,7 +141,7 @@ def test_figures_are_on_the_screen_in_the_saved_file_when_reopened_and_on_the_pa
         lambda: len(page.run("[...document.querySelectorAll('.js-plotly-plot, .plot-img')].map(each => 1)") or []) >= 3,
         30,
     )
-    assert "model not found" not in page.run("document.body.innerText").lower()
+    assert "model not found" not in (page.run("document.body.innerText") or "").lower()
 
     def of_the_run() -> list[Path]:
         return [*workspace.glob("mlartifacts/**/in_lab.html"), *workspace.glob("runs/*in_lab*.html")]
