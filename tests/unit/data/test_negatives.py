@@ -304,17 +304,17 @@ def test_a_table_without_negatives_is_sampled_and_annotated_is_refused() -> None
 
 def test_no_negative_says_its_criterions_evidence_in_other_words() -> None:
     near = [
-        "I just can't stop crying now, and worry.",  # holds it
-        "Can\u2019t stop crying.",  # lies within it
-        "Now I can't really stop those tears or crying.",  # five of its seven words
+        "I just can't finish knitting now, and worry.",  # holds it
+        "Can\u2019t finish knitting.",  # lies within it
+        "Now I can't really finish those socks or knitting.",  # five of its seven words
     ]
-    far = ["Now I am hungry.", "Crying is for others.", "I just now ate."]
-    posts = {"a": " ".join(["I just can't stop crying now.", *near, *far]), "b": " ".join(["Well then.", *near])}
-    corpus = made([("a", "I just can't stop crying now!", "B", 1), ("b", "Well then.", "A", 1)], posts, "post_id")
+    far = ["Now I am hungry.", "Knitting is for others.", "I just now ate."]
+    posts = {"a": " ".join(["I just can't finish knitting now.", *near, *far]), "b": " ".join(["Well then.", *near])}
+    corpus = made([("a", "I just can't finish knitting now!", "B", 1), ("b", "Well then.", "A", 1)], posts, "post_id")
     everything = training_pairs(corpus, ["a", "b"], settings_of(negative_strategy="all"))
     drawn = everything[everything["origin"] == "sampled"].groupby("criterion_id")["sentence"].agg(set)
     assert drawn["B"] == {*far, "Well then."}
-    assert drawn["A"] == {"I just can't stop crying now!", *near, *far}  # of another criterion they are negatives
+    assert drawn["A"] == {"I just can't finish knitting now!", *near, *far}  # of another criterion they are negatives
     withheld = settings_of(negative_strategy="all", same_post_negatives=False)
     drawn = (
         training_pairs(corpus, ["a", "b"], withheld)
@@ -322,7 +322,7 @@ def test_no_negative_says_its_criterions_evidence_in_other_words() -> None:
         .groupby("criterion_id")["sentence"]
         .agg(set)
     )
-    assert drawn["B"] == {"Well then."} and drawn["A"] == {"I just can't stop crying now!", *far}
+    assert drawn["B"] == {"Well then."} and drawn["A"] == {"I just can't finish knitting now!", *far}
 
 
 @pytest.mark.parametrize("found", [True, False])
