@@ -19,6 +19,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
 from evbind_lib.errors import ModelError, ParamsError, TrainingError, shown
 from evbind_lib.training import trainer
+from evbind_lib.training.cache import model_content
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import Loss
 from evbind_lib.training.metrics import METRICS, compute_metrics, probabilities_of
@@ -40,6 +41,7 @@ class FoldData:
 
 # By corpus, so that every fold, trial and notebook cell draws and tokenises once; gone with the corpus.
 _prepared: WeakKeyDictionary[Corpus, dict[Any, Any]] = WeakKeyDictionary()
+_tried: set[tuple[str, ...]] = set()  # models that were trained for a step
 
 
 def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
@@ -243,8 +245,10 @@ def check(params: Params) -> None:
         check_model(params.model)
         if not {*params.training.args} <= {*RANGES}:
             _try_arguments(params)
-        if params.model.name != TINY:
+        model = (params.model.model_dump_json(), *model_content(params))
+        if params.model.name != TINY and model not in _tried:  # once, and not for each verb of a notebook
             _try_model(params)
+            _tried.add(model)
 
 
 def _try_arguments(params: Params) -> None:
@@ -266,12 +270,10 @@ def _try_model(params: Params) -> None:
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if trainer.is_out_of_memory(error):  # a fold goes on with fewer pairs at once
             return
-        length, reason = params.model.max_length, _reason(error)
-        # RoBERTa has two positions less than its configuration says, and its embeddings only say that an index is out of range.
-        where, remedy = "cannot be trained", "use another encoder"
-        if "index" in reason.lower():
-            where, remedy = f"cannot take a pair of {length} tokens", "set a smaller model.max_length"
-        raise ModelError(f"model.max_length={length}: {params.model.name} {where} ({reason}); {remedy}.") from None
+        # Embeddings that are too short, as RoBERTa's are by two, only say that an index is out of range.
+        place, problem = f"model.max_length={params.model.max_length}: {params.model.name}", _reason(error)
+        remedy = "set a smaller model.max_length, or use another encoder"
+        raise ModelError(f"{place} cannot be trained with pairs that long ({problem}); {remedy}.") from None
 
 
 def _try_steps(params: Params, args: dict[str, Any]) -> None:
