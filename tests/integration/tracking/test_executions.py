@@ -101,7 +101,7 @@ def test_the_shell_sees_progress_ctrl_c_reaches_the_cell_and_a_kill_is_marked_at
     workspace: Path,
 ) -> None:
     progress = f"display({{'text/plain': 'half', {PROGRESS!r}: {{'done': 1, 'total': 2}}}}, raw=True)"
-    patient = f"{progress}\ntry:\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('put', 'away')"
+    patient = f"try:\n    {progress}\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('put', 'away')"
     write_notebook(workspace / "slow.ipynb", "x = 1", f"import time\n{patient}", "time.sleep(100)")
     write_notebook(workspace / "own.ipynb", "x = 1")
     process, output = papermill("slow.ipynb", "out.ipynb"), workspace / "out.ipynb"
