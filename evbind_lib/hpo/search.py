@@ -108,7 +108,7 @@ def run_search(
             notes += enqueue(opened, params)
         for each in called:
             each.on_search_begin(opened, n_earlier)
-        with _interruptible(called) as asked_to_stop, studies.naming_lost_ground(opened):
+        with _interruptible(called) as asked_to_stop, studies.recording_end(opened):
             if not uses_workers(params):
                 loop(opened, asked_to_stop, callbacks=called)
             elif not _is_over(opened, params):
@@ -119,9 +119,9 @@ def run_search(
                     opened, objective, params, called, lambda: asked_to_stop() or time.time() > deadline
                 )
             stopped = asked_to_stop()
-        notes += [*_why_ended(opened, params, stopped=stopped, late=time.time() > deadline), *finalists]
-        if (best := studies.best_trial(opened)) is None:
-            raise SearchError(_without_a_best(opened, notes))
+            notes += [*_why_ended(opened, params, stopped=stopped, late=time.time() > deadline), *finalists]
+            if (best := studies.best_trial(opened)) is None:
+                raise SearchError(_without_a_best(opened, notes))
     return SearchResult(opened, best, params, n_earlier, time.perf_counter() - started, tuple(notes), stopped)
 
 

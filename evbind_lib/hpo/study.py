@@ -319,14 +319,22 @@ def lost_ground(study: optuna.Study, error: BaseException | None) -> SearchError
 
 
 @contextlib.contextmanager
-def naming_lost_ground(study: optuna.Study) -> Iterator[None]:
-    """Say in one sentence what was lost where a search cannot go on without it."""
+def recording_end(study: optuna.Study) -> Iterator[None]:
+    """Record how a search ends; say in one sentence what was lost where it cannot go on without it."""
+    error: BaseException | None = None
     try:
+        StudyRecord(ended="").write(study)
         yield
-    except Exception as error:
-        if isinstance(error, EvbindError) or (lost := lost_ground(study, error)) is None:
+    except BaseException as raised:
+        own = isinstance(raised, EvbindError) or not isinstance(raised, Exception)
+        error = raised if own else lost_ground(study, raised) or raised
+        if error is raised:
             raise
-        raise lost from None
+        raise error from None
+    finally:
+        ended = f"{type(error).__name__}: {error}" if error else "FINISHED"
+        with contextlib.suppress(Exception):  # where it cannot be written, that is why the search ends
+            StudyRecord(ended=ended).write(study)
 
 
 def check_storage(address: str) -> None:

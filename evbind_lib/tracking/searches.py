@@ -6,7 +6,6 @@ What is missing is written from Optuna's storage and the finished folds, by the 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared, in SearchCallback
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import time
@@ -82,7 +81,6 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         self.study_run = Run.open(
             self.store, "search", study.study_name, parameters=self.parameters, tags=tags, study_key=study_key(study)
         )
-        StudyRecord(ended="").write(study)
         if self.on_open:
             self.on_open(self.study_run, "study", study.study_name)
         if study.get_trials(deepcopy=False):
@@ -123,8 +121,6 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         if self.study_run is None:
             return
         ended = "" if error is None else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(Exception):  # where it cannot be written, that is why the search ends
-            StudyRecord(ended=ended or "FINISHED").write(self.study)
         with self.store.at_end():
             for run in self.trial_runs.values():  # cut off
                 if run.run_id:

@@ -1,4 +1,4 @@
-"""A search that is killed at any moment, parent, worker or both, and started again: nothing is lost, doubled or left running."""
+"""A search that is killed, asleep or without disk and server, and started again: nothing is lost, doubled or left running."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import optuna
@@ -19,16 +20,21 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from evbind_lib import cli
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.hpo.study import finished_trials
 from tests.conftest import BRIEF
+from tests.storages import free_port, mlflow_server, postgres
 
 # MLflow itself cannot use a database that was killed while it made its tables.
 pytestmark = pytest.mark.usefixtures("mlflow_tables")
 
+STORAGE = "sqlite:///optuna.db"
 SEARCH = """
 import sys
 import evbind_lib as ev
+import evbind_lib.hpo.study as studies
+studies.HEARTBEAT, studies.GRACE = 1, 2  # here, so that workers have them too
 if __name__ == "__main__":
     params = ev.start("crashes", sys.argv[1:], hpo="quick")
     corpus = ev.load_corpus(params)
@@ -36,13 +42,12 @@ if __name__ == "__main__":
 """
 
 
-def start(workspace: Path, n_trials: int) -> subprocess.Popen[bytes]:
+def start(workspace: Path, n_trials: int, *others: str, **given: Any) -> subprocess.Popen[bytes]:
     script = workspace / "search.py"
     script.write_text(SEARCH, encoding="utf-8")
-    words = [*BRIEF, "hpo.trials.n_jobs=2", "training.args.max_steps=40", f"hpo.trials.n_trials={n_trials}"]
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), *words], env={**os.environ, "EVBIND_WORKSPACE": str(workspace)}
-    )
+    words = [*BRIEF, "hpo.trials.n_jobs=2", "training.args.max_steps=40", f"hpo.trials.n_trials={n_trials}", *others]
+    environment, command = {**os.environ, "EVBIND_WORKSPACE": str(workspace)}, [sys.executable, "-W", "ignore"]
+    return subprocess.Popen([*command, str(script), *words], env=environment, **given)
 
 
 def workers_of(parent: int) -> list[psutil.Process]:
@@ -75,8 +80,8 @@ def kill_at_random(workspace: Path, *, kills: int, n_trials: int, seed: int) -> 
     return killed
 
 
-def check(workspace: Path, n_trials: int) -> None:
-    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+def check(n_trials: int, storage: str = STORAGE) -> None:
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite(storage))
     trials = study.get_trials()
     assert len(finished_trials(study)) == n_trials
     assert not [trial for trial in trials if not trial.state.is_finished()]
@@ -89,7 +94,7 @@ def check(workspace: Path, n_trials: int) -> None:
                 assert again.user_attrs["folds_from_before"] >= len(trial.intermediate_values)
                 assert again.intermediate_values[0] == trial.intermediate_values[0]
 
-    client = mlflow.MlflowClient(f"sqlite:///{workspace}/mlflow.db")
+    client = mlflow.MlflowClient(resolve_sqlite("sqlite:///mlflow.db"))
     (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
     runs = client.search_runs([experiment.experiment_id], max_results=5000)
     levels = Counter(run.data.tags["evbind.level"] for run in runs)
@@ -98,10 +103,13 @@ def check(workspace: Path, n_trials: int) -> None:
     by_trial = Counter(run.data.tags["evbind.trial"] for run in runs if run.data.tags["evbind.level"] == "trial")
     assert set(by_trial.values()) == {1}
     assert {str(trial.number) for trial in finished_trials(study)} <= set(by_trial)
-    states = {
-        run.data.tags["evbind.trial"]: run.info.status for run in runs if run.data.tags["evbind.level"] == "trial"
-    }
-    assert all(states[str(trial.number)] == "FINISHED" for trial in finished_trials(study))
+    assert {run.info.status for run in runs if run.data.tags["evbind.level"] in ("study", "summary")} == {"FINISHED"}
+    ended = {run.data.tags["evbind.trial"]: run for run in runs if run.data.tags["evbind.level"] == "trial"}
+    below = Counter(run.data.tags["mlflow.parentRunId"] for run in runs if run.data.tags["evbind.level"] == "fold")
+    for trial in finished_trials(study):
+        run = ended[str(trial.number)]
+        assert run.info.status == "FINISHED" and below[run.info.run_id] == len(trial.intermediate_values)
+        assert run.data.metrics.get("objective") == (trial.value if trial.state == TrialState.COMPLETE else None)
     parents = {run.info.run_id for run in runs}
     assert all(
         run.data.tags.get("mlflow.parentRunId", "") in parents
@@ -110,12 +118,12 @@ def check(workspace: Path, n_trials: int) -> None:
     )
 
 
-def first_fold(workspace: Path, running: subprocess.Popen[bytes], known: Collection[int] = ()) -> FrozenTrial:
+def first_fold(running: subprocess.Popen[bytes], known: Collection[int] = (), storage: str = STORAGE) -> FrozenTrial:
     """The first trial in training, but the known ones, that has a fold done."""
     deadline = time.monotonic() + 120
     while running.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(Exception):  # the file is there before its tables
-            study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+            study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite(storage))
             for trial in study.get_trials(states=(TrialState.RUNNING,)):
                 if trial.intermediate_values and trial.number not in known:
                     return trial
@@ -127,9 +135,9 @@ def first_fold(workspace: Path, running: subprocess.Popen[bytes], known: Collect
 def test_a_worker_and_then_the_parent_killed_within_a_trial(workspace: Path) -> None:
     running = start(workspace, 5)
     try:
-        cut_off = first_fold(workspace, running)
+        cut_off = first_fold(running)
         os.kill(int(cut_off.user_attrs["worker"].split()[1]), signal.SIGKILL)
-        first_fold(workspace, running, [cut_off.number])
+        first_fold(running, [cut_off.number])
         waited = time.monotonic()
         while len(workers := workers_of(running.pid)) < 2 and time.monotonic() - waited < 30:
             time.sleep(0.1)
@@ -140,20 +148,54 @@ def test_a_worker_and_then_the_parent_killed_within_a_trial(workspace: Path) -> 
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive  # they leave with their parent
     assert start(workspace, 5).wait(timeout=600) == 0
-    check(workspace, 5)
-    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite("sqlite:///optuna.db"))
+    check(5)
+    study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite(STORAGE))
     assert study.trials[cut_off.number].user_attrs["interrupted"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_a_search_that_slept_and_lost_its_server_and_then_its_disk_ends_whole_and_so_does_its_mlflow(
+    workspace: Path, capsys: pytest.CaptureFixture[str], n_jobs: int
+) -> None:
+    port, n_trials = free_port(), 2 + 2 * n_jobs
+    with postgres() as storage, contextlib.ExitStack() as server:
+        tracking = server.enter_context(mlflow_server(workspace, port))
+        words = (f"hpo.study.storage={storage}", f"tracking.uri={tracking}", "training.args.max_steps=20")
+        own_group = {"start_new_session": True, "stderr": subprocess.PIPE}
+        running = start(workspace, n_trials, *words, f"hpo.trials.n_jobs={n_jobs}", **own_group)
+        try:
+            first = first_fold(running, storage=storage)
+            os.killpg(running.pid, signal.SIGSTOP)  # as a machine sleeps, here longer than a heartbeat may stay away
+            time.sleep(4)
+            os.killpg(running.pid, signal.SIGCONT)
+            second = first_fold(running, range(first.number + n_jobs), storage)
+            server.close()
+            first_fold(running, range(second.number + 1), storage)
+            for process in (psutil.Process(running.pid), *workers_of(running.pid)):  # as on a disk that is full
+                process.rlimit(psutil.RLIMIT_FSIZE, (1, -1))
+            _, said = running.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+        assert running.returncode == 1 and b"the same command goes on" in said.splitlines()[-1]
+        assert start(workspace, n_trials, *words, "tracking=none", "hpo.trials.n_jobs=1").wait(timeout=120) == 0
+        with mlflow_server(workspace, port):
+            assert cli.main(["sync", *BRIEF, "hpo=quick", *words]) == 0
+            assert cli.main(["sync", *BRIEF, "hpo=quick", *words]) == 0
+        assert " 0 of " in capsys.readouterr().out.splitlines()[-1]
+        check(n_trials, storage)  # of the server's own database
 
 
 @pytest.mark.full
 def test_killed_at_thirty_moments(workspace: Path) -> None:
     killed = kill_at_random(workspace, kills=30, n_trials=60, seed=11)
     assert killed.total() >= 20 and set(killed) == {"parent", "worker", "both"}
-    check(workspace, 60)
+    check(60)
 
 
 @pytest.mark.full
 def test_two_searches_with_two_workers_each_hold_the_total_of_two_hundred(workspace: Path) -> None:
     both = [start(workspace, 200) for _ in range(2)]
     assert [process.wait(timeout=3000) for process in both] == [0, 0]
-    check(workspace, 200)
+    check(200)
