@@ -1,5 +1,6 @@
 """Finalists: the best trials of a search, trained again on the same folds with seeds that did not choose them."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,8 +16,8 @@ from evbind_lib.config.schema import Params
 from evbind_lib.errors import TrainingError
 from evbind_lib.hpo.objective import Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
-from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.result import CrossValidation
+from evbind_lib.training.cache import FoldCache, trial_name
+from evbind_lib.training.result import CrossValidation, FoldResult
 
 N_SEEDS = 2  # for each; three finalists are 12 % more folds then, after fifty trials that all had theirs
 
@@ -63,6 +64,22 @@ def fresh_seeds(seed: int) -> list[int]:
     return [int(each) for each in np.random.SeedSequence([seed, 1]).generate_state(N_SEEDS)]
 
 
+def finalist_name(number: int, place: int) -> str:
+    """Name of a fold of a finalist in the cache, by its place among those of all its seeds."""
+    return f"finalist_{trial_name(number, place)}"
+
+
+@dataclass
+class _RunningFinalist(RunningTrial):
+    """A trial that is trained again; its folds are stored in their order, where those who write runs find them."""
+
+    n_folds: int = 0
+
+    def on_fold_end(self, result: FoldResult) -> None:
+        self.cache.save(finalist_name(self.trial.number, self.n_folds), result)
+        self.n_folds += 1
+
+
 def train_finalists(
     study: optuna.Study,
     objective: Objective,
@@ -82,7 +99,7 @@ def train_finalists(
                 known, number = StudyRecord.read(study).finalists or {}, str(trial.number)
                 if known.get(number, {}).get("code") != studies.code_version():
                     # Callbacks read its number and parameters, which a trial that has ended holds as well.
-                    followed = RunningTrial(cast(optuna.Trial, trial), cache, callbacks, asked_to_stop)
+                    followed = _RunningFinalist(cast(optuna.Trial, trial), cache, callbacks, asked_to_stop)
                     known[number] = {"code": studies.code_version(), **_train(trial, objective, followed)}
                     # An attribute of the study, since Optuna takes none of a trial that has ended.
                     StudyRecord(finalists=known).write(study)
@@ -116,4 +133,4 @@ def _train(trial: FrozenTrial, objective: Objective, followed: RunningTrial) -> 
     finally:
         for callback in followed.search_callbacks:
             callback.on_finalist_end(trial, values, error)
-    return {"values": values, **({"error": str(error)} if error else {})}
+    return {"values": values, "ended": time.time(), **({"error": str(error)} if error else {})}

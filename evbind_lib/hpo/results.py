@@ -22,7 +22,7 @@ import evbind_lib.hpo.study as studies
 from evbind_lib.config.masking import is_secret, masked
 from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
-from evbind_lib.errors import SearchError, did_you_mean
+from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
 from evbind_lib.hpo.finalists import N_SEEDS, Finalist, finalists
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
@@ -117,16 +117,10 @@ class SearchResult:
     @classmethod
     def load(cls, params: Params) -> Self:
         """Read the study that ``hpo.study`` names, without searching; `SearchError` where it has no complete trial."""
-        name, address = params.hpo.study.study_name, params.hpo.study.storage
-        storage = studies.open_storage(address)
-        names = optuna.get_all_study_names(storage)
-        if name not in names:
-            place, near = masked(address), did_you_mean(name, names)
-            raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
-        study = optuna.load_study(study_name=name, storage=storage)
+        study = studies.load_study(params)
         if (best := studies.best_trial(study)) is None:
             remedy = "search on with the command that began it"
-            raise SearchError(f"Study {name}: none of its trials is complete; {remedy}.")
+            raise SearchError(f"Study {study.study_name}: none of its trials is complete; {remedy}.")
         return cls(study, best, params, len(studies.finished_trials(study)))
 
 

@@ -20,7 +20,7 @@ from evbind_lib.config.masking import MASK, masked
 from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
-from evbind_lib.errors import EvbindError, SearchError, TrackingError
+from evbind_lib.errors import EvbindError, SearchError, TrackingError, did_you_mean
 
 FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
@@ -90,7 +90,9 @@ class StudyRecord(_Record):
     identity: dict[str, Any] | None = None
     ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
     n_finalists: int | None = None
-    finalists: dict[str, Any] | None = None  # by number of the trial: values with fresh seeds, and their code
+    finalists: dict[str, Any] | None = (
+        None  # by number of the trial: values with fresh seeds, when they ended, their code
+    )
 
 
 def study_uid(study: optuna.Study) -> str:
@@ -210,6 +212,15 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
                 raise refusal(name, "holds trials of a script, and nothing says what they were measured on") from None
         _check_identity(opened, params, identity)
     return opened
+
+
+def load_study(params: Params) -> optuna.Study:
+    """Load the study that ``hpo.study`` names; `SearchError` where there is none."""
+    name, storage = params.hpo.study.study_name, open_storage(params.hpo.study.storage)
+    if name not in (names := optuna.get_all_study_names(storage)):
+        place, near = masked(params.hpo.study.storage), did_you_mean(name, names)
+        raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def refusal(name: str, reason: str) -> SearchError:

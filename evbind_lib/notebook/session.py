@@ -20,7 +20,7 @@ from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
 from evbind_lib.hpo.results import SearchResult, result_texts, summary_numbers, write_results
-from evbind_lib.hpo.study import StudyRecord
+from evbind_lib.hpo.study import StudyRecord, best_trial, load_study
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
 from evbind_lib.tracking import executions
@@ -153,12 +153,14 @@ def sync(params: Params) -> str:
 
     if not params.tracking.enabled:
         raise ParamsError("tracking=none: there is no MLflow to write to; leave it out.")
-    result = SearchResult.load(params)
-    study, identity = result.study, StudyRecord.read(result.study).identity or {}
-    values, tags = _described(params)
+    study, (values, tags) = load_study(params), _described(params)
+    identity = StudyRecord.read(study).identity or {}
     tags |= {f"evbind.{name}_fingerprint": identity[name] for name in ("data", "folds") if name in identity}
-    texts = {Path(name).name: text for name, text in result_texts(result, params).items()}
-    given = {"parameters": values, "tags": tags, "numbers": summary_numbers(result, params), "texts": texts}
+    given: dict[str, Any] = {"parameters": values, "tags": tags, "numbers": {}, "texts": {}}
+    if best_trial(study):  # else there is nothing to sum up
+        result = SearchResult.load(params)
+        given["texts"] = {Path(name).name: text for name, text in result_texts(result, params).items()}
+        given["numbers"] = summary_numbers(result, params)
     n_written = searches.sync(Store(params.tracking), study, **given)
     return f"Study {study.study_name}: {n_written} of {len(study.get_trials(deepcopy=False))} trials written to MLflow."
 

@@ -19,6 +19,7 @@ from mlflow import entities
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
+from evbind_lib.hpo.finalists import finalist_name
 from evbind_lib.hpo.objective import SearchCallback, SearchStopped
 from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, study_uid
 from evbind_lib.tracking.runs import Run, TrainingRun, state_of
@@ -100,15 +101,14 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         mark_best(self.study_run, self.study, [*find("trial", best="true"), *find("trial", trial=str(number))])
 
     def on_finalist_begin(self, trial: FrozenTrial) -> None:
-        name, number = f"finalist {trial_run_name(trial.number)}", str(trial.number)
-        run = self.trial_runs[trial.number] = TrainingRun.below(self.study_run, name, finalist=number)
+        run = self.trial_runs[trial.number] = _finalist_run(self.study_run, trial.number)
         self.store.may_wait()
         self.store.live(run.start_below, self.study_run, "finalist")
 
     def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
         if run := self.trial_runs.pop(trial.number, None):
-            numbers = {"objective": fmean(values), "objective_std": stdev(values)} if values else {}
-            self.store.live(run.end, error, numbers, status="KILLED" if isinstance(error, SearchStopped) else "")
+            status = "KILLED" if isinstance(error, SearchStopped) else ""
+            self.store.live(run.end, error, _finalist_numbers(values), status=status)
 
     def for_workers(self) -> TrackedTrials:
         return TrackedTrials(self.store, self.study_run)
@@ -137,7 +137,7 @@ def study_key(study: optuna.Study) -> str:
 
 
 def sync_trials(study_run: Run, study: optuna.Study) -> int:
-    """Write what ended trials of a study lack in MLflow, from Optuna's storage and the finished folds; of how many trials."""
+    """Write what ended trials and finalists lack in MLflow, from Optuna's storage and the finished folds; how many trials."""
     cache = FoldCache(study_uid(study))
     with lock_between_processes(f"sync {study_key(study)}"):  # two searches that end at once must not both write a run
         known: dict[int, entities.Run] = {}
@@ -147,6 +147,7 @@ def sync_trials(study_run: Run, study: optuna.Study) -> int:
         for trial in behind:
             _write_trial(study_run, trial, known.get(trial.number), cache)
         mark_best(study_run, study, study_run.children("trial") if behind else known.values())
+        _sync_finalists(study_run, study, cache)
     return len(behind)
 
 
@@ -172,6 +173,37 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
     read = (cache.load(trial_name(number, fold)) for fold in steps)
     run.catch_up([result for result in itertools.takewhile(bool, read) if result], began)
     run.end_trial(trial)
+
+
+def _finalist_run(study_run: Run, number: int, run_id: str = "") -> TrainingRun:
+    name = f"finalist {trial_run_name(number)}"
+    return TrainingRun.below(study_run, name, run_id, finalist=str(number))
+
+
+def _finalist_numbers(values: Sequence[float]) -> dict[str, float]:
+    return {"objective": fmean(values), "objective_std": stdev(values)} if values else {}
+
+
+def _sync_finalists(study_run: Run, study: optuna.Study, cache: FoldCache) -> None:
+    """Write what finalists that were trained to their end lack."""
+    # Of one that was stopped, or trained by other code before, the last run.
+    known = {run.data.tags["evbind.finalist"]: run for run in study_run.children("finalist")}
+    for number, entry in (StudyRecord.read(study).finalists or {}).items():
+        there, numbers = known.get(number), _finalist_numbers(entry["values"])
+        before = there.data.metrics.get("objective") if there else None
+        is_whole = there and there.info.status == ("FINISHED" if numbers else "FAILED")
+        if "ended" not in entry or (is_whole and before == numbers.get("objective")):
+            continue
+        run = _finalist_run(study_run, int(number), there.info.run_id if there and before is None else "")
+        read = (cache.load(finalist_name(int(number), place)) for place in itertools.count())
+        folds = [result for result in itertools.takewhile(bool, read) if result]
+        began = entry["ended"] - sum(result.seconds for result in folds if not result.cached)
+        if not run.run_id:
+            run.start_below(study_run, "finalist", began=began)
+        run.several_seeds = True
+        run.log(parameters=study.get_trials(deepcopy=False)[int(number)].params)
+        run.catch_up(folds, began)
+        run.end(f"TrainingError: {entry['error']}" if "error" in entry else None, numbers, ended=entry["ended"])
 
 
 def mark_best(study_run: Run, study: optuna.Study, runs: Iterable[entities.Run]) -> None:

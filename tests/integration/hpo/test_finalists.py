@@ -51,6 +51,21 @@ class Finals(SearchCallback, Callback):
         self.wants_stop = len(self.cached) >= self.stop_after
 
 
+def final_runs() -> list[mlflow.entities.Run]:
+    """Runs of finalists, each before its folds."""
+    runs = mlflow.search_runs(experiment_names=["search"], output_format="list", order_by=["start_time ASC"])
+    return [run for run in runs if "evbind.finalist" in run.data.tags]
+
+
+def contents(runs: Sequence[mlflow.entities.Run]) -> list[tuple[object, ...]]:
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    found = []
+    for run in runs:
+        tags = {**run.data.tags, "mlflow.parentRunId": names.get(run.data.tags["mlflow.parentRunId"])}
+        found.append((run.info.run_name, run.info.status, run.data.metrics, run.data.params, tags))
+    return sorted(found, key=str)
+
+
 @pytest.mark.usefixtures("mlflow_tables")
 def test_finalists_are_reported_by_their_fresh_seeds_alone_and_are_trained_once(
     workspace: Path, corpus: Corpus, folds: list[Fold], monkeypatch: pytest.MonkeyPatch
@@ -101,6 +116,14 @@ def test_finalists_are_reported_by_their_fresh_seeds_alone_and_are_trained_once(
     assert sorted(finals["metrics.objective"]) == pytest.approx(sorted(means)) and set(finals["status"]) == {"FINISHED"}
     (study,) = runs.index[runs["tags.evbind.level"] == "study"]
     assert runs.loc[study, "metrics.chosen_trial"] == result.chosen_trial.number
+
+    client, kept = mlflow.MlflowClient(), final_runs()
+    for run in kept:  # as those that a lost server does not have
+        client.delete_run(run.info.run_id)
+    assert "0 of 3 trials" in session.sync(params)
+    assert contents(final_runs()) == contents(kept) and len(kept) == 2 + 8
+    session.sync(params)
+    assert len(final_runs()) == len(kept)
 
     more = params.with_values({"hpo.finalists": 3})
     third = Finals()

@@ -28,6 +28,7 @@ from evbind_lib.hpo.objective import report_folds, suggest
 from evbind_lib.hpo.results import summary_numbers
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import open_storage
+from evbind_lib.notebook import session
 from evbind_lib.tracking.runs import TrainingRun
 from evbind_lib.tracking.searches import TrackedSearch
 from evbind_lib.tracking.store import TRIAL_WAITS, Store
@@ -135,6 +136,23 @@ def test_a_study_whose_server_was_lost_has_the_runs_of_one_whose_was_not_after_e
         assert_equal(whole, synced)
         assert cli.main(command) == 0 and "0 of 5 trials" in capsys.readouterr().out
         assert tree(lost, "lost") == synced, "a study in step is left as it is"
+
+
+@pytest.mark.usefixtures("mlflow_tables")
+def test_a_study_without_a_complete_trial_is_written_as_one_that_failed(brief: Callable[..., Params]) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise ValueError("no number")
+
+    params = brief("hpo.study.study_name=nothing", "hpo.trials.n_trials=2")
+    with pytest.raises(SearchError, match="none of its 2 trials"):
+        run_search(objective, params)
+    assert "2 of 2 trials" in session.sync(params) and "0 of 2 trials" in session.sync(params)
+    runs = tree(Store(params.tracking), "nothing")
+    assert [(name, status) for name, status, *_ in runs] == [
+        ("study", "FAILED"),
+        ("trial 000", "FAILED"),
+        ("trial 001", "FAILED"),
+    ]
 
 
 @contextlib.contextmanager
