@@ -61,7 +61,7 @@ class Store:
         self.served = self.uri.startswith(("http://", "https://"))
         self._connect()
         # Of processes that make one database at the same time, MLflow lets all but one fail.
-        with self.must_work(), lock_between_processes(self.uri):
+        with self.must_work(), lock_between_processes(self.uri), _without_news_of_tables():
             if file := sqlite_file(self.uri):
                 _make_whole(file)
                 if self.uri != tracking.uri:  # it lies in the workspace
@@ -78,8 +78,6 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
 
     @functools.cached_property
     def client(self) -> mlflow.MlflowClient:
@@ -178,6 +176,17 @@ class Store:
         """Find the runs with all of these tags, oldest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
+
+
+@contextlib.contextmanager
+def _without_news_of_tables() -> Iterator[None]:
+    """Keep from a notebook what MLflow reports while it opens a database; what fails is raised."""
+    logger, nothing = logging.getLogger("mlflow.store.db.utils"), logging.Filter("nothing")
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _check_database(address: str) -> None:

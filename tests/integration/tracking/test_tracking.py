@@ -315,9 +315,13 @@ def test_neither_post_text_nor_folders_nor_passwords_are_stored(place: TrackingP
 
 def test_a_new_database_is_made_in_silence_below_the_workspace(tmp_path: Path) -> None:
     code = (
+        "import logging\n"
         "from evbind_lib.config.schema import TrackingParams\n"
         "from evbind_lib.tracking.store import Store\n"
-        "Store(TrackingParams(uri='sqlite:///state/mlflow.db', artifacts='files'))\n"
+        "loggers = [logging.getLogger(name) for name in ('mlflow', 'alembic')]\n"
+        "before = [logger.level for logger in loggers]\n"
+        "Store(TrackingParams(uri='sqlite:///state/mlflow.db', artifacts='files')).client.search_experiments()\n"
+        "assert before == [logger.level for logger in loggers], 'the user sets these'\n"
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
