@@ -1,5 +1,6 @@
 """Compose ``params/`` and overrides with Hydra into one validated, frozen `Params`."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -15,6 +16,7 @@ from evbind_lib.config.schema import GROUPS, TYPED, Params, dotted_name, flatten
 from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
+SEARCHED = ("data", "model", "training", "hpo")  # branches that the experiment of a search holds
 
 
 def compose(
@@ -36,7 +38,8 @@ def compose(
         Hydra overrides, applied last, for example ``["hpo.trials.n_trials=30"]``; of two for the same key the later counts.
     data, model, trainer, hpo, tracking, cluster, experiment
         A file by name, for example ``hpo="quick"`` for ``params/hpo/quick.yaml``; files in ``params/`` of the workspace go
-        before those that ship with evbind.
+        before those that ship with evbind. ``experiment`` goes last; one that a search wrote is taken as a whole, in place of
+        the files of data, model, trainer and hpo, and what is chosen after it among the overrides goes on top.
 
     Returns
     -------
@@ -55,8 +58,10 @@ def compose(
         raise ParamsError(f'overrides={shown(overrides)}: it must be a list of texts, as ["training.n_folds=3"] or [].')
     chosen = [f"{group}={name}" for group, name in zip(GROUPS, named, strict=True) if name is not None]
     words = _prepare([*chosen, *overrides])
-    tree = _tree("config", words)
-    _check_encoder(tree, words)
+    tree = _experiment_tree(words)
+    if tree is None:
+        tree = _tree("config", words)
+        _check_encoder(tree, words)
     search = tree["hpo"] if isinstance(tree.get("hpo"), dict) else {}
     space, fixed = search.get("search_space"), search.get("fixed") or {}
     if isinstance(space, dict) and isinstance(fixed, dict):  # the schema refuses anything else
@@ -64,6 +69,41 @@ def compose(
         _drop_left_over(search, words)
         _fix(tree, search)
     return Params.from_tree(tree)
+
+
+def experiment_name(study: str) -> str:
+    """Name of the experiment of a study: a file's, and one that Hydra reads as a text."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", study)
+    return f"study_{name}" if re.match(r"(?i)(null|true|false|nan|inf)$|[^a-z]", name) else name
+
+
+def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
+    """The tree of an experiment that a search wrote, with what stands after it on top; None where none was chosen."""
+    place = next((word for word in words if word.startswith("experiment=")), "")
+    file = workspace() / "params" / "experiment" / (place.partition("=")[2].strip("'\"") + ".yaml")
+    if not place or not file.is_file() or not (own := _read_experiment(file)):
+        return None  # one that was written by hand is put over the other files by Hydra
+    after = [word.lstrip("+") for word in words[words.index(place) + 1 :]]
+    on_top = [f"+{word}" if CHOICE.match(word) else word if word.startswith("~") else f"++{word}" for word in after]
+    whole = _tree(None, [f"+{place}", *on_top])
+    if any(word.startswith("trainer=") for word in after) and whole["training"]["provenance"] == own["provenance"]:
+        whole["training"]["provenance"] = None  # another set than the search's
+    # Where studies, runs and workers are, is said where it is used.
+    here = ("hpo=", "tracking=", "cluster=", "++tracking.", "++cluster.", "++hpo.study.storage=")
+    tree = _tree("config", [word for word in words if word.startswith(here)])
+    study = {"storage": tree["hpo"]["study"]["storage"], **whole["hpo"]["study"]}
+    return {**tree, **{name: whole[name] for name in SEARCHED}, "hpo": {**whole["hpo"], "study": study}}
+
+
+def _read_experiment(file: Path) -> dict[str, Any]:
+    """The branch training of an experiment's file that a search wrote; of any other file nothing."""
+    import yaml
+
+    with contextlib.suppress(yaml.YAMLError, AttributeError):  # told when the file is composed
+        tree = yaml.safe_load(file.read_text(encoding="utf-8", errors="replace"))
+        if {*SEARCHED} <= tree.keys() and tree["training"].get("provenance"):
+            return dict(tree["training"])
+    return {}
 
 
 def with_trainer(params: Params, name: str) -> Params:
@@ -159,6 +199,8 @@ def _check_files(overrides: Sequence[str]) -> None:
             hint = did_you_mean(Path(name).stem, known)
             if name == "hpo_best":
                 hint = "; a search writes it, so run `evbind hpo_search hpo=quick` first."
+            if group == "experiment" and not known:
+                hint = "; a search writes one of its study's name, and none was made in this workspace."
             raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")
 
 

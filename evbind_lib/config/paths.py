@@ -31,6 +31,13 @@ def resolve_path(path: str) -> Path:
     return next((place.resolve() for place in places if os.path.exists(place)), places[0])
 
 
+def portable_path(path: str) -> str:
+    """A path as it was typed where it is found from any current folder, else absolute."""
+    found, places = resolve_path(path), (workspace(), PACKAGE.parent)
+    elsewhere = next((place / path for place in places if os.path.exists(place / path)), None)
+    return path if (elsewhere and elsewhere.resolve() == found) or not os.path.exists(found) else str(found)
+
+
 def resolve_sqlite(url: str) -> str:
     """Make the file of an SQLite address absolute, in the workspace; other addresses are left as they are."""
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", url)

@@ -3,13 +3,14 @@
 import contextlib
 import copy
 import dataclasses
+import json
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import optuna
@@ -19,8 +20,9 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import evbind_lib.hpo.study as studies
-from evbind_lib.config.masking import is_secret, masked
-from evbind_lib.config.paths import workspace, write_whole
+from evbind_lib.config.compose import SEARCHED, experiment_name
+from evbind_lib.config.masking import FILES, is_secret, masked
+from evbind_lib.config.paths import portable_path, workspace, write_whole
 from evbind_lib.config.schema import Params, set_values
 from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_score
@@ -283,9 +285,9 @@ def best_trainer_yaml(result: SearchResult) -> str:
             for key, each in corrected.items()
         }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
+    provenance |= {"lacks": lacks} if (lacks := not_in_files(study)) else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
-    training["loss_args"] = {key: each for key, each in training["loss_args"].items() if not is_secret(key)}
-    training = {key: value for key, value in training.items() if key != "loss_args" or value}
+    training = {key: value for key, value in _without_secrets(training).items() if key != "loss_args" or value}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.
     decided = [key for key in {**best.params, **params.hpo.fixed} if key.startswith(("data.", "model."))]
@@ -296,6 +298,48 @@ def best_trainer_yaml(result: SearchResult) -> str:
         "# Use it with trainer=hpo_best; the next search replaces it, so keep a copy under another name.\n"
     )
     return head + yaml.safe_dump(tree, sort_keys=False)
+
+
+def not_in_files(study: optuna.Study) -> list[str]:
+    """What of a search no file of parameters can hold: the data, loss, model or objective of somebody's own."""
+    identity = StudyRecord.read(study).identity or {}
+    own = ["data"] if identity.get("source") == "memory" else []
+    own += ["objective"] if identity.get("objective", studies.OBJECTIVE) != studies.OBJECTIVE else []
+    own += [name for name in ("loss", "model_init", "score") if identity.get(name)]
+    return own + [name for name, digest in (identity.get("registered") or {}).items() if digest]
+
+
+def experiment_yaml(result: SearchResult) -> str:
+    """A search as a file of the group experiment: its data, model, search and folds, and the chosen trial's parameters."""
+    study, params = result.study, result.params
+    tree = params.model_dump(include={*SEARCHED})
+    tree["training"] |= {"provenance": yaml.safe_load(best_trainer_yaml(result))["training"]["provenance"]}
+    for name in FILES:
+        tree["data"][name] = tree["data"][name] and portable_path(tree["data"][name])
+    space = {name: entry.model_dump(exclude_none=True) for name, entry in params.hpo.search_space.items()}
+    tree["hpo"] |= {"fixed": set_values({}, params.hpo.fixed), "search_space": set_values({}, space)}
+    tree["hpo"]["study"] |= {"study_name": study.study_name}
+    del tree["hpo"]["study"]["storage"]
+    head = (
+        "# @package _global_\n"
+        f"# Study {study.study_name} as a whole: data, model, folds, search, and the parameters of trial "
+        f"{result.chosen_trial.number}.\n"
+        f"# Use it with experiment={experiment_name(study.study_name)}; when the study goes on, it is written again.\n"
+    )
+    # By way of JSON: YAML would write a list that stands in two places once, and refer to it.
+    return head + yaml.safe_dump(json.loads(json.dumps(_without_secrets(tree))), sort_keys=False)
+
+
+def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in tree.items() if not is_secret(name)}
+    return {name: _without_secrets(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def experiment_choice(result: SearchResult) -> str | None:
+    """Word that takes a search as a whole, once it is written; None where a file cannot hold it."""
+    if not_in_files(result.study) or TrialRecord.read(result.chosen_trial).resolved is None:
+        return None
+    return f"experiment={experiment_name(result.study.study_name)}"
 
 
 def result_texts(result: SearchResult, params: Params) -> dict[str, str]:
@@ -314,6 +358,8 @@ def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
     texts = result_texts(result, params)
     for name, text in texts.items():
         write_whole(workspace() / name, text)
+    if choice := experiment_choice(result):  # not among the texts: they go to MLflow, and it has the folders of data
+        write_whole(workspace() / "params" / f"{choice.replace('=', '/')}.yaml", experiment_yaml(result))
     return {Path(name).name: workspace() / name for name in texts}
 
 

@@ -88,8 +88,9 @@ def _read(notebook: Path) -> Any:
 
 def composed(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> Params:
     """Parameters that a notebook composes, with the files that its parameters cell chooses where no other is chosen."""
-    stored = default_parameters(notebook)
-    return compose(overrides, **{**{group: stored[group] for group in GROUPS if group in stored}, **choices})
+    stored, given = default_parameters(notebook), papermill_parameters(notebook, choices, overrides)
+    words = given.pop("overrides")
+    return compose(words, **{**{group: stored[group] for group in GROUPS if group in stored}, **given})
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +100,9 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
         remedy = "add a cell tagged `parameters` with it."
         raise ParamsError(f"{notebook.name}: its parameters cell has no `overrides: list = []`; {remedy}")
     own = {group: name for group, name in choices.items() if group in names}
-    further = [f"{group}={name}" for group, name in choices.items() if group not in names]
+    # What is chosen beside an experiment goes on top of it; the files that the cell itself names do not.
+    first = sorted(choices, key=lambda group: group != "experiment")
+    further = [f"{group}={choices[group]}" for group in first if group not in names or "experiment" in choices]
     return {**own, "overrides": [*further, *overrides]}
 
 

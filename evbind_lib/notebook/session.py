@@ -86,7 +86,7 @@ def start(
             begin(compose().tracking, name, given)
         raise
     # Where no data were chosen they may come from memory, and the sample must not be named.
-    chose_data = data or experiment or any(word.lstrip("+~").startswith("data") for word in overrides)
+    chose_data = data or experiment or any(word.lstrip("+~").startswith(("data", "experiment=")) for word in overrides)
     begin(params.tracking, name, {**given, **(params.flat() if chose_data else _without_files(params))})
     return params
 

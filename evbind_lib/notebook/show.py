@@ -17,7 +17,14 @@ from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.calibration import calibration_scores
 from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
-from evbind_lib.hpo.results import SearchResult, corrected_line, finalist_lines, folds_line, folds_spent
+from evbind_lib.hpo.results import (
+    SearchResult,
+    corrected_line,
+    experiment_choice,
+    finalist_lines,
+    folds_line,
+    folds_spent,
+)
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import show_figure
 from evbind_lib.notebook.monitor import short, states
@@ -75,7 +82,7 @@ def search_summary(result: SearchResult) -> Summary:
     """Result and lines of a search."""
     study, best, n_earlier = result.study, result.best_trial, result.n_earlier_trials
     counts, drawn, metric, value = count_trials(study), TrialRecord.read(best), metric_name(study), result.best_value
-    n_folds = result.configured.training.n_folds
+    n_folds, choice = result.configured.training.n_folds, experiment_choice(result)
     folds = dict(zip(("trained", "read", "whole"), folds_spent(study, n_folds), strict=True))
     found = {"study": study.study_name, "best_trial": best.number, "best_value": value, "best_params": best.params}
     found |= {"counts": counts, "folds": folds}
@@ -93,9 +100,10 @@ def search_summary(result: SearchResult) -> Summary:
     with contextlib.suppress(SearchError):
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
-        lines += ["  params/trainer/hpo_best.yaml   use it: evbind train trainer=hpo_best"]
+        lines += [f"  params/{choice.replace('=', '/')}.yaml   use it: evbind train {choice}"] if choice else []
+        lines += ["  params/trainer/hpo_best.yaml"]
         lines += ["  optuna_study_summary.txt", "  optuna_trials.csv"]
-    found |= {"went_on_from": n_earlier, "stopped": result.stopped}
+    found |= {"experiment": choice, "went_on_from": n_earlier, "stopped": result.stopped}
     return found, [*lines, *_mlflow_line(result.configured)]
 
 

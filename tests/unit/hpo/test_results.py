@@ -14,12 +14,13 @@ import yaml
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evbind_lib.config.compose import compose
+from evbind_lib.config.compose import compose, experiment_name
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.selection import corrected_score
 from evbind_lib.hpo.results import (
     SearchResult,
+    experiment_yaml,
     folds_spent,
     parameter_importances,
     summary_text,
@@ -27,6 +28,8 @@ from evbind_lib.hpo.results import (
     write_results,
 )
 from evbind_lib.hpo.study import best_trial, open_storage, should_stop, trials_since_improvement
+from evbind_lib.notebook.run import composed, default_parameters, find_notebook
+from evbind_lib.notebook.show import search_summary
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.result import FoldResult, prediction_table
 
@@ -222,6 +225,86 @@ def test_an_objective_without_suggest_and_folds_leaves_no_trainer_file(params: P
     assert list(files) == ["optuna_study_summary.txt", "optuna_trials.csv"]
     assert "To minimize" in files["optuna_study_summary.txt"].read_text()
     assert not (workspace / "params").exists()
+
+
+@pytest.fixture
+def elsewhere(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Parameters of a search of a table beside the current folder, with another model than the sample's and many settings."""
+    folder = workspace.parent / "mine"
+    folder.mkdir()
+    (folder / "table.csv").touch()
+    (workspace / "criteria.json").touch()
+    monkeypatch.chdir(folder)
+    searched = "hpo.search_space.data.pos_neg_ratio={type: uniform, low: 1, high: 2}"
+    overrides = ["data.pairs=table.csv", "data.criteria=criteria.json", "data.columns={sentence: text}", searched]
+    overrides += [
+        "training.n_folds=2",
+        "training.args.adam_beta2=0.9",
+        "training.holdout=0.2",
+        "hpo.fixed={focal_gamma: 1.5}",
+    ]
+    overrides += ["hpo.study.storage=postgresql://me:hush@host/db", "hpo.sampler.type=random"]
+    return compose(overrides, data="pairs", model="deberta_v3_base", hpo="quick")
+
+
+def test_an_experiment_takes_a_search_everywhere_whatever_files_a_notebook_chooses(
+    elsewhere: Params, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = result_of(elsewhere, [trial(elsewhere, 1e-3, [0.6, 0.7], value=0.65)])
+    write_results(found, elsewhere)
+    written = (workspace / "params" / "experiment" / "made-up.yaml").read_text()
+    assert "hush" not in written and "storage" not in written and "tracking" not in written
+    monkeypatch.chdir(workspace)
+    here = compose(["hpo.study.storage=sqlite:///mine.db"], tracking="none")
+    taken = compose(
+        ["experiment=made-up", "hpo.study.storage=sqlite:///mine.db"],
+        data="sample", model="tiny", trainer="hpo_best", hpo="default", tracking="none",
+    )  # fmt: skip
+    expected = found.params.with_values({"data.pairs": str(workspace.parent / "mine" / "table.csv")})
+    assert taken.data == expected.data and taken.model == expected.model
+    assert taken.training.model_copy(update={"provenance": None}) == expected.training
+    study = here.hpo.study.model_copy(update={"study_name": "made-up"})
+    assert taken.hpo == expected.hpo.model_copy(update={"study": study}) and taken.tracking == here.tracking
+
+
+def test_a_file_chosen_after_an_experiment_goes_on_top_and_in_the_shell_every_one_that_is_typed(
+    params: Params, workspace: Path
+) -> None:
+    write_results(result_of(params, [trial(params, 3e-3, [0.6, 0.7], value=0.65)]), params)
+    compare, best = find_notebook("compare"), {"experiment": "made-up"}
+    assert "trainer" in default_parameters(compare)  # and is hpo_best there, which is no choice of the user's
+    taken = composed(compare, best, [])
+    assert taken.training.args["learning_rate"] == 3e-3 and (taken.training.provenance or {})["study"] == "made-up"
+    default = composed(compare, {"trainer": "default", **best}, ["training.n_folds=3"])
+    assert default.training.args["learning_rate"] == 1e-3 and default.training.n_folds == 3
+    assert default.training.provenance is None  # nothing chose it on these folds
+    assert composed(compare, {"model": "deberta_v3_base", **best}, []).model.name == "microsoft/deberta-v3-base"
+
+
+@pytest.mark.parametrize(
+    ("identity", "lacks"),
+    [
+        ({"source": "memory"}, ["data"]),
+        ({"loss": "d1", "model_init": "d2", "score": "d3"}, ["loss", "model_init", "score"]),
+        ({"registered": {"loss mine": "d4", "metric macro_f1": None}}, ["loss mine"]),
+        ({"objective": "__main__.mine"}, ["objective"]),
+    ],
+)
+def test_a_search_that_no_file_can_hold_leaves_no_experiment_and_its_trainer_file_says_what_it_lacks(
+    params: Params, workspace: Path, identity: dict[str, Any], lacks: list[str]
+) -> None:
+    found = result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)], **identity)
+    provenance = written_training(write_results(found, params))["provenance"]
+    assert provenance["lacks"] == lacks and not (workspace / "params" / "experiment").exists()
+    assert not any("evbind" in line for line in search_summary(found)[1])
+
+
+def test_an_experiment_holds_no_secret_and_its_name_is_one_that_a_file_and_hydra_take(params: Params) -> None:
+    secret = params.with_values({"training.loss_args.api_key": 4711.0, "model.trainer": {"token": "hush"}})
+    text = experiment_yaml(result_of(secret, [trial(secret, 1e-3, [0.6, 0.7], value=0.65)]))
+    assert "4711" not in text and "hush" not in text
+    names = {"deberta-v3-hpo": "deberta-v3-hpo", "a b/ü": "a_b__", "null": "study_null", "2026": "study_2026"}
+    assert {name: experiment_name(name) for name in names} == names
 
 
 def fold_result(fold: int) -> FoldResult:
