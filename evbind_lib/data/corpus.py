@@ -19,6 +19,7 @@ from evbind_lib.data import formats, near_matches, tables
 from evbind_lib.data.files import AT_ONCE, as_text, read_table
 from evbind_lib.data.groups import group_posts
 from evbind_lib.data.merging import merge
+from evbind_lib.data.provenance import note_provenance
 from evbind_lib.errors import DataError, near_name
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
@@ -258,8 +259,11 @@ def load_corpus(params: Params) -> Corpus:
     >>> corpus.report.posts, len(corpus.criteria)
     (200, 9)
     """
-    corpus = READERS[params.data.format](params.data)
-    return dataclasses.replace(corpus, sensitive=params.data.sensitive, source=params.data.format)
+    read = READERS[params.data.format](params.data)
+    corpus = dataclasses.replace(read, sensitive=params.data.sensitive, source=params.data.format)
+    if params.training.provenance:
+        note_provenance(params, corpus.fingerprint)
+    return corpus
 
 
 def _place(data: DataParams, **names: str) -> Place:

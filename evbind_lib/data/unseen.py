@@ -36,8 +36,12 @@ def _read(params: Params) -> Corpus:
     files: dict[str, str | None] = {"format": "pairs", "pairs": str(data.test), "posts": None, "criteria": criteria}
     if place.is_dir():
         files |= {"format": "redsm5", "pairs": None, **{name: _only(place, name) for name in ("posts", "annotations")}}
+    changed = {"data": data.model_copy(update={**files, "test": None})}
+    training = params.training.model_copy(
+        update={"provenance": None}
+    )  # other data than the search's are what it is for
     try:
-        return load_corpus(params.model_copy(update={"data": data.model_copy(update={**files, "test": None})}))
+        return load_corpus(params.model_copy(update={**changed, "training": training}))
     except DataError as error:
         raise DataError(str(error).replace("data.pairs=", "data.test=", 1)) from None
 
