@@ -37,7 +37,7 @@ def postgres_programs() -> Path | None:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
+def postgres(host: str = "127.0.0.1") -> Iterator[str]:
     """A PostgreSQL server in a folder of its own; yields the address of an empty database."""
     programs = postgres_programs()
     if programs is None:
@@ -55,10 +55,12 @@ def postgres() -> Iterator[str]:
         assert done.returncode == 0, done.stderr
 
     call(str(programs / "initdb"), "-D", str(data), "-U", "evbind", "--auth=trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    with (data / "pg_hba.conf").open("a") as rules:
+        rules.write("host all all all trust\n")
+    options = f"-p {port} -c listen_addresses={host} -c unix_socket_directories={folder} -c fsync=off"
     call(str(programs / "pg_ctl"), "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
     try:
-        yield f"postgresql://evbind@127.0.0.1:{port}/postgres"
+        yield f"postgresql://evbind@{host}:{port}/postgres"
     finally:
         with contextlib.suppress(AssertionError):
             call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")

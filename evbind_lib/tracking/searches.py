@@ -159,7 +159,8 @@ def _is_behind(run: entities.Run | None, trial: FrozenTrial) -> bool:
     if run is not None and run.info.status != "RUNNING" and run.data.tags.get("evbind.state") == state_of(trial):
         return False
     recent = trial.datetime_complete is not None and time.time() - trial.datetime_complete.timestamp() < MAY_STILL_WRITE
-    return not recent or record.worker == this_process() or is_dead(record.worker)
+    # Whoever ends its own trial writes the seconds first; one without was closed by another process.
+    return not recent or record.seconds is None or record.worker == this_process() or is_dead(record.worker)
 
 
 def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None, cache: FoldCache) -> None:

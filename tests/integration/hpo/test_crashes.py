@@ -80,7 +80,7 @@ def kill_at_random(workspace: Path, *, kills: int, n_trials: int, seed: int) -> 
     return killed
 
 
-def check(n_trials: int, storage: str = STORAGE) -> None:
+def check(n_trials: int, storage: str = STORAGE, tracking: str = "sqlite:///mlflow.db") -> None:
     study = optuna.load_study(study_name="deberta-v3-hpo", storage=resolve_sqlite(storage))
     trials = study.get_trials()
     assert len(finished_trials(study)) == n_trials
@@ -94,7 +94,7 @@ def check(n_trials: int, storage: str = STORAGE) -> None:
                 assert again.user_attrs["folds_from_before"] >= len(trial.intermediate_values)
                 assert again.intermediate_values[0] == trial.intermediate_values[0]
 
-    client = mlflow.MlflowClient(resolve_sqlite("sqlite:///mlflow.db"))
+    client = mlflow.MlflowClient(resolve_sqlite(tracking))
     (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
     runs = client.search_runs([experiment.experiment_id], max_results=5000)
     levels = Counter(run.data.tags["evbind.level"] for run in runs)
