@@ -101,6 +101,7 @@ def test_what_cannot_be_searched_is_refused_with_its_name() -> None:
         ("learning_rat", "{type:uniform,low:0.1,high:0.2}", "did you mean 'learning_rate'"),
         ("learning_rate", "{type:uniform,low:-1,high:0.2}", "learning_rate=-1"),
         ("loss_function", "{type:categorical,choices:[focal,weighted]}", "did you mean 'weighted_ce'"),
+        ("optim", "{type:categorical,choices:[adamw_torch,adamw_bnb_8bit]}", "no step can be trained"),
     ):
         with pytest.raises(ParamsError) as caught:
             check_space(compose([f"hpo.search_space.{name}={entry}"]))
