@@ -82,7 +82,7 @@ class Store:
     @functools.cached_property
     def client(self) -> mlflow.MlflowClient:
         """MLflow's client, made by the first that writes: in a worker the store may be lost by then."""
-        return mlflow.MlflowClient(tracking_uri=self.uri)
+        return _client_of(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("client", "_writer", "_last")}
@@ -178,6 +178,11 @@ class Store:
         return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
 
 
+def _client_of(uri: str) -> mlflow.MlflowClient:
+    # MLflow makes the folder of a file as it stands in an address, %25 for a %, but not where that names the driver as well.
+    return mlflow.MlflowClient(tracking_uri=uri.replace("sqlite:", "sqlite+pysqlite:") if "%" in uri else uri)
+
+
 @contextlib.contextmanager
 def _without_news_of_tables() -> Iterator[None]:
     """Keep from a notebook what MLflow reports while it opens a database; what fails is raised."""
@@ -222,7 +227,7 @@ def _make_whole(file: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
             made = Path(folder, "made.db")
-            mlflow.MlflowClient(tracking_uri=f"sqlite:///{in_address(made)}").search_experiments(max_results=1)
+            _client_of(f"sqlite:///{in_address(made)}").search_experiments(max_results=1)
             with contextlib.closing(sqlite3.connect(made)) as whole:
                 whole.backup(connection)
 

@@ -250,7 +250,7 @@ def test_a_copied_workspace_writes_into_its_own_place_whatever_its_name(
     store = Store(params.tracking)
     second = store.start(store.experiments["search"], "second", {})
     store.client.log_text(second, "two", "file.txt")
-    assert sorted(workspace.rglob("*")) == before
+    assert sorted(workspace.rglob("*")) == before and {*workspace.parent.iterdir()} == {workspace, copy}
     texts = [Path(store.client.download_artifacts(run, "file.txt")) for run in (first, second)]
     assert [text.read_text() for text in texts] == ["one", "two"] and len(list(copy.rglob("file.txt"))) == 2
     monkeypatch.setenv("HOME", str(workspace.parent))
