@@ -64,6 +64,12 @@ class Distribution(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         last = low + (high - low) // step * step
         return int(last) if self.type == "int" else float(last)
 
+    def excludes(self, other: Distribution) -> bool:
+        """Whether ``when`` never holds together with that of the other."""
+        names = self.when.keys() & other.when.keys()
+        pairs = ([each if isinstance(each, list) else [each] for each in (self.when[n], other.when[n])] for n in names)
+        return any(not any(value in two for value in one) for one, two in pairs)
+
     def to_optuna(self) -> Any:
         """Distribution of Optuna's; its high is `last`, so that Optuna need not warn that it moves it there."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -221,8 +221,11 @@ class Params(Section):
         seen: dict[str, str] = {}
         for name, entry in self.hpo.search_space.items():
             key, dotted = f"hpo.search_space.{name}", dotted_name(name)
-            if seen.setdefault(dotted, key) != key:
-                raise ValueError(f"{key} is the same parameter as {seen[dotted]}; take one of them out")
+            if (other := seen.setdefault(dotted, name)) != name and not entry.excludes(self.hpo.search_space[other]):
+                same = f"{key} is the same parameter as hpo.search_space.{other}"
+                raise ValueError(
+                    f"{same}; take one of them out, or give both a `when` that never holds with the other's"
+                )
             for value in entry.choices or [entry.low, entry.last]:
                 self._check_value(dotted, value, key, "cannot be tried")
             for other, wanted in entry.when.items():

@@ -186,11 +186,19 @@ def test_several_encoders_are_searched_each_with_a_length_that_it_can_take(tmp_p
     dropout = "hpo.search_space.model.dropout={type: uniform, low: 0.0, high: 0.3}"
     schedule = "hpo.search_space.lr_scheduler_type={type: categorical, choices: [linear, cosine]}"
     smoothing = "hpo.search_space.training.loss_args.smoothing={type: uniform, low: 0.0, high: 0.2}"
-    chosen = [f"model.name={long}", "model.max_length=100", space, dropout, schedule, smoothing]
+    rates = [
+        f"hpo.search_space.learning_rate={{type: log_uniform, low: 1e-6, high: 1e-5, when: {{model.name: {long}}}}}",
+        "hpo.search_space.training.args.learning_rate="
+        f"{{type: log_uniform, low: 1e-4, high: 1e-3, when: {{model.name: ['{short}']}}}}",
+    ]
+    chosen = [f"model.name={long}", "model.max_length=100", space, dropout, schedule, smoothing, *rates]
     params = compose([*chosen, "hpo.fixed={loss_function: smoothed_ce}"], model="pretrained")
     check_space(params)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     tried = [suggest(study.ask(), params) for _ in range(12)]
     assert {(each.model.name, each.model.max_length) for each in tried} == {(str(long), 100), (str(short), 64)}
+    assert all((each.training.args["learning_rate"] < 5e-5) == (each.model.name == str(long)) for each in tried)
+    drawn = draw(study.ask(), params)
+    assert enqueued_values(params, {dotted_name(name): value for name, value in drawn.items()}) == (drawn, [])
     assert {each.training.args["lr_scheduler_type"] for each in tried} == {"linear", "cosine"}
     assert all(0 <= each.model.dropout <= 0.3 and 0 <= each.training.loss_args["smoothing"] <= 0.2 for each in tried)
