@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -70,12 +71,44 @@ def test_every_public_name_and_figure_has_its_place(pages: dict[Path, Page]) -> 
     assert {f"evbind_lib.{name}" for name in names} - api.ids == set()
 
 
+def write_exports(folder: Path) -> None:
+    """Three posts as doccano and Label Studio export them: one choice, two, none; in the latter one was skipped before."""
+    chosen = {"a": ["SLEEP_ISSUES"], "b": ["FATIGUE", "SLEEP_ISSUES"], "c": []}
+    shown = {name: {"text": f"Words of post {name}.", "post_id": name} for name in chosen}
+    rows = [{"id": 7, **shown[name], "label": labels, "Comments": []} for name, labels in chosen.items()]
+    (folder / "admin.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def annotation(choices: list[str], was_cancelled: bool) -> dict:
+        control = {
+            "id": "Dx_aB91ISN",
+            "from_name": "criteria",
+            "to_name": "text",
+            "type": "choices",
+            "origin": "manual",
+        }
+        result = [{"value": {"choices": choices}, **control}] if choices else []
+        about = {"id": 1, "completed_by": 1, "ground_truth": False, "lead_time": 4.2, "task": 1}
+        return {**about, "result": result, "was_cancelled": was_cancelled}
+
+    tasks = [
+        {
+            "id": 1,
+            "annotations": [annotation(["FATIGUE"], True), annotation(labels, False)],
+            "data": shown[name],
+            "project": 3,
+        }
+        for name, labels in chosen.items()
+    ]
+    (folder / "project.json").write_text(json.dumps(tasks))
+
+
 def test_the_lines_of_the_howtos_run(workspace: Path) -> None:
     text = (PROJECT / "docs" / "howto.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
     shown = 'params = ev.compose(hpo="quick")'
     assert code.count(shown) == 1
     names: dict = {}
+    write_exports(workspace)
     try:
         exec(
             compile(code.replace(shown, f'params = ev.compose({list(BRIEF)}, hpo="quick")'), "howto.md", "exec"), names
@@ -83,6 +116,9 @@ def test_the_lines_of_the_howtos_run(workspace: Path) -> None:
         assert "kappa" in names["stopped"].metrics and set(names["curve"]) == {0.25, 0.5, 1.0}
         trained, every = names["adapted"].model.get_nb_trainable_parameters()
         assert 0 < trained < every / 5
+        for exported in (names["of_doccano"], names["of_label_studio"]):
+            found = exported.pairs.set_index(["criterion_id", "post_id"])["label"].unstack(0)
+            assert found.to_dict() == {"FATIGUE": {"a": 0, "b": 1, "c": 0}, "SLEEP_ISSUES": {"a": 1, "b": 1, "c": 0}}
         assert names["own"].report.pairs == 40 and names["by_name"].training.loss_args == {"smoothing": 0.2}
         rates = Rates()
         callbacks = [names["LayerwiseRates"](), rates]
