@@ -4,18 +4,19 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evbind_lib.config.distribution import FIELDS
 from evbind_lib.config.encoders import TINY, encoder_default
-from evbind_lib.config.masking import masked
+from evbind_lib.config.masking import SAMPLE, masked
 from evbind_lib.config.paths import project_folder, workspace
 from evbind_lib.config.schema import GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
 from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
+DEFAULT_STUDY = "deberta-v3-hpo"  # of the sample and the tiny model
 SEARCHED = ("data", "model", "training", "hpo")  # branches that the experiment of a search holds
 
 
@@ -75,6 +76,16 @@ def experiment_name(study: str) -> str:
     """Name of the experiment of a study: a file's, and one that Hydra reads as a text."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", study)
     return f"study_{name}" if re.match(r"(?i)(null|true|false|nan|inf)$|[^a-z]", name) else name
+
+
+def default_study_name(data: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Name of a study that nobody named: after the data's file, where it says more than its role, and the model."""
+    file, name = str(data.get("pairs") or data.get("posts") or data.get("claims") or ""), str(model.get("name"))
+    if file.startswith(SAMPLE) and name == TINY:
+        return DEFAULT_STUDY
+    stem = "sample" if file.startswith(SAMPLE) else Path(file).name.partition(".")[0]
+    of_data = data.get("format") if re.fullmatch(r"(posts|pairs|claims|train|dev|test|data|[-_])*", stem) else stem
+    return experiment_name(f"{of_data}-{Path(name.removeprefix('package:')).name}"[:150])
 
 
 def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
@@ -150,7 +161,10 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
 
     _check_files(overrides)
     _look_into_the_workspace_first()
-    OmegaConf.register_new_resolver("encoder", encoder_default, replace=True)  # for files of params/model/
+    # For files of params/model/, and the study's name in params/hpo/.
+    OmegaConf.register_new_resolver("encoder", encoder_default, replace=True)
+    named = lambda *, _root_: default_study_name(_root_.data, _root_.model)  # noqa: E731 - its argument is OmegaConf's word
+    OmegaConf.register_new_resolver("study_name", named, replace=True)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):

