@@ -17,7 +17,7 @@ from evbind_lib.notebook import run
 EXAMPLES = """\
 examples:
   evbind hpo_search hpo=quick                      ten trials on the bundled sample
-  evbind train trainer=hpo_best                    cross-validate what a search found
+  evbind train experiment=deberta-v3-hpo           cross-validate what the search of this name found
   evbind hpo_search hpo.trials.n_trials=30 hpo.metric.name=pos_f1 training.n_folds=3
   evbind hpo_search "hpo.search_space.loss_function.choices=[focal]"
   evbind score trainer=hpo_best --sentence "I lie awake until four."
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
             problem = "an argument holds a control character or half a character"
             raise ParamsError(f"{shown(masked(bad[0]))}: {problem}; write it again, in UTF-8.")
+        options.parameters += ["training.fresh=true"] if options.fresh else []
         if options.sentence or options.criterion or options.input is not None:
             return _score(options)
         notebook = run.find_notebook(options.notebook)
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("parameters", nargs="*", metavar="KEY=VALUE", help=words)
     output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
     add("--output", type=Path, metavar="FILE", help=output)
+    add("--fresh", action="store_true", help="train folds that are there from before, in place of reading them")
     add("--version", action="version", version=f"evbind {version('evbind')}")
     add = parser.add_argument_group("evbind score, from the shell").add_argument
     add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")

@@ -85,6 +85,7 @@ class TrainingParams(Section):
     focal_gamma: float = Field(default=2.0, ge=0, le=100)
     focal_alpha: float = Field(default=0.25, gt=0, lt=1)
     loss_args: dict[str, Finite] = {}
+    fresh: bool = False
     provenance: dict[str, Any] | None = None
 
     @field_validator("args")

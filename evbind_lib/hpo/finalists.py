@@ -16,7 +16,7 @@ from evbind_lib.config.schema import Params
 from evbind_lib.errors import TrainingError
 from evbind_lib.hpo.objective import Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
-from evbind_lib.training.cache import FoldCache, trial_name
+from evbind_lib.training.cache import trial_name
 from evbind_lib.training.result import CrossValidation, FoldResult
 
 N_SEEDS = 2  # for each; three finalists are 12 % more folds then, after fifty trials that all had theirs
@@ -91,7 +91,7 @@ def train_finalists(
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if running:
         return [f"hpo.finalists: others are at work on {len(running)} trials; the last search to end trains them."]
-    notes, cache = [], FoldCache(studies.study_uid(study), read_all=params.hpo.reuse)
+    notes, cache = [], studies.fold_cache(study, read_all=params.hpo.reuse)
     try:  # where two searches end at once, the second reads what the first has trained
         with lock_between_processes(f"finalists {studies.study_uid(study)}"):
             StudyRecord(n_finalists=params.hpo.finalists).write(study)

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 # Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
 # the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
 BRANCHES = ("data.", "model.", "training.")
-_training = ("n_folds", "seed", "holdout", "validation", "provenance", "args.dataloader_", "args.per_device_eval_")
+_training = (
+    "n_folds",
+    "seed",
+    "holdout",
+    "validation",
+    "fresh",
+    "provenance",
+    "args.dataloader_",
+    "args.per_device_eval_",
+)
 _model = ("name", "threads", "trainer", "search_space")
 _files = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
 _data = (*_files, "format", "columns", "labels", "group_by", "special_case", "sensitive", "eval_neg_ratio")
@@ -185,7 +194,7 @@ class _ReportFolds(Callback):
         self.trial, self.metric, self.aggregation = trial, metric, aggregation
         running = running_trial()
         self.callbacks = running.callbacks if running and running.trial is trial else ()
-        self.cache = FoldCache(studies.study_uid(trial.study))
+        self.cache = studies.fold_cache(trial.study)
         self.results: list[FoldResult] = []
         record = TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation)
         record.code = studies.code_version()

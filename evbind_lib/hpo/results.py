@@ -286,7 +286,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
         }
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     provenance |= {"lacks": lacks} if (lacks := not_in_files(study)) else {}
-    training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "provenance"})
+    training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "fresh", "provenance"})
     training = {key: value for key, value in _without_secrets(training).items() if key != "loss_args" or value}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.
@@ -313,7 +313,10 @@ def experiment_yaml(result: SearchResult) -> str:
     """A search as a file of the group experiment: its data, model, search and folds, and the chosen trial's parameters."""
     study, params = result.study, result.params
     tree = params.model_dump(include={*SEARCHED})
-    tree["training"] |= {"provenance": yaml.safe_load(best_trainer_yaml(result))["training"]["provenance"]}
+    tree["training"] |= {
+        "fresh": False,
+        "provenance": yaml.safe_load(best_trainer_yaml(result))["training"]["provenance"],
+    }
     for name in FILES:
         tree["data"][name] = tree["data"][name] and portable_path(tree["data"][name])
     space = {name: entry.model_dump(exclude_none=True) for name, entry in params.hpo.search_space.items()}

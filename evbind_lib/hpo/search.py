@@ -37,7 +37,6 @@ from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, draw, enqueue, note_changed_space
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
-from evbind_lib.training.cache import FoldCache
 
 SAME_FAILURES = 3  # trials in a row that fail at one place before their first fold is done: the next would too
 ObjectiveFunction = Callable[[optuna.Trial], float]
@@ -142,7 +141,7 @@ def run_trials(
         if trial is None:
             return
         trial.study.stop = stop.set  # Optuna's own needs its own loop
-        cache, limit = FoldCache(studies.study_uid(study), read_all=params.hpo.reuse), params.hpo.trials.trial_timeout
+        cache, limit = studies.fold_cache(study, read_all=params.hpo.reuse), params.hpo.trials.trial_timeout
         run_trial(study, objective, RunningTrial(trial, cache, callbacks, asked_to_stop, limit))
 
 

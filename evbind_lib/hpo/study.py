@@ -22,6 +22,7 @@ from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
 from evbind_lib.errors import EvbindError, SearchError, TrackingError, did_you_mean
+from evbind_lib.training.cache import FoldCache
 
 FORMAT = 2  # of what trials and studies record; those made before it say none
 # Seconds. A worker of another host without a heartbeat for this long is taken for dead; a process of this host is looked for.
@@ -102,6 +103,11 @@ def study_uid(study: optuna.Study) -> str:
         if StudyRecord.read(study).uid is None:
             StudyRecord(uid=uuid.uuid4().hex).write(study)
         return str(StudyRecord.read(study).uid)
+
+
+def fold_cache(study: optuna.Study, *, read_all: bool = False) -> FoldCache:
+    """The finished folds of a study."""
+    return FoldCache(study_uid(study), read_all=read_all, origin=f"study {study.study_name}")
 
 
 def is_finished(trial: FrozenTrial) -> bool:

@@ -59,7 +59,8 @@ class Progress(Callback):
 
     def on_fold_end(self, result: FoldResult) -> None:
         self.done += 1
-        self.update(f"macro_f1 {result.metrics['macro_f1']:.4f} in fold {result.fold + 1}")
+        read = f", read from {result.origin or 'the cache'}" if result.cached else ""
+        self.update(f"macro_f1 {result.metrics['macro_f1']:.4f} in fold {result.fold + 1}{read}")
 
     def close(self) -> None:
         """Take the line away."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,14 +118,15 @@ def best_trial_table(result: SearchResult) -> pd.DataFrame:
 
 def training_summary(result: CrossValidation, params: Params) -> Summary:
     """Result and lines of a cross-validation."""
-    table, n_folds, n_cached = result.table(), len(result.folds), sum(fold.cached for fold in result.folds)
+    table, n_folds = result.table(), len(result.folds)
     n_seeds, lines = len(result.by_seed()), []
     counted = f"{n_folds // n_seeds} folds"
     for name in ("macro_f1", "pos_f1", "roc_auc", "pr_auc"):
         mean, std = table.loc[["mean", "std"], name]
         between = f"; std of {n_seeds} seeds: {table[name]['std of seeds']:.4f}" if n_seeds > 1 else ""
         lines.append(f"{name:<9} {mean:.4f} ± {std:.4f} (mean and std of {counted}{between})")
-    lines += [f"{n_cached} of {n_folds} folds read from the cache"] if n_cached else []
+    origins = Counter(fold.origin or "the cache" for fold in result.folds if fold.cached)
+    lines += [f"{n} of {n_folds} folds read from {origin} (--fresh trains)" for origin, n in origins.items()]
     values = {name: table.loc[name].to_dict() for name in ("mean", "pooled")}
     return {"n_folds": n_folds // n_seeds, "n_seeds": n_seeds, **values}, [*lines, *_mlflow_line(params)]
 

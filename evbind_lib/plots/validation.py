@@ -63,7 +63,10 @@ def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "mac
             figure.add_scatter(x=list(scores), y=list(scores.values()), **{**look, "showlegend": False}, col=2)
     figure.update_xaxes(title_text="epoch", dtick=whole_steps(most))
     figure.update_layout(yaxis_title_text="training loss (mean of the epoch)", yaxis2_title_text=f"validation {metric}")
-    return styled(figure, "Learning curves", f"{max(map(len, models.values()))} folds, a line each")
+    text = f"{max(map(len, models.values()))} folds, a line each"
+    if any(epoch.metrics is None for folds in models.values() for fold in folds for epoch in fold.epochs):
+        text += "; trained where the last epoch alone was validated: training.fresh=true trains them for the curve"
+    return styled(figure, "Learning curves", text)
 
 
 def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def fold_key(
     digests = [digest_of(function) if function is not None else "evbind" for function in own]
     if None in digests:
         return None
-    apart = {"n_folds", "seeds", "holdout", "validation", "provenance", "loss_function"}
+    apart = {"n_folds", "seeds", "holdout", "validation", "fresh", "provenance", "loss_function"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
     tree = {
         "training": params.training.model_dump(exclude=apart | without_focal),
@@ -91,9 +92,9 @@ def trial_name(number: int, fold: int) -> str:
 class FoldCache:
     """Finished folds by name, of one scope (a study's uid, say) or to be read from all; for several processes at once."""
 
-    def __init__(self, scope: str, *, read_all: bool = False) -> None:
+    def __init__(self, scope: str, *, read_all: bool = False, origin: str = "an earlier training") -> None:
         self.folder = workspace() / "runs" / "folds" / quote(scope, safe="").replace(".", "%2E")
-        self.read_all = read_all
+        self.read_all, self.origin = read_all, origin
 
     def save(self, name: str, result: FoldResult) -> None:
         """Save a fold; a file is there whole or not at all."""
@@ -102,6 +103,7 @@ class FoldCache:
         arrays |= {"label": table["label"].to_numpy(np.int8), "logit": table["logit"].to_numpy(np.float32)}
         arrays["weight"] = table["weight"].to_numpy(np.float64)
         facts = {key: value for key, value in vars(result).items() if key not in NOT_STORED}
+        facts["origin"] = result.origin or f"{self.origin}, trained {date.today().isoformat()}"
         text = json.dumps({**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]})
         stream, checksum = io.BytesIO(), _checksum(arrays, text)
         np.savez_compressed(stream, allow_pickle=False, facts=np.array(text), checksum=np.array(checksum), **arrays)

@@ -39,9 +39,7 @@ def cross_validate(
             training = configured.model_copy(update={"n_folds": len(folds), "seed": seed})
             params = params.model_copy(update={"training": training})
             key = fold_key(corpus, folds, fold, params, loss=loss, model_init=model_init) if cache else None
-            result = cache.load(key) if cache and key else None
-            if result and configured.validation == "each" and None in [epoch.metrics for epoch in result.epochs]:
-                result = None  # it was trained where no curve was asked for
+            result = cache.load(key) if cache and key and not configured.fresh else None
             if result is None:
                 save = functools.partial(cache.save, key) if cache and key else None
                 # Memory that was too small for one fold is too small for the next.

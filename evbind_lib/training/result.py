@@ -42,8 +42,9 @@ class FoldResult:
         no evidence), probability (float64), weight (float64: how many combinations a sampled pair stands for). No text.
     seconds, n_training, n_validation, precision, cached, model
         Time and pairs it took; ``bf16``, ``fp16`` or ``fp32``; whether it was read from disk; the model, with ``keep_model``.
-    seed
-        Of its weights and batches, as ``training.seed`` or one of ``training.seeds`` has it.
+    seed, origin
+        Of its weights and batches, as ``training.seed`` or one of ``training.seeds`` has it; of one read from disk, what trained
+        it and when.
     peak_memory_mb, micro_batch
         Of the GPU, or the process since it started; pairs held at once where memory was too small for the batch.
 
@@ -68,6 +69,7 @@ class FoldResult:
     micro_batch: int | None = None
     cached: bool = False
     seed: int | None = None
+    origin: str = ""
     model: PreTrainedModel | None = None
 
 

@@ -80,7 +80,7 @@ def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(searche
     best = table.loc[table["value"].idxmax()]
     assert f"Best: trial {best['trial']}, macro_f1 {best['value']:.4f}" in first
     # The trainer set that was written scores on the same folds what the trial scored: its folds are read.
-    assert "2 of 2 folds read from the cache\n" in trained.stdout
+    assert "2 of 2 folds read from study deberta-v3-hpo, trained 20" in trained.stdout
     files = sorted((searched / "runs").glob("*_train.ipynb"))
     result = recorded_result(nbformat.read(files[0], as_version=4))
     assert result["mean"]["macro_f1"] == pytest.approx(best["value"], abs=1e-9)
