@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
-from evbind_lib.tracking.page import PLOTLY
+from evbind_lib.tracking.page import PLOTLY, front_end_file
 
 
 def has_front_end() -> bool:
@@ -18,7 +18,7 @@ def has_front_end() -> bool:
     chosen, shell = os.environ.get("EVBIND_WIDGETS"), get_ipython()
     if chosen in {"0", "1"}:
         return chosen == "1"
-    return hasattr(shell, "kernel") and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
+    return hasattr(shell, "kernel") and front_end_file() is not None
 
 
 def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> DisplayHandle:

@@ -3,7 +3,6 @@
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 import contextlib
 import html
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from statistics import mean
@@ -21,7 +20,7 @@ from evbind_lib.hpo.results import folds_line
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
-from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
+from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE, given_by_launcher
 from evbind_lib.training.result import Callback, EpochResult, FoldResult
 
 
@@ -40,7 +39,7 @@ class Progress(Callback):
         text = "; ".join(part for part in (text, self.best) if part)
         count, filled = f"{self.done}/{self.total}", round(20 * min(self.done / max(self.total, 1), 1.0))
         line = f"{self.title} [{'#' * filled:.<20}] {count}  {text}"
-        if line == self.shown or not (has_front_end() or RUN_VARIABLE in os.environ):
+        if line == self.shown or not (has_front_end() or given_by_launcher(RUN_VARIABLE) is not None):
             return
         self.shown = line
         bar = f'<progress value="{self.done}" max="{self.total}" style="width:14em"></progress>'

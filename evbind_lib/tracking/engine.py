@@ -13,7 +13,7 @@ import nbformat
 
 from evbind_lib.config.masking import masked_notebook
 from evbind_lib.config.paths import write_whole
-from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
+from evbind_lib.tracking.page import FILE_VARIABLE, OUTER_VARIABLE, PROGRESS, RUN_VARIABLE
 
 if TYPE_CHECKING:
     from evbind_lib.tracking.runs import NotebookRun
@@ -33,6 +33,9 @@ def nb_kernel_name(nb: nbformat.NotebookNode, name: str | None = None) -> str:
     return name or nb.metadata.get("kernelspec", {}).get("name") or "python3"
 
 
+# MLFLOW_RUN_ID would let the notebook's own use of mlflow write into a run of whoever started it (mlflow issue 15713); the
+# other is the name of the notebook that calls papermill in a front end.
+NOT_HANDED_ON = ("MLFLOW_RUN_ID", "JPY_SESSION_NAME")
 WANTED = {("SystemExit", ""), ("SystemExit", "0")}  # ends of a notebook that are no failure, by name and value
 
 
@@ -56,9 +59,10 @@ def execute_notebook(
     try:
         course.notebook_start()
         client = _Client(course, kernel_name=kernel_name, log=logger, **options)
-        # MLFLOW_RUN_ID would let the notebook's own use of mlflow write into a run of whoever started it (mlflow issue 15713).
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-        client.execute(env={**environment, RUN_VARIABLE: run.run_id if run else ""})
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
+        file, run_id = plain_file(course.output_path or ""), run.run_id if run else ""
+        own = {RUN_VARIABLE: run_id, OUTER_VARIABLE: run_id, FILE_VARIABLE: str(file.absolute()) if file else ""}
+        client.execute(env={**environment, **own})
     except BaseException as error:
         course.error = f"{type(error).__name__}: {error}"
         raise
@@ -89,8 +93,8 @@ def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Noteboo
         tracking = compose().tracking
     if not tracking.enabled:
         return None
-    name, tags = Path(input_path or "notebook").stem, {"evbind.way": "papermill"}
-    return NotebookRun.open(Store(tracking), "notebooks", name, parameters=given, tags=tags)
+    name, outer = Path(input_path or "notebook").stem, os.environ.get(OUTER_VARIABLE)
+    return NotebookRun.begin(Store(tracking), name, given, way="papermill", outer=outer)
 
 
 def plain_file(path: str) -> Path | None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import functools
 import itertools
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,14 @@ from IPython import get_ipython
 from evbind_lib.config.paths import project_folder
 from evbind_lib.config.schema import GROUPS, TrackingParams
 from evbind_lib.errors import ParamsError, did_you_mean
-from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE
+from evbind_lib.tracking.page import (
+    FILE_VARIABLE,
+    OUTER_VARIABLE,
+    PROGRESS,
+    RUN_VARIABLE,
+    front_end_file,
+    given_by_launcher,
+)
 
 if TYPE_CHECKING:
     from evbind_lib.tracking.runs import NotebookRun, Run
@@ -34,7 +44,8 @@ class Execution:
         self.tracking: TrackingParams | None = None  # where it records, from `begin` on
         self.run: NotebookRun | None = None
         self.document: Document | None = None  # where the kernel owns the run
-        self._current = self._previous = -1  # place of the cell that runs, and of the one run before
+        self._outer = os.environ.get(OUTER_VARIABLE)
+        self._ran_since_end = False
 
     def begin(self, tracking: TrackingParams, name: str | None, parameters: dict[str, Any]) -> None:
         """Begin a pass of the notebook, or go on with the one that this is; `TrackingError` where MLflow cannot be used."""
@@ -42,26 +53,29 @@ class Execution:
         shell = get_ipython()
         if shell is None or not hasattr(shell, "kernel"):  # a script or a terminal: no notebook
             return
-        if self.run is not None and not 0 <= self._previous < self._current:
+        if self.run is not None and not (self.document and self.document.from_above):
             self.run.describe(parameters)
             return
-        self._end("the notebook was run again from above")
+        self.end("the notebook was run again from above")
         self.run = self._open(shell, tracking, name, parameters) if tracking.enabled else None
+        if self.run is not None:  # for what this notebook starts
+            os.environ[OUTER_VARIABLE] = self.run.run_id
 
     def _open(self, shell: Any, tracking: TrackingParams, name: str | None, parameters: dict[str, Any]) -> NotebookRun:
         """Open the run of a pass, or join the one that papermill's engine opened for it."""
         from evbind_lib.tracking.runs import NotebookRun
         from evbind_lib.tracking.store import Store
 
-        store, given = Store(tracking), os.environ.get(RUN_VARIABLE)
+        store, given = Store(tracking), given_by_launcher(RUN_VARIABLE)
         if given and (joined := NotebookRun.join(store, given, parameters)):
             return joined
         file = notebook_file(name)
-        name = file.stem if file else name or "notebook"
-        tags = {"evbind.way": "jupyter" if os.environ.get("JPY_SESSION_NAME") else "kernel"}
-        run = NotebookRun.open(store, "notebooks", name, parameters=parameters, tags=tags)
-        document, running = Document(file, shell.user_ns["In"][1:-1]), shell.get_parent()
-        self._current = document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"])
+        name, way = file.stem if file else name or "notebook", "jupyter" if front_end_file() is not None else "kernel"
+        run = NotebookRun.begin(store, name, parameters, way=way, outer=self._outer)
+        running = shell.get_parent()
+        document = Document(file, shell.history_manager.input_hist_raw[1:-1])
+        document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"], running["header"]["msg_id"])
+        document.before = None
         if self.document is None:
             self._watch(shell)
         self.document = document
@@ -76,42 +90,62 @@ class Execution:
         streams: list[Any] = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "pub_thread")]
         for stream in streams:  # hooks are kept by thread, and streams are sent from one of their own
             stream.pub_thread.schedule(functools.partial(stream.register_hook, self._output))
-        atexit.register(self._end, "the kernel was shut down")
+        atexit.register(self.end, "the kernel was shut down")
 
     def _before_cell(self, info: Any) -> None:
-        if self.document and info.store_history:
-            self._previous, self._current = self._current, self.document.begin_cell(info.cell_id, info.raw_cell)
+        if self.run and self.document and info.store_history:
+            with self.run.store.going_on():  # a hook that raised would be shown in the user's cell
+                self.run.begin_cell()
+                request = get_ipython().get_parent()["header"]["msg_id"]
+                self.document.begin_cell(info.cell_id, info.raw_cell, request)
 
     def _output(self, message: dict[str, Any]) -> dict[str, Any]:
-        if self.document:
-            self.document.add(message)
+        if self.run and self.document:
+            with self.run.store.going_on():
+                self.document.add(message)
         return message
 
     def _after_cell(self, result: Any) -> None:
-        if not self.run or not self.document or not result.info.store_history:
-            return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.document.cell.execution_count = result.execution_count
-        self.run.count_cell()
-        error = result.error_before_exec or result.error_in_exec
-        if isinstance(error, SystemExit) and not error.code:
-            self.run.finish(self.document.notebook)
-        elif error is not None and "raises-exception" not in self.document.cell.metadata.get("tags", []):
-            kind, text = type(error).__name__, str(error)
-            shown = self.document.v4.new_output("error", ename=kind, evalue=text, traceback=[text])
-            self.document.cell.outputs.append(shown)
-            self.run.finish(self.document.notebook, f"{kind}: {text}")
-        elif self.document.at_end:
-            self.run.finish(self.document.notebook)
-        elif not self.document.whole and self.run.status != "RUNNING":  # what failed was meant to, or is put right
-            self.run.end(status="RUNNING")
+        if self.run and self.document and result.info.store_history:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            with self.run.store.going_on():
+                self._note_end(self.run, self.document, result)
 
-    def _end(self, why: str) -> None:
-        """Leave the run, and end it where it goes on; where the file is not known, nobody knows how many cells there are."""
-        if self.run and self.document and self.run.status == "RUNNING":
-            cut_off = f"{why} before its last cell" if self.document.whole else ""
-            self.run.finish(self.document.notebook, cut_off, status="KILLED" if cut_off else "FINISHED")
+    def _note_end(self, run: NotebookRun, document: Document, result: Any) -> None:
+        """Write where the execution stands after a cell: FINISHED with the last one, failed until that is put right."""
+        cell, error = document.cell, result.error_before_exec or result.error_in_exec
+        cell.execution_count = result.execution_count
+        run.count_cell()
+        if error is not None and (not isinstance(error, SystemExit) or error.code):
+            if "raises-exception" not in cell.metadata.get("tags", []):
+                document.failed, text = cell, f"{type(error).__name__}: {error}"
+                document.show_error(type(error).__name__, str(error))
+                return self._finish(run, document, text)
+        elif error is not None:  # sys.exit()
+            return self._finish(run, document)
+        if document.failed is not None and document.place_of(cell) < document.place_of(document.failed):
+            return None
+        document.failed = None
+        if document.at_end and (run.status != "FINISHED" or cell.id == document.last):
+            return self._finish(run, document)
+        self._ran_since_end = run.status == "FINISHED"
+        if run.status in ("FAILED", "KILLED"):  # what failed was meant to, or is put right
+            run.end(status="RUNNING")
+        return None
+
+    def _finish(self, run: NotebookRun, document: Document, error: str = "", status: str = "") -> None:
+        self._ran_since_end = False
+        run.finish(document.notebook, error, status=status)
+
+    def end(self, why: str) -> None:
+        """Leave the run, and end it where it goes on; where no file is saved, nobody knows how many cells there are."""
+        if (run := self.run) and (document := self.document) and (run.status == "RUNNING" or self._ran_since_end):
+            with run.store.going_on():
+                run.begin_cell()  # what passed since the last one is idle time
+                document.read()
+                cut_off = "" if document.at_end or document.last is None else f"{why} before its last cell"
+                self._finish(run, document, cut_off, "KILLED" if cut_off else "FINISHED")
         self.run = None
 
     def link(self, run: Run, kind: str, name: str) -> None:
@@ -123,55 +157,130 @@ class Execution:
 
 
 class Document:
-    """The notebook as this kernel knows it, with the outputs that its cells showed here."""
+    """The notebook as its file is saved, with the cells that ran in this kernel, in the file or not, and what they showed."""
 
     def __init__(self, file: Path | None, sources: Iterable[str]) -> None:
         import nbformat
 
-        self.v4 = nbformat.v4
-        self.whole = file is not None  # otherwise it is made of the cells that were run
-        self.notebook = nbformat.read(file, as_version=4) if file else self.v4.new_notebook()
+        self.file, self.saved = file, 0  # when it was
+        self.v4, self.notebook = nbformat.v4, nbformat.v4.new_notebook()
+        self.last: str | None = None  # id of the last cell in the file
+        self.ran: list[Any] = []
+        self.by_front_end: dict[
+            str, Any
+        ] = {}  # cells by the front end's ids, which in VS Code are not those of the file
+        self.by_request: dict[str, Any] = {}
         self.updatable: dict[str, Any] = {}  # outputs by display id
-        for source in [] if file else sources:
-            self.begin_cell(None, source)
-        for cell in self.notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
+        self.cell: Any = None  # that runs
+        self.before = self.failed = self.cell  # that ran before it, that failed last
+        self.read()
+        for source in sources:  # what ran before there was an execution
+            if self.last is None:
+                self.begin_cell(None, source)
+            elif (place := self._find((), source)) is not None:
+                self.cell = self.notebook.cells[place]
 
-    def begin_cell(self, cell_id: str | None, source: str) -> int:
-        """Take the outputs that come now as those of this cell; return its place in the notebook."""
-        cells = self.notebook.cells
-        code = {place: cell for place, cell in enumerate(cells) if cell.cell_type == "code"}
-        places = [place for place, cell in code.items() if cell_id and cell.get("id") == cell_id]
-        places += [place for place, cell in code.items() if cell.source == source]
-        if not places:
-            places = [len(cells)]
-            cells.append(self.v4.new_code_cell(source, **({"id": cell_id} if cell_id else {})))
-        self.cell = cells[places[0]]
-        self.cell.source, self.cell.outputs = source, []
-        self.at_end = self.whole and places[0] >= max(code, default=0)
-        return places[0]
+    @property
+    def at_end(self) -> bool:
+        """Whether the last cell in the file has run."""
+        return self.last in [cell.id for cell in self.ran]
+
+    @property
+    def from_above(self) -> bool:
+        """Whether the cell before the one that runs stands above it."""
+        return self.before is not None and self.place_of(self.before) < self.place_of(self.cell)
+
+    def place_of(self, cell: Any) -> int:
+        """Place of a cell in the notebook, -1 of one that is none of it."""
+        return next((place for place, each in enumerate(self.notebook.cells) if cell and each.id == cell.id), -1)
+
+    def read(self) -> None:
+        """Read the file where it was saved since, and put the cells that ran here into it."""
+        import nbformat
+
+        if self.file is None:
+            return
+        with (
+            contextlib.suppress(OSError, ValueError, nbformat.ValidationError),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            saved = self.file.stat().st_mtime_ns
+            if saved == self.saved:
+                return
+            read = self.v4.upgrade(nbformat.read(self.file, as_version=4))  # gives cells of older files an id
+            code = [cell for cell in read.cells if cell.cell_type == "code"]
+            for cell in code:
+                cell.outputs, cell.execution_count = [], None
+            self.last = next((cell.id for cell in reversed(code) if cell.source.strip()), None)
+            self.ran.sort(key=self.place_of)
+            self.saved, self.notebook, behind = saved, read, -1
+            ids = {cell.id for cell in self.ran}
+            for cell in self.ran:
+                place = self._find({cell.id}, cell.source, behind, ids)
+                if place is None:
+                    place = behind + 1
+                    read.cells.insert(place, cell)
+                cell.id, cell.metadata = read.cells[place].id, read.cells[place].metadata
+                read.cells[place], behind = cell, place
+
+    def _find(self, ids: Iterable[str | None], source: str, behind: int = -1, others: Iterable[str] = ()) -> int | None:
+        """Place of the cell with one of these ids, else of the next behind a place that has this source, but no other's id."""
+        cells = list(enumerate(self.notebook.cells))
+        known = [place for place, cell in cells if cell.id in ids]
+        turned = cells[behind + 1 :] + cells[: behind + 1]
+        same = [place for place, cell in turned if cell.source.strip() == source.strip() and cell.id not in others]
+        return next((place for place in known + same if cells[place][1].cell_type == "code"), None)
+
+    def begin_cell(self, cell_id: str | None, source: str, request: str = "") -> None:
+        """Take the outputs of this request as those of this cell; one that the file lacks stands behind the one before."""
+        self.read()
+        known, behind = self.by_front_end, self.place_of(self.cell)
+        ids = {cell_id, known[cell_id].id} if cell_id in known else {cell_id}
+        place = self._find(ids, source, behind, [each.id for each in known.values()] if cell_id else ())
+        if place is None:
+            place = behind + 1 if self.cell is not None else len(self.notebook.cells)
+            legal = {"id": cell_id} if re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell_id or "") else {}
+            self.notebook.cells.insert(place, self.v4.new_code_cell(source, **legal))
+        self.before, self.cell = self.cell, self.notebook.cells[place]
+        self.cell.source, self.cell.outputs, self.by_request[request] = source, [], self.cell
+        if cell_id:
+            known[cell_id] = self.cell
+        if self.cell.id not in [each.id for each in self.ran]:
+            self.ran.append(self.cell)
 
     def add(self, message: dict[str, Any]) -> None:
-        """Put what the kernel sends to the front end into the cell that runs."""
+        """Put what the kernel sends to the front end into the cell that it answers."""
         kind, content = message["msg_type"], message["content"]
-        display_id = content.get("transient", {}).get("display_id")
+        display_id, cell = (
+            content.get("transient", {}).get("display_id"),
+            self.by_request.get(message["parent_header"].get("msg_id")),
+        )
         if kind == "update_display_data" and display_id in self.updatable:
             self.updatable[display_id].data = content["data"]
-        elif kind in {"stream", "display_data", "execute_result"} and PROGRESS not in content.get("data", ()):
-            self.cell.outputs.append(self.v4.output_from_msg(message))
-            self.updatable[display_id] = self.cell.outputs[-1]
+        elif cell and kind in {"stream", "display_data", "execute_result"} and PROGRESS not in content.get("data", ()):
+            cell.outputs.append(self.v4.output_from_msg(message))
+            self.updatable[display_id] = cell.outputs[-1]
+
+    def show_error(self, kind: str, text: str) -> None:
+        """Show an error, without its traceback, in the cell that runs."""
+        self.cell.outputs.append(self.v4.new_output("error", ename=kind, evalue=text, traceback=[text]))
 
 
 def check_injected() -> None:
     """Refuse a parameter that papermill put in although the notebook has none of that name; papermill itself only warns."""
     shell, evbinds = get_ipython(), {"overrides", *GROUPS}
-    cells = list(shell.user_ns.get("In", []))[:-1] if shell is not None else []
-    injected = [pair for pair in itertools.pairwise(cells) if pair[1].startswith("# Parameters\n")]
-    if not injected:
-        return
-    known, given = map(_assigned, injected[-1])  # of several, the one that holds now
-    if ": " in injected[-1][1] or (evbinds & {*given} and not evbinds & {*known}):
+    pairs = list(itertools.pairwise(shell.history_manager.input_hist_raw[:-1] if shell is not None else ()))
+    put_in: tuple[Any, Any] = (None, None)
+    if file := notebook_file(None):
+        tagged = {tag: cell for cell in Document(file, ()).notebook.cells for tag in cell.metadata.get("tags", ())}
+        if {*tagged} >= {"parameters", "injected-parameters"}:
+            put_in = tagged["parameters"].source.rstrip("\n"), tagged["injected-parameters"].source.rstrip("\n")
+    else:  # plain papermill hands no tags to the kernel
+        put_in = next((pair for pair in reversed(pairs) if pair[1].startswith("# Parameters\n")), put_in)
+    if [pair for pair in pairs if pair[0] == put_in[0]][-1:] != [put_in]:
+        return  # never run, or run again with something else
+    known, given = map(_assigned, put_in)
+    if ": " in put_in[1] or (evbinds & {*given} and not evbinds & {*known}):
         return  # a parameters cell that begins with this comment
     for name in given if known else []:
         if name not in known and not name.startswith("PAPERMILL_"):  # as --inject-paths has them
@@ -187,9 +296,8 @@ def _assigned(source: str) -> list[str]:
 
 
 def notebook_file(name: str | None) -> Path | None:
-    """File of the notebook that this kernel runs, as the front end names it, else a project's notebook by its name."""
-    shell = get_ipython()
-    named = os.environ.get("JPY_SESSION_NAME") or (shell.user_ns.get("__vsc_ipynb_file__") if shell else None)
+    """File of the notebook that this kernel runs, as what started it names it, else a project's notebook by its name."""
+    named = front_end_file() or given_by_launcher(FILE_VARIABLE)
     places = [Path(named), Path.cwd() / Path(named).name] if named else []
     places += [project_folder() / "notebooks" / f"{name}.ipynb"] if name else []
     return next((place for place in places if place.suffix == ".ipynb" and place.is_file()), None)

@@ -1,8 +1,13 @@
 """An executed notebook as a page of HTML, the result it recorded, and the words between a kernel and whoever runs it."""
 
+import contextlib
 import copy
+import os
 from pathlib import Path
 from typing import Any
+
+import psutil
+from IPython import get_ipython
 
 from evbind_lib.config.paths import write_whole
 
@@ -10,8 +15,24 @@ RESULT = "application/vnd.evbind.result+json"  # output of this type carries wha
 PROGRESS = "application/vnd.evbind.progress+json"  # output of this type carries one line of progress as text/plain
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# Names to a kernel the run that papermill's engine `evbind` opened for it; empty with tracking=none.
-RUN_VARIABLE = "EVBIND_NOTEBOOK_RUN"
+# What papermill's engine `evbind` gives to a kernel: the run that it opened, empty with tracking=none, and the notebook's file.
+RUN_VARIABLE, FILE_VARIABLE = "EVBIND_NOTEBOOK_RUN", "EVBIND_NOTEBOOK_FILE"
+OUTER_VARIABLE = "EVBIND_OUTER_RUN"  # run of the notebook that an execution was started in
+
+
+def given_by_launcher(name: str) -> str | None:
+    """Value of an environment variable that is meant for this kernel: not one that its launcher was given itself."""
+    value = os.environ.get(name)
+    with contextlib.suppress(psutil.Error, ValueError):
+        launcher = psutil.Process(int(os.environ.get("JPY_PARENT_PID", os.getppid())))
+        return None if launcher.environ().get(name) == value else value
+    return value
+
+
+def front_end_file() -> str | None:
+    """Notebook that JupyterLab or VS Code, which started this kernel, names in it; None where neither did."""
+    shell = get_ipython()
+    return given_by_launcher("JPY_SESSION_NAME") or (shell.user_ns.get("__vsc_ipynb_file__") if shell else None)
 
 
 def recorded_result(notebook: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ process that trains it.
 # ruff: noqa: D102 - what calls a hook is documented where it is declared: in Callback and SearchCallback
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
@@ -48,6 +49,7 @@ class Run:
     name: str
     inherited: dict[str, Any]
     status: str = "RUNNING"
+    idle: float = 0.0  # seconds that do not count for its duration
 
     @classmethod
     def open(
@@ -124,7 +126,9 @@ class Run:
         killed, failed_before = text.startswith(("KeyboardInterrupt", "DeadKernelError")), self.status in CUT_OFF
         self.status = status or ("KILLED" if killed else "FAILED" if text else "FINISHED")
         self.log(metrics, tags={**tags, **evbind_tags(error=line if line or failed_before else None)})
-        self.store.client.set_terminated(self.run_id, self.status, end_time=ended and int(ended * 1000))
+        # MLflow shows the time from start to end as the duration of a run.
+        end = time.time() - self.idle if ended is None else ended
+        self.store.client.set_terminated(self.run_id, self.status, end_time=int(end * 1000))
 
 
 @dataclass(eq=False)
@@ -133,6 +137,15 @@ class NotebookRun(Run):
 
     n_cells: int = 0
     began: float = field(default_factory=time.monotonic)
+    cell_ended: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(cls, store: Store, name: str, parameters: Values, *, way: str, outer: str | None) -> Self:
+        """Open the run of a pass, below that of the notebook that started it where this store has one."""
+        tags = {"evbind.way": way}
+        with contextlib.suppress(MlflowException):
+            tags |= {"mlflow.parentRunId": store.client.get_run(outer).info.run_id} if outer else {}
+        return cls.open(store, "notebooks", name, parameters=parameters, tags=tags)
 
     @classmethod
     def join(cls, store: Store, run_id: str, parameters: Values) -> Self | None:
@@ -145,16 +158,21 @@ class NotebookRun(Run):
         run.describe(parameters)
         return run
 
+    def begin_cell(self) -> None:
+        """Take the time since the last cell ended as idle."""
+        self.idle += time.monotonic() - self.cell_ended
+        self.cell_ended = time.monotonic()
+
     def count_cell(self) -> None:
         """Count a cell that has ended, which is a heartbeat too."""
-        self.n_cells += 1
+        self.n_cells, self.cell_ended = self.n_cells + 1, time.monotonic()
         self.write({"cells": self.n_cells}, step=self.n_cells)
 
     def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
         """End the run as the execution did, with the notebook and its page."""
         with self.store.at_end():
             self.log({"cells": self.n_cells} if self.n_cells else NONE, step=self.n_cells)
-            self.end(error, {"seconds": time.monotonic() - self.began}, status=status)
+            self.end(error, {"seconds": time.monotonic() - self.began - self.idle}, status=status)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"{self.name}.ipynb"
                 notebook = masked_notebook(notebook)

@@ -144,16 +144,25 @@ def kernel_of(notebook: Path) -> Iterator[tuple[KernelManager, BlockingKernelCli
         manager.shutdown_kernel()
 
 
+def run_source(talk: BlockingKernelClient, source: str, cell_id: str | None) -> tuple[str, list[str]]:
+    """Run a cell as front ends do, which tell the kernel its id; return how it ended and what was printed."""
+    content = {"code": source, "silent": False, "store_history": True}
+    message = talk.session.msg("execute_request", content, metadata={"cellId": cell_id})
+    talk.shell_channel.send(message)
+    status = talk._recv_reply(message["header"]["msg_id"], timeout=90)["content"]["status"]
+    printed: list[str] = []
+    while True:
+        shown = talk.get_iopub_msg(timeout=30)
+        if shown["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+            if shown["content"].get("execution_state") == "idle":
+                return status, printed
+            printed.append(shown["content"].get("text", ""))
+
+
 def run_cells(talk: BlockingKernelClient, notebook: Path, *numbers: int, source: str | None = None) -> list[str]:
-    """Run cells as JupyterLab does, which tells the kernel their ids; return how each ended."""
+    """Run cells of a file; return how each ended."""
     cells = nbformat.read(notebook, as_version=4).cells
-    ended = []
-    for number in numbers:
-        content = {"code": source or cells[number].source, "silent": False, "store_history": True}
-        message = talk.session.msg("execute_request", content, metadata={"cellId": cells[number].id})
-        talk.shell_channel.send(message)
-        ended.append(talk._recv_reply(message["header"]["msg_id"], timeout=90)["content"]["status"])
-    return ended
+    return [run_source(talk, source or cells[number].source, cells[number].id)[0] for number in numbers]
 
 
 @pytest.mark.slow
