@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,6 @@ class Execution:
         self.run: NotebookRun | None = None
         self.document: Document | None = None  # where the kernel owns the run
         self._outer = os.environ.get(OUTER_VARIABLE)
-        self._ran_since_end = False
 
     def begin(self, tracking: TrackingParams, name: str | None, parameters: dict[str, Any]) -> None:
         """Begin a pass of the notebook, or go on with the one that this is; `TrackingError` where MLflow cannot be used."""
@@ -72,10 +71,9 @@ class Execution:
         file = notebook_file(name)
         name, way = file.stem if file else name or "notebook", "jupyter" if front_end_file() is not None else "kernel"
         run = NotebookRun.begin(store, name, parameters, way=way, outer=self._outer)
-        running = shell.get_parent()
-        document = Document(file, shell.history_manager.input_hist_raw[1:-1])
-        document.begin_cell(running["metadata"].get("cellId"), running["content"]["code"], running["header"]["msg_id"])
-        document.before = None
+        document, request = Document(file, shell.history_manager.input_hist_raw[1:-1]), shell.get_parent()
+        document.begin_cell(request["metadata"].get("cellId"), request["content"]["code"], request["header"]["msg_id"])
+        document.before = document.cell
         if self.document is None:
             self._watch(shell)
         self.document = document
@@ -117,35 +115,27 @@ class Execution:
         cell, error = document.cell, result.error_before_exec or result.error_in_exec
         cell.execution_count = result.execution_count
         run.count_cell()
-        if error is not None and (not isinstance(error, SystemExit) or error.code):
-            if "raises-exception" not in cell.metadata.get("tags", []):
-                document.failed, text = cell, f"{type(error).__name__}: {error}"
-                document.show_error(type(error).__name__, str(error))
-                return self._finish(run, document, text)
-        elif error is not None:  # sys.exit()
-            return self._finish(run, document)
-        if document.failed is not None and document.place_of(cell) < document.place_of(document.failed):
-            return None
-        document.failed = None
-        if document.at_end and (run.status != "FINISHED" or cell.id == document.last):
-            return self._finish(run, document)
-        self._ran_since_end = run.status == "FINISHED"
-        if run.status in ("FAILED", "KILLED"):  # what failed was meant to, or is put right
-            run.end(status="RUNNING")
-        return None
-
-    def _finish(self, run: NotebookRun, document: Document, error: str = "", status: str = "") -> None:
-        self._ran_since_end = False
-        run.finish(document.notebook, error, status=status)
+        leaves = isinstance(error, SystemExit) and not error.code
+        if error is not None and not leaves and "raises-exception" not in cell.metadata.get("tags", []):
+            kind, text, document.failed = type(error).__name__, str(error), cell
+            cell.outputs.append(document.v4.new_output("error", ename=kind, evalue=text, traceback=[text]))
+            run.finish(document.notebook, f"{kind}: {text}")
+        elif document.failed is None or document.place_of(cell) >= document.place_of(document.failed):
+            document.failed, kept = None, run.status == "FINISHED" and cell.id != document.last
+            if leaves or (document.at_end and not kept):
+                run.finish(document.notebook)
+            elif run.status in ("FAILED", "KILLED"):
+                run.end(status="RUNNING")
 
     def end(self, why: str) -> None:
         """Leave the run, and end it where it goes on; where no file is saved, nobody knows how many cells there are."""
-        if (run := self.run) and (document := self.document) and (run.status == "RUNNING" or self._ran_since_end):
+        run, document = self.run, self.document
+        if run and document and (run.status == "RUNNING" or (run.status == "FINISHED" and run.n_cells > run.n_kept)):
             with run.store.going_on():
                 run.begin_cell()  # what passed since the last one is idle time
                 document.read()
                 cut_off = "" if document.at_end or document.last is None else f"{why} before its last cell"
-                self._finish(run, document, cut_off, "KILLED" if cut_off else "FINISHED")
+                run.finish(document.notebook, cut_off, status="KILLED" if cut_off else "FINISHED")
         self.run = None
 
     def link(self, run: Run, kind: str, name: str) -> None:
@@ -162,33 +152,30 @@ class Document:
     def __init__(self, file: Path | None, sources: Iterable[str]) -> None:
         import nbformat
 
-        self.file, self.saved = file, 0  # when it was
-        self.v4, self.notebook = nbformat.v4, nbformat.v4.new_notebook()
-        self.last: str | None = None  # id of the last cell in the file
-        self.ran: list[Any] = []
-        self.by_front_end: dict[
+        self.file, self.saved, self.v4 = file, 0, nbformat.v4
+        self.notebook, self.last = self.v4.new_notebook(), None  # the latter is the id of the last cell in the file
+        self.known: dict[
             str, Any
-        ] = {}  # cells by the front end's ids, which in VS Code are not those of the file
-        self.by_request: dict[str, Any] = {}
+        ] = {}  # cells that ran, by request and by the front end's id: VS Code's are not the file's
         self.updatable: dict[str, Any] = {}  # outputs by display id
         self.cell: Any = None  # that runs
         self.before = self.failed = self.cell  # that ran before it, that failed last
         self.read()
-        for source in sources:  # what ran before there was an execution
+        for number, source in enumerate(sources):  # what ran before there was an execution
             if self.last is None:
-                self.begin_cell(None, source)
+                self.begin_cell(None, source, str(number))
             elif (place := self._find((), source)) is not None:
                 self.cell = self.notebook.cells[place]
 
     @property
     def at_end(self) -> bool:
         """Whether the last cell in the file has run."""
-        return self.last in [cell.id for cell in self.ran]
+        return self.last in [cell.id for cell in self.known.values()]
 
     @property
     def from_above(self) -> bool:
         """Whether the cell before the one that runs stands above it."""
-        return self.before is not None and self.place_of(self.before) < self.place_of(self.cell)
+        return self.place_of(self.before) < self.place_of(self.cell)
 
     def place_of(self, cell: Any) -> int:
         """Place of a cell in the notebook, -1 of one that is none of it."""
@@ -198,72 +185,55 @@ class Document:
         """Read the file where it was saved since, and put the cells that ran here into it."""
         import nbformat
 
-        if self.file is None:
-            return
         with (
             contextlib.suppress(OSError, ValueError, nbformat.ValidationError),
             warnings.catch_warnings(action="ignore"),
         ):
-            saved = self.file.stat().st_mtime_ns
-            if saved == self.saved:
+            if self.file is None or (saved := self.file.stat().st_mtime_ns) == self.saved:
                 return
             read = self.v4.upgrade(nbformat.read(self.file, as_version=4))  # gives cells of older files an id
             code = [cell for cell in read.cells if cell.cell_type == "code"]
             for cell in code:
                 cell.outputs, cell.execution_count = [], None
+            ran = sorted({cell.id: cell for cell in self.known.values()}.values(), key=self.place_of)
             self.last = next((cell.id for cell in reversed(code) if cell.source.strip()), None)
-            self.ran.sort(key=self.place_of)
-            self.saved, self.notebook, behind = saved, read, -1
-            ids = {cell.id for cell in self.ran}
-            for cell in self.ran:
-                place = self._find({cell.id}, cell.source, behind, ids)
-                if place is None:
-                    place = behind + 1
-                    read.cells.insert(place, cell)
+            self.saved, self.notebook, behind, ids = saved, read, -1, [cell.id for cell in ran]
+            for cell in ran:
+                if (place := self._find([cell.id], cell.source, behind, ids)) is None:
+                    read.cells.insert(place := behind + 1, cell)
                 cell.id, cell.metadata = read.cells[place].id, read.cells[place].metadata
                 read.cells[place], behind = cell, place
 
-    def _find(self, ids: Iterable[str | None], source: str, behind: int = -1, others: Iterable[str] = ()) -> int | None:
-        """Place of the cell with one of these ids, else of the next behind a place that has this source, but no other's id."""
-        cells = list(enumerate(self.notebook.cells))
-        known = [place for place, cell in cells if cell.id in ids]
-        turned = cells[behind + 1 :] + cells[: behind + 1]
-        same = [place for place, cell in turned if cell.source.strip() == source.strip() and cell.id not in others]
-        return next((place for place in known + same if cells[place][1].cell_type == "code"), None)
+    def _find(self, ids: Sequence[str | None], source: str, behind: int = -1, others: Sequence[str] = ()) -> int | None:
+        """Place of the code with one of these ids, else of the next behind a place that has this source, but no other's id."""
+        code = [(place, cell) for place, cell in enumerate(self.notebook.cells) if cell.cell_type == "code"]
+        same = [place for place, cell in code if cell.source.strip() == source.strip() and cell.id not in others]
+        places = [place for place, cell in code if cell.id in ids]
+        return next(iter([*places, *(place for place in same if place > behind), *same]), None)
 
-    def begin_cell(self, cell_id: str | None, source: str, request: str = "") -> None:
+    def begin_cell(self, cell_id: str | None, source: str, request: str) -> None:
         """Take the outputs of this request as those of this cell; one that the file lacks stands behind the one before."""
         self.read()
-        known, behind = self.by_front_end, self.place_of(self.cell)
-        ids = {cell_id, known[cell_id].id} if cell_id in known else {cell_id}
-        place = self._find(ids, source, behind, [each.id for each in known.values()] if cell_id else ())
+        known, behind, cells = self.known, self.place_of(self.cell), self.notebook.cells
+        ids = [cell_id, known[cell_id].id if cell_id in known else None]
+        place = self._find(ids, source, behind, [cell.id for cell in known.values()] if cell_id else ())
         if place is None:
-            place = behind + 1 if self.cell is not None else len(self.notebook.cells)
+            place = behind + 1 if self.cell else len(cells)
             legal = {"id": cell_id} if re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell_id or "") else {}
-            self.notebook.cells.insert(place, self.v4.new_code_cell(source, **legal))
-        self.before, self.cell = self.cell, self.notebook.cells[place]
-        self.cell.source, self.cell.outputs, self.by_request[request] = source, [], self.cell
-        if cell_id:
-            known[cell_id] = self.cell
-        if self.cell.id not in [each.id for each in self.ran]:
-            self.ran.append(self.cell)
+            cells.insert(place, self.v4.new_code_cell(source, **legal))
+        self.before, self.cell = self.cell, cells[place]
+        self.cell.source, self.cell.outputs = source, []
+        known.update({key: self.cell for key in (cell_id, request) if key})
 
     def add(self, message: dict[str, Any]) -> None:
-        """Put what the kernel sends to the front end into the cell that it answers."""
-        kind, content = message["msg_type"], message["content"]
-        display_id, cell = (
-            content.get("transient", {}).get("display_id"),
-            self.by_request.get(message["parent_header"].get("msg_id")),
-        )
+        """Put what the kernel sends to the front end into the cell whose request it answers."""
+        kind, content, data = message["msg_type"], message["content"], message["content"].get("data", ())
+        display_id, cell = content.get("transient", {}).get("display_id"), message["parent_header"].get("msg_id")
         if kind == "update_display_data" and display_id in self.updatable:
-            self.updatable[display_id].data = content["data"]
-        elif cell and kind in {"stream", "display_data", "execute_result"} and PROGRESS not in content.get("data", ()):
-            cell.outputs.append(self.v4.output_from_msg(message))
-            self.updatable[display_id] = cell.outputs[-1]
-
-    def show_error(self, kind: str, text: str) -> None:
-        """Show an error, without its traceback, in the cell that runs."""
-        self.cell.outputs.append(self.v4.new_output("error", ename=kind, evalue=text, traceback=[text]))
+            self.updatable[display_id].data = data
+        elif cell in self.known and kind in {"stream", "display_data", "execute_result"} and PROGRESS not in data:
+            self.known[cell].outputs.append(self.v4.output_from_msg(message))
+            self.updatable[display_id] = self.known[cell].outputs[-1]
 
 
 def check_injected() -> None:

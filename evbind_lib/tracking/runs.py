@@ -136,6 +136,7 @@ class NotebookRun(Run):
     """Run of one pass through a notebook."""
 
     n_cells: int = 0
+    n_kept: int = 0  # of these when it finished
     began: float = field(default_factory=time.monotonic)
     cell_ended: float = field(default_factory=time.monotonic)
 
@@ -170,6 +171,7 @@ class NotebookRun(Run):
 
     def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
         """End the run as the execution did, with the notebook and its page."""
+        self.n_kept = self.n_cells
         with self.store.at_end():
             self.log({"cells": self.n_cells} if self.n_cells else NONE, step=self.n_cells)
             self.end(error, {"seconds": time.monotonic() - self.began - self.idle}, status=status)
