@@ -56,6 +56,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., Path]) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVBIND_WORKSPACE", str(folder))
         with kernel_of(folder / "none.ipynb") as (_, talk):
+            assert run_source(talk, STATE, None)[0] == "ok"  # what the user set, for one of the tests
             yield Kernel(talk, folder)
 
 
@@ -171,3 +172,30 @@ def test_a_variable_is_believed_from_who_started_the_kernel_and_not_from_further
     command = [sys.executable, "-c", start]
     done = subprocess.run(command, env={**environment, "NAME": "handed on"}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["None", "given"]
+
+
+STATE = """
+def state():
+    import logging, warnings, pandas
+    levels = {name: logging.getLogger(name).level for name in ("", "mlflow", "optuna", "transformers", "own")}
+    mine = [entry for entry in warnings.filters if entry[2] is FutureWarning]  # libraries add some for their own
+    return mine, *levels.items(), pandas.get_option("display.max_colwidth"), pandas.get_option("display.precision")
+import logging, warnings, mlflow, optuna, pandas
+warnings.simplefilter("once", FutureWarning)
+logging.getLogger("mlflow").setLevel(logging.DEBUG)
+logging.getLogger("optuna").setLevel(logging.DEBUG)
+pandas.set_option("display.precision", 3)
+before = state()
+"""
+
+
+@pytest.mark.slow
+def test_a_tracked_start_leaves_filters_levels_and_options_of_the_user_as_they_were(kernel: Kernel) -> None:
+    run_source(kernel.talk, P, None)
+    assert run_source(kernel.talk, S, None)[0] == "ok"
+    _, said = run_source(
+        kernel.talk, "now = state()\nprint([(old, new) for old, new in zip(before, now) if old != new])", None
+    )
+    assert "".join(said) == "[]\n"
+    _, said = run_source(kernel.talk, "warnings.warn('seen', stacklevel=1)", None)
+    assert "UserWarning: seen" in "".join(said)
