@@ -91,6 +91,7 @@ class StudyRecord(_Record):
     pairs: dict[str, str] | None = None
     identity: dict[str, Any] | None = None
     ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
+    mlflow: str | None = None  # address of its run, for readers of optuna-dashboard
     n_finalists: int | None = None
     finalists: dict[str, Any] | None = (
         None  # by number of the trial: values with fresh seeds, when they ended, their code

@@ -20,7 +20,7 @@ from evbind_lib.hpo.results import folds_line
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
-from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE, given_by_launcher
+from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE, given_by_launcher, run_address
 from evbind_lib.training.result import Callback, EpochResult, FoldResult
 
 
@@ -126,7 +126,6 @@ class SearchMonitor(SearchProgress):
 
     def press(self, button: ipywidgets.Button) -> None:
         """Let the search end after this fold, as the button does."""
-        self.wants_stop = True
         self.on_stop_request()
 
     def update(self, text: str = "") -> None:
@@ -144,15 +143,16 @@ class SearchMonitor(SearchProgress):
         return [self]
 
     def on_stop_request(self) -> None:
-        self.button.description, self.button.disabled = "Stopping", True
+        self.wants_stop, self.button.description, self.button.disabled = True, "Stopping", True
 
     def close(self) -> None:
         """Show that nothing runs any more, and let the trials be looked at."""
-        self.button.description, self.button.disabled = "Stopped" if self.wants_stop else "Done", True
-        self.button.button_style = self.now.value = ""
+        self.button.disabled, self.button.button_style, self.now.value = True, "", ""
         if self.study is None:
             return
         self.count(self.study)
+        how = "Stopped" if self.wants_stop else "Ended"  # before its total, by a limit of time or an error
+        self.button.description = "Done" if self.done >= self.total else how
         if (best := best_trial(self.study)) is not None:
             self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.tracking))
 
@@ -169,7 +169,7 @@ class SearchMonitor(SearchProgress):
     def _time_left(self, study: optuna.Study) -> str:
         left = self.trials.max - self.done
         seconds = [TrialRecord.read(trial).seconds or 0 for trial in finished_trials(study)]
-        if left <= 0 or self.wants_stop:
+        if left <= 0 or self.button.disabled:
             return ""
         if not any(seconds):
             return "time left: known after the first trial"
@@ -202,9 +202,8 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     link = ""
     if run := record.mlflow_run:
-        uri, served = html.escape(tracking.uri), tracking.uri.startswith(("http://", "https://"))
-        address = f"{uri if served else 'http://127.0.0.1:5000'}/#/experiments/{run['experiment']}/runs/{run['run']}"
-        server = "" if served else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
+        uri, address = html.escape(tracking.uri), html.escape(run_address(tracking.uri, run["experiment"], run["run"]))
+        server = "" if uri.startswith("http") else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
         link = f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
     head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {timedelta(seconds=round(record.seconds or 0))}"
     drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())

@@ -35,6 +35,12 @@ def front_end_file() -> str | None:
     return given_by_launcher("JPY_SESSION_NAME") or (shell.user_ns.get("__vsc_ipynb_file__") if shell else None)
 
 
+def run_address(uri: str, experiment: str, run: str) -> str:
+    """Where a browser finds a run: on its server or, of a store without one, on what ``mlflow ui`` starts."""
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{run}"
+
+
 def recorded_result(notebook: Any) -> dict[str, Any]:
     """Read what a notebook recorded in its outputs; empty when nothing."""
     outputs = (output.get("data", {}) for cell in notebook["cells"] for output in cell.get("outputs", []))

@@ -36,6 +36,7 @@ from evbind_lib.training.result import Callback, CrossValidation, FoldResult
 FACTS = ("reused_from", "retry_of", "enqueued", "micro_batch", "folds_from_before", "code")
 SIZES = ("seconds", "n_training", "n_validation", "peak_memory_mb", "micro_batch")  # of a fold's result, worth a metric
 CUT_OFF = ("FAILED", "KILLED")
+DATA = "evbind.data_fingerprint"  # tag of what was trained on
 Error = BaseException | str | None
 
 
@@ -58,22 +59,32 @@ class Run:
         """Open a run at the top of an experiment, or that ``known_by`` these tags; raises `TrackingError`."""
         experiment, level = store.experiments[place], LEVELS[place]
         inherited, known = evbind_tags(**{level: name}, **known_by), evbind_tags(level=level, **known_by)
-        # Two searches that begin at once must not make two runs of a study.
-        with store.must_work(), lock_between_processes(store.uri):
-            found = [str(run.info.run_id) for run in store.find(experiment, known)] if known_by else []
-            run_id = found[0] if found else store.start(experiment, name, {**inherited, **known})
-            store.client.update_run(run_id, status="RUNNING")
-        run = cls(store, run_id, experiment, name, inherited)
-        run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if found else None)})
+        inherited |= {name: value for name, value in tags.items() if name == DATA}
         with store.going_on():
             store.end_abandoned()
+        # Two searches that begin at once must not make two runs of a study.
+        with store.must_work(), lock_between_processes(store.uri):
+            found = store.find(experiment, known) if known_by else []
+            run_id = found[0].info.run_id if found else store.start(experiment, name, {**inherited, **known})
+            run = cls(store, run_id, experiment, name, inherited, idle=idle_since(found[0]) if found else 0.0)
+            store.client.update_run(run_id, status="RUNNING")
+            run.log_data()
+        run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if found else None)})
         return run
 
     def start_below(self, parent: Run, level: str, *, began: float | None = None) -> Self:
         """Make the run, as a child of another."""
         own = {**self.inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
         self.run_id = self.store.start(self.experiment, self.name, own, began)
+        if level == "trial":
+            self.log_data()
         return self
+
+    def log_data(self) -> None:
+        """Log the data as an input of this run, as MLflow calls it, by their fingerprint alone."""
+        if DATA in self.inherited:
+            data = entities.Dataset("corpus", digest=self.inherited[DATA][:36], source_type="evbind", source="{}")
+            self.store.client.log_inputs(self.run_id, datasets=[entities.DatasetInput(data)])
 
     @classmethod
     def below(cls, parent: Run, name: str, run_id: str = "", **tags: str) -> Self:
@@ -246,6 +257,11 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
             if had_gaps:
                 self.catch_up(self.results, time.time() - seconds)
             self.end(error, {**numbers, "seconds": seconds})
+
+
+def idle_since(run: entities.Run) -> float:
+    """Seconds since a run ended, which do not count where it goes on."""
+    return time.time() - run.info.end_time / 1000 if run.info.end_time else 0.0
 
 
 def _trained_for(result: FoldResult) -> float:

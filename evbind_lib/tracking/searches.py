@@ -22,7 +22,8 @@ from evbind_lib.config.processes import is_dead, lock_between_processes, this_pr
 from evbind_lib.hpo.finalists import finalist_name
 from evbind_lib.hpo.objective import SearchCallback, SearchStopped
 from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, study_uid
-from evbind_lib.tracking.runs import Run, TrainingRun, state_of
+from evbind_lib.tracking.page import run_address
+from evbind_lib.tracking.runs import DATA, Run, TrainingRun, idle_since, state_of
 from evbind_lib.tracking.store import PROCESS, Store, Values, evbind_tags
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.result import Callback
@@ -81,6 +82,9 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         self.study, tags = study, self.tags
         self.study_run = Run.open(
             self.store, "search", study.study_name, parameters=self.parameters, tags=tags, study_key=study_key(study)
+        )
+        StudyRecord(mlflow=run_address(self.store.shown_uri, self.study_run.experiment, self.study_run.run_id)).write(
+            study
         )
         if self.on_open:
             self.on_open(self.study_run, "study", study.study_name)
@@ -255,7 +259,8 @@ def sync(store: Store, study: optuna.Study, *, parameters: Values, tags: Values,
         known = store.find(store.experiments["search"], evbind_tags(level="study", study_key=key))
         if known:
             info, inherited = known[0].info, evbind_tags(study=name, study_key=key)
-            run = Run(store, info.run_id, info.experiment_id, name, inherited, info.status)
+            inherited |= {tag: value for tag, value in tags.items() if tag == DATA}
+            run = Run(store, info.run_id, info.experiment_id, name, inherited, info.status, idle_since(known[0]))
         else:
             run = Run.open(store, "search", name, parameters=parameters, tags=tags, study_key=key)
         n_written = sync_trials(run, study)

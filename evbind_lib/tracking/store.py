@@ -47,6 +47,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 LEVELS = {"notebooks": "notebook", "search": "study", "training": "training"}  # of the runs at the top of an experiment
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
 TRIAL_WAITS = 2.0  # seconds that a trial waits for what is written while it runs, in all
+HEARTBEATS = ("folds", "cells", "best_value")  # metrics that are logged while a run goes on
 MOST_RUNS = 50_000  # of one answer of MLflow's
 Values = Mapping[str, Any]
 NONE: Values = {}
@@ -168,7 +169,7 @@ class Store:
         every, history = list(self.experiments.values()), self.client.get_metric_history
         for run in self.client.search_runs(every, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
             if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                heartbeats = history(run.info.run_id, "folds") + history(run.info.run_id, "cells")
+                heartbeats = [beat for name in HEARTBEATS for beat in history(run.info.run_id, name)]
                 last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
                 self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
 

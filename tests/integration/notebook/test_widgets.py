@@ -149,6 +149,22 @@ def test_the_button_in_a_last_fold_ends_the_search_with_the_trial_complete(
     assert count_trials(result.study)["total"] == monitor.trials.value == 1
 
 
+@pytest.mark.parametrize(
+    ("n_done", "asked", "said"), [(3, True, "Done"), (3, False, "Done"), (2, True, "Stopped"), (2, False, "Ended")]
+)
+def test_the_monitor_says_how_the_search_ended_by_whatever_it_was_stopped(
+    brief: Callable[..., Params], shown: list[Any], places: list[Place], n_done: int, asked: bool, said: str
+) -> None:
+    monitor, study = SearchMonitor(brief()), optuna.create_study(direction="maximize")
+    for _ in range(n_done):
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    monitor.on_search_begin(study, 0)
+    if asked:
+        monitor.on_stop_request()  # as Ctrl-C and the button of JupyterLab do
+    monitor.close()
+    assert monitor.button.description == said and monitor.button.disabled and "left" not in monitor.head.value
+
+
 BUSY = """
 import time
 began = time.monotonic()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,10 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+from evbind_lib.config.compose import compose
 from evbind_lib.tracking.page import FILE_VARIABLE, OUTER_VARIABLE
+from evbind_lib.tracking.runs import NotebookRun
+from evbind_lib.tracking.store import Store
 from tests.integration.tracking.test_executions import (
     PARAMETERS,
     START,
@@ -162,6 +166,21 @@ def test_the_engine_hands_on_no_notebook_of_a_front_end(workspace: Path, monkeyp
     assert done.cells[2].outputs[0].text == f"{[None, str(workspace / 'out2.ipynb')]}\n"
     outer, inner = executions()
     assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
+
+
+@pytest.mark.usefixtures("mlflow_tables")
+def test_time_between_cells_is_no_time_of_the_execution(workspace: Path) -> None:
+    run = NotebookRun.begin(Store(compose().tracking), "mine", {}, way="jupyter", outer="0" * 32)  # of another store
+    time.sleep(0.2)
+    run.count_cell()
+    time.sleep(1)
+    run.begin_cell()
+    run.count_cell()
+    run.finish(new_notebook())
+    (stored,) = executions()
+    took = (stored.info.end_time - stored.info.start_time) / 1000
+    assert 0.2 <= stored.data.metrics["seconds"] < 0.9 and 0.15 < took < 0.9
+    assert "mlflow.parentRunId" not in stored.data.tags
 
 
 def test_a_variable_is_believed_from_who_started_the_kernel_and_not_from_further_up() -> None:

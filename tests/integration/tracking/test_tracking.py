@@ -27,7 +27,7 @@ from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import TrackingError
-from evbind_lib.hpo.study import TrialRecord
+from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.tracking import store
 from evbind_lib.tracking.runs import TrainingRun
 from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
@@ -161,6 +161,12 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
     assert parent.data.tags["evbind.git_commit"] == git_commit()
     assert {"evbind.version.torch", "evbind.version.optuna", "evbind.version.scikit-learn"} <= parent.data.tags.keys()
 
+    data = [run.inputs.dataset_inputs for run in [parent, *trials]]
+    assert [[each.dataset.digest for each in inputs] for inputs in data] == [["d1"]] * 3
+    assert str(StudyRecord.read(study).mlflow).endswith(
+        f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    )
+
     trial, pruned = trials
     assert history(tracker, trial, "fold/macro_f1") == [(1, 0.6), (2, 0.8)]
     assert history(tracker, trial, "macro_f1") == [(1, 0.6), (2, 0.7)], "the mean so far"
@@ -191,7 +197,9 @@ def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingP
         study.study_name,
         {f"parameter_{number}": number for number in range(120)},
     )  # more than MLflow takes at once
+    began = time.time()
     for session, score in enumerate((0.5, 0.7, 0.6)):
+        time.sleep(0.5 * session)  # what passes between two searches is not what the study took
         tracker = Store(place)
         now = {**PARAMETERS, **many, "hpo.trials.n_trials": 10 * (session + 1), f"new.in.session.{session}": session}
         with tracked(tracker, study, now) as search:
@@ -200,6 +208,8 @@ def test_a_resumed_study_goes_on_in_its_run_and_doubles_nothing(place: TrackingP
             search.summary(numbers={}, texts={})
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     assert parent.info.status == "FINISHED" and len(parent.data.params) == 126
+    assert (parent.info.end_time - parent.info.start_time) / 1000 < time.time() - began - 1.4
+    assert len(parent.inputs.dataset_inputs) == 1
     assert parent.data.params["hpo.trials.n_trials"] == "10" and parent.data.params["new.in.session.2"] == "2"
     assert parent.data.tags["evbind.changed"] == "hpo.trials.n_trials=30"
     stored = Path(tracker.client.download_artifacts(parent.info.run_id, "params.json"))
