@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data.corpus import Corpus, load_corpus
 from evbind_lib.data.folds import Fold, make_folds
+from tests.storages import postgres
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -61,6 +63,24 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which mlflow.set_tracking_uri of another test sets
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Address of a PostgreSQL server, without the name of a database."""
+    with postgres() as address:
+        yield address.removesuffix("postgres")
+
+
+@pytest.fixture
+def database(server: str) -> str:
+    """Address of an empty database of the test's own on that server."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{server}postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}{name}"
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,11 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
+from jupyter_client.provisioning import local_provisioner
 from nbval.plugin import IPyNbCell
 from xdist.scheduler import LoadFileScheduling
+
+from tests import forks
 
 # What a search found when the notebooks were stored: 04 and 05 need one.
 BEST = Path(__file__).parent / "stored" / "hpo_best.yaml"
@@ -83,6 +86,11 @@ def compare_within(cell: IPyNbCell, within: float, fresh: list[Any], stored: lis
             for ours, theirs in zip(fresh, stored, strict=True)
         ]
     return bool(type(cell).compare_outputs(cell, fresh, stored, **others))
+
+
+def pytest_configure() -> None:
+    """Let a kernel that a test starts be forked from a process that has loaded the libraries; one of a command begins as ever."""
+    local_provisioner.launch_kernel = forks.launch_kernel
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,97 +2,80 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from evbind_lib.config.compose import compose
 from evbind_lib.config.processes import is_dead, this_process
 from evbind_lib.config.schema import Params
 from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
 from evbind_lib.hpo.study import TrialRecord, finished_trials, open_storage, open_study
-from tests.storages import postgres
+from tests import forks
 
 IDENTITY = {"objective": "test", "searched": []}
 
-# A process that claims trials and gives each a score at once, as a worker does around its training.
-CLAIMER = """
-import random, sys, time
-from evbind_lib.hpo.claims import claim_trial, heartbeat
-from evbind_lib.config.compose import compose
-from evbind_lib.hpo.study import open_study
-params = compose(sys.argv[2:], hpo="quick")
-study = open_study(params, {"objective": "test", "searched": []})
-while (trial := claim_trial(study, params.hpo.trials.n_trials, params.hpo.sampler)) is not None:
-    with heartbeat(trial):
-        rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-        time.sleep(random.expovariate(1 / float(sys.argv[1])))
-        trial.study.tell(trial, rate)
-"""
+
+def work(seconds: float, *words: str) -> None:
+    """Claim trials and give each a score at once, as a worker does around its training."""
+    params = compose(words, hpo="quick")
+    study = open_study(params, IDENTITY)
+    while (trial := claim(study, params)) is not None:
+        with heartbeat(trial):
+            rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+            time.sleep(random.expovariate(1 / seconds))
+            trial.study.tell(trial, rate)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def storage(request: pytest.FixtureRequest, workspace: Path) -> Iterator[str]:
-    with contextlib.ExitStack() as stack:
-        if request.param == "postgresql":
-            yield stack.enter_context(postgres())
-        else:
-            yield f"sqlite:///{workspace}/optuna.db"
+def storage(request: pytest.FixtureRequest, workspace: Path) -> str:
+    return f"sqlite:///{workspace}/optuna.db" if request.param == "sqlite" else request.getfixturevalue("database")
 
 
-def start(workspace: Path, storage: str, n_trials: int, seconds: float) -> subprocess.Popen[bytes]:
+def start(storage: str, n_trials: int, seconds: float) -> BaseProcess:
     words = [f"hpo.study.storage={storage}", f"hpo.trials.n_trials={n_trials}", "hpo.sampler.type=random"]
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLAIMER, str(seconds), *words],
-        env={**os.environ, "EVBIND_WORKSPACE": str(workspace)},
-    )
+    return forks.start(work, seconds, *words)
 
 
 def load(storage: str) -> optuna.Study:
     return optuna.load_study(study_name="deberta-v3-hpo", storage=open_storage(storage))
 
 
-def test_four_processes_make_exactly_the_total(workspace: Path, storage: str) -> None:
-    workers = [start(workspace, storage, 100, 0.01) for _ in range(4)]
-    assert [worker.wait(timeout=300) for worker in workers] == [0] * 4
+def test_four_processes_make_exactly_the_total(storage: str) -> None:
+    assert forks.exit_codes(*[start(storage, 40, 0.01) for _ in range(4)]) == [0] * 4
     study = load(storage)
     finished = finished_trials(study)
-    assert len(finished) == 100 and all(trial.state == TrialState.COMPLETE for trial in finished)
+    assert len(finished) == 40 and all(trial.state == TrialState.COMPLETE for trial in finished)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
     surplus = [trial for trial in study.trials if trial.user_attrs.get("surplus")]
-    assert len(study.trials) == 100 + len(surplus)
+    assert len(study.trials) == 40 + len(surplus)
     by = Counter(trial.user_attrs["worker"] for trial in finished)
     assert len(by) == 4  # all took part
     rates = [trial.params["learning_rate"] for trial in finished]
-    assert len(set(rates)) == 100  # workers that start at once do not draw alike
+    assert len(set(rates)) == 40  # workers that start at once do not draw alike
 
 
-def test_killed_processes_lose_and_double_nothing(workspace: Path, storage: str) -> None:
-    pick = random.Random(7)
-    deadline = time.monotonic() + 240
-    killed = 0
-    workers = [start(workspace, storage, 40, 0.4) for _ in range(3)]
-    while any(worker.poll() is None for worker in workers) and killed < 3:
-        assert time.monotonic() < deadline
-        time.sleep(6 + 2 * pick.random())  # starting takes some seconds
+def test_killed_processes_lose_and_double_nothing(storage: str) -> None:
+    pick, killed = random.Random(7), 0
+    workers = [start(storage, 40, 0.4) for _ in range(3)]
+    while any(worker.is_alive() for worker in workers) and killed < 3:
+        time.sleep(0.5 + pick.random())  # opening the study takes a part of it
         victim = pick.randrange(3)
-        if workers[victim].poll() is None:
-            workers[victim].send_signal(signal.SIGKILL)
-            workers[victim].wait()
+        if workers[victim].is_alive():
+            workers[victim].kill()
+            workers[victim].join()
             killed += 1
-            workers[victim] = start(workspace, storage, 40, 0.4)
-    assert [worker.wait(timeout=240) for worker in workers] == [0] * 3
-    assert start(workspace, storage, 40, 0.01).wait(timeout=120) == 0  # what the last kill left
+            workers[victim] = start(storage, 40, 0.4)
+    assert forks.exit_codes(*workers) == [0] * 3
+    assert forks.exit_codes(start(storage, 40, 0.01)) == [0]  # what the last kill left
     study = load(storage)
     finished = finished_trials(study)
     assert len(finished) == 40 and killed
@@ -147,7 +130,9 @@ def test_a_search_that_was_killed_does_not_count_against_its_trials(brief: Calla
     assert not finished_trials(study)
 
 
-def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[..., Params]) -> None:
+def test_what_was_closed_but_not_queued_again_is_queued_once(
+    brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = brief("hpo.trials.n_trials=2")
     study = open_study(params, IDENTITY)
     trial = claim(study, params)
@@ -157,7 +142,7 @@ def test_what_was_closed_but_not_queued_again_is_queued_once(brief: Callable[...
     study.tell(trial, state=TrialState.FAIL)
     requeue_lost(study)
     assert len(study.trials) == 1  # another process may be about to do it
-    time.sleep(5.1)
+    monkeypatch.setattr("evbind_lib.hpo.claims.time", SimpleNamespace(time=lambda: time.time() + 5.1))
     requeue_lost(study)
     requeue_lost(study)
     (waiting,) = study.get_trials(states=(TrialState.WAITING,))
@@ -199,23 +184,22 @@ def test_a_trial_of_a_script_is_left_alone(brief: Callable[..., Params]) -> None
 
 
 def test_a_trial_without_heartbeat_on_another_host_is_done_again(
-    brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+    brief: Callable[..., Params], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evbind_lib.hpo.study.HEARTBEAT", 1)
     monkeypatch.setattr("evbind_lib.hpo.study.GRACE", 2)
-    with postgres() as address:
-        params = brief(f"hpo.study.storage={address}")
-        study = open_study(params, IDENTITY)
-        trials = [claim(study, params) for _ in range(2)]
-        for trial in trials:
-            assert trial is not None
-            trial.suggest_float("learning_rate", 0.1, 0.2)
-            TrialRecord(worker="another-host 1 0.0").write(trial)
-        silent, lively = trials
-        with heartbeat(silent):
-            time.sleep(0.5)
-        with heartbeat(lively):
-            time.sleep(4)
-            assert close_dead(study) == [silent.number]
-        (again,) = study.get_trials(states=(TrialState.WAITING,))
-        assert again.user_attrs["retry_of"] == silent.number
+    params = brief(f"hpo.study.storage={database}")
+    study = open_study(params, IDENTITY)
+    trials = [claim(study, params) for _ in range(2)]
+    for trial in trials:
+        assert trial is not None
+        trial.suggest_float("learning_rate", 0.1, 0.2)
+        TrialRecord(worker="another-host 1 0.0").write(trial)
+    silent, lively = trials
+    with heartbeat(silent):
+        time.sleep(0.5)
+    with heartbeat(lively):
+        time.sleep(4)
+        assert close_dead(study) == [silent.number]
+    (again,) = study.get_trials(states=(TrialState.WAITING,))
+    assert again.user_attrs["retry_of"] == silent.number

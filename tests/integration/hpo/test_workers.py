@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -33,8 +36,8 @@ from evbind_lib.hpo.study import TrialRecord, count_trials, finished_trials
 from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.losses import LOSSES
 from evbind_lib.training.result import Callback, FoldResult
+from tests import forks
 from tests.conftest import BRIEF
-from tests.storages import postgres
 
 
 def search(params: Params, corpus: Corpus, *callbacks: SearchCallback) -> SearchResult:
@@ -43,6 +46,15 @@ def search(params: Params, corpus: Corpus, *callbacks: SearchCallback) -> Search
 
 def pid_of(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["worker"].split()[1])
+
+
+@pytest.fixture(autouse=True)
+def workers_begin_at_once(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    """Workers are forked from a process that has loaded the libraries; those of test_crashes begin as they do elsewhere."""
+    forking = {**vars(multiprocessing), "get_context": lambda method: forks.FORKS}
+    monkeypatch.setattr(workers, "multiprocessing", SimpleNamespace(**forking))
+    begin = functools.partial(forks.in_place, dict(os.environ), os.getcwd(), forks.begin_worker)
+    monkeypatch.setattr(workers, "_begin", begin)
 
 
 class Ends(SearchCallback):
@@ -214,12 +226,16 @@ def test_ctrl_c_stops_workers_after_their_folds(brief: Callable[..., Params], co
     assert count_trials(result.study)["total"] == 4
 
 
-def test_the_same_search_on_a_dask_cluster(brief: Callable[..., Params], corpus: Corpus) -> None:
+def test_the_same_search_on_a_dask_cluster(
+    brief: Callable[..., Params], corpus: Corpus, workspace: Path, database: str
+) -> None:
+    import dask
     from distributed import LocalCluster
 
+    processes = {"n_workers": 2, "threads_per_worker": 1, "env": {"EVBIND_WORKSPACE": str(workspace)}}
     with (
-        postgres() as address,
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        LocalCluster(**processes, dashboard_address=None) as cluster,
     ):
         words = (
             "cluster=dask",
@@ -229,7 +245,7 @@ def test_the_same_search_on_a_dask_cluster(brief: Callable[..., Params], corpus:
         )
         with pytest.raises(ParamsError, match=r"hpo\.study\.storage.*PostgreSQL"):
             check_search(brief(*words))
-        result = search(brief(*words, "hpo.trials.n_trials=4", f"hpo.study.storage={address}"), corpus)
+        result = search(brief(*words, "hpo.trials.n_trials=4", f"hpo.study.storage={database}"), corpus)
         assert count_trials(result.study)["total"] == 4
         assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import resource
 import signal
@@ -10,8 +10,6 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,8 @@ from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
 from evbind_lib.hpo.study import open_storage
 from evbind_lib.tracking.store import Store
-
-Start = Callable[..., BaseProcess]
+from tests import forks
+from tests.forks import exit_codes
 
 
 def open_store(folder: Path, largest_file: int = 0, temporary: str | None = None, umask: int = 0o022) -> None:
@@ -37,27 +35,10 @@ def open_store(folder: Path, largest_file: int = 0, temporary: str | None = None
         os._exit(3)
 
 
-@pytest.fixture(scope="module")
-def start() -> Start:
-    """Start a process that opens the store; forked from one that has loaded MLflow, so that it begins at once."""
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload([__name__])
-
-    def begin(*words: object) -> BaseProcess:
-        process = forks.Process(target=open_store, args=words)
-        process.start()
-        return process
-
-    return begin
+start = functools.partial(forks.start, open_store)
 
 
-def exit_codes(*processes: BaseProcess) -> list[int | None]:
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
-
-
-def kill_at_moments(start: Start, folder: Path, moments: list[float]) -> None:
+def kill_at_moments(folder: Path, moments: list[float]) -> None:
     (folder / "whole").mkdir()
     exit_codes(start(folder / "whole"))  # the process that the others are forked from has begun now
     for moment in moments:
@@ -71,21 +52,21 @@ def kill_at_moments(start: Start, folder: Path, moments: list[float]) -> None:
         assert sorted(file.name for file in place.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
-def test_a_start_after_one_that_was_killed_works(start: Start, tmp_path: Path) -> None:
-    kill_at_moments(start, tmp_path, [1.0])
+def test_a_start_after_one_that_was_killed_works(tmp_path: Path) -> None:
+    kill_at_moments(tmp_path, [1.0])
 
 
 @pytest.mark.full
-def test_a_start_after_one_that_was_killed_at_any_moment_works(start: Start, tmp_path: Path) -> None:
-    kill_at_moments(start, tmp_path, [number / 12 for number in range(1, 25)])
+def test_a_start_after_one_that_was_killed_at_any_moment_works(tmp_path: Path) -> None:
+    kill_at_moments(tmp_path, [number / 12 for number in range(1, 25)])
 
 
-def test_a_disk_that_is_full_at_the_first_start_spoils_no_later_one(start: Start, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_the_first_start_spoils_no_later_one(tmp_path: Path) -> None:
     assert exit_codes(start(tmp_path, 200_000)) == [3]
     assert exit_codes(start(tmp_path)) == [0]
 
 
-def test_two_first_starts_with_temporary_folders_of_their_own_make_one_database(start: Start, tmp_path: Path) -> None:
+def test_two_first_starts_with_temporary_folders_of_their_own_make_one_database(tmp_path: Path) -> None:
     before = os.umask(0o002)  # of a group that shares the workspace
     try:
         assert exit_codes(*(start(tmp_path, 0, str(tmp_path / name), 0o002) for name in "ab")) == [0, 0]
@@ -95,9 +76,7 @@ def test_two_first_starts_with_temporary_folders_of_their_own_make_one_database(
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("*.db")} == {0o664}
 
 
-def test_a_database_without_its_last_tables_is_made_again_and_one_of_something_else_is_not(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_database_without_its_last_tables_is_made_again_and_one_of_something_else_is_not(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as connection:  # as MLflow leaves it when it is killed among its migrations
         for table in ("experiments", "_alembic_tmp_experiments", "alembic_version"):

@@ -1,0 +1,31 @@
+"""Libraries that the process which others are forked from loads once, in place of each of them.
+
+No module of ours, and none that is another one when it is loaded in a kernel: plotly and ipywidgets ask whether they are.
+"""
+
+import builtins
+import os
+from importlib import import_module
+from types import SimpleNamespace
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # as our store does before it loads MLflow
+builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr-defined]
+import_module("pandas")  # which asks so whether its tables are as wide as a terminal
+del builtins.get_ipython  # type: ignore[attr-defined]
+NAMES = (
+    *("accelerate", "cloudpickle", "distributed", "hydra", "ipykernel.kernelapp", "IPython", "mlflow", "nbconvert"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.client", "nbformat", "omegaconf", "optuna", "psutil"),
+    *(
+        "psycopg",
+        "pyarrow.parquet",
+        "pydantic",
+        "scipy.special",
+        "scipy.stats",
+        "sklearn.linear_model",
+        "sklearn.metrics",
+    ),
+    *("sklearn.model_selection", "tokenizers", "torch", "transformers.models.deberta_v2.modeling_deberta_v2"),
+    *("transformers.trainer", "yaml"),
+)
+for name in NAMES:
+    import_module(name)
