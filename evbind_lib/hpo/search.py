@@ -158,6 +158,7 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
     except optuna.TrialPruned as pruned:
         state, record.error = TrialState.PRUNED, str(pruned) or None
     except (SearchStopped, KeyboardInterrupt) as stop:
+        # FAIL, as Optuna's own retries leave it: samplers and pruners would learn from the folds of one that is PRUNED.
         state, record.interrupted = TrialState.FAIL, True
         ending = stop if isinstance(stop, KeyboardInterrupt) else None
     except Exception as error:
