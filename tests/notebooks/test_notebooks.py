@@ -11,9 +11,12 @@ import mlflow
 import nbformat
 import pandas as pd
 import papermill
+import papermill.cli
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from evbind_lib.cli import main
 from evbind_lib.config.compose import compose
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.notebook.run import default_parameters, find_notebook, notebooks, run_notebook
@@ -36,15 +39,13 @@ def read_runs(experiment: str) -> pd.DataFrame:
 @pytest.mark.parametrize("name", sorted(notebooks()))
 def test_every_notebook_has_typed_and_commented_parameters(name: str) -> None:
     file = find_notebook(name)
-    shown = subprocess.run(
-        [sys.executable, "-m", "papermill", "--help-notebook", str(file)], capture_output=True, text=True, timeout=60
-    )
+    shown = CliRunner().invoke(papermill.cli.papermill, ["--help-notebook", str(file)]).output
     names = list(default_parameters(file))
     known = {"data", "model", "trainer", "hpo", "tracking", "aim", "trainers", "studies", "overrides"}
     assert names[-1] == "overrides" and set(names) <= known
     for parameter in names:
-        assert f"  {parameter}: " in shown.stdout
-    assert "Unknown type" not in shown.stdout
+        assert f"  {parameter}: " in shown
+    assert "Unknown type" not in shown
 
 
 def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -> None:
@@ -64,23 +65,22 @@ def test_no_notebook_loads_torch_before_start_has_set_what_openmp_reads_then() -
 
 
 @pytest.mark.slow
-def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(searched: Path) -> None:
+def test_a_search_by_the_command_then_resumed_then_trained_with_its_best(
+    searched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = (searched / "stdout").read_text()
     assert "Study deberta-v3-hpo: 3 trials (3 complete, 0 pruned, 0 failed)\n" in first
     assert "Trials [####################] 3/3" in (searched / "stderr").read_text()
-    command = [sys.executable, "-m", "evbind_lib.cli"]
-    again = subprocess.run([*command, "hpo_search", *BRIEF], capture_output=True, text=True, timeout=300)
-    assert "resumed: 3 of them are from earlier runs" in again.stdout
-    trained = subprocess.run(
-        [*command, "train", "trainer=hpo_best", *BRIEF[:4]], capture_output=True, text=True, timeout=300
-    )
-    assert trained.returncode == 0, trained.stderr
+    assert main(["hpo_search", *BRIEF]) == 0
+    assert "resumed: 3 of them are from earlier runs" in capsys.readouterr().out
+    assert main(["train", "trainer=hpo_best", *BRIEF[:4]]) == 0
+    trained = capsys.readouterr().out
 
     table = pd.read_csv(searched / "optuna_trials.csv")
     best = table.loc[table["value"].idxmax()]
     assert f"Best: trial {best['trial']}, macro_f1 {best['value']:.4f}" in first
     # The trainer set that was written scores on the same folds what the trial scored: its folds are read.
-    assert "2 of 2 folds read from study deberta-v3-hpo, trained 20" in trained.stdout
+    assert "2 of 2 folds read from study deberta-v3-hpo, trained 20" in trained
     files = sorted((searched / "runs").glob("*_train.ipynb"))
     result = recorded_result(nbformat.read(files[0], as_version=4))
     assert result["mean"]["macro_f1"] == pytest.approx(best["value"], abs=1e-9)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from evbind_lib.cli import main
 from evbind_lib.config.paths import PACKAGE
 from tests.conftest import BRIEF
-from tests.storages import postgres
 
 PASSWORDS = ("pa%40ss-word/1", "pa@ss-word/1")  # in an address and as it is meant
 TOKEN = "hf_canary0123456789"
@@ -19,26 +17,15 @@ TOKEN = "hf_canary0123456789"
 
 @pytest.mark.slow
 def test_no_file_of_the_workspace_holds_a_password_a_token_or_the_folder_of_the_data(
-    workspace: Path, tmp_path: Path
+    workspace: Path, tmp_path: Path, database: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(PACKAGE / "data" / "sample", clinic := tmp_path / "ada clinic")
-    with postgres() as address:
-        server = address.replace("evbind@", f"evbind:{PASSWORDS[0]}@")
-        words = [
-            *BRIEF,
-            "hpo.trials.n_trials=1",
-            f"hpo.study.storage={server}",
-            f"training.loss_args.hub_token={TOKEN}",
-        ]
-        words += [f"data.{name}='{clinic}/{name}.csv'" for name in ("posts", "annotations")]
-        command = [sys.executable, "-m", "evbind_lib.cli", "hpo_search", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        wrong = subprocess.run(
-            [*command, "hpo.study.study_name=x", "hpo.metric.name=f2"], capture_output=True, text=True
-        )
-    assert done.returncode == 0, done.stderr
-    assert wrong.returncode == 2
-    places = {"what is printed": f"{done.stdout}{done.stderr}{wrong.stderr}".encode()}
+    server = database.replace("evbind@", f"evbind:{PASSWORDS[0]}@")
+    words = [*BRIEF, "hpo.trials.n_trials=1", f"hpo.study.storage={server}", f"training.loss_args.hub_token={TOKEN}"]
+    words += [f"data.{name}='{clinic}/{name}.csv'" for name in ("posts", "annotations")]
+    assert main(["hpo_search", *words]) == 0
+    assert main(["hpo_search", *words, "hpo.study.study_name=x", "hpo.metric.name=f2"]) == 2
+    places = {"what is printed": "".join(capfd.readouterr()).encode()}
     places |= {str(file): file.read_bytes() for file in workspace.rglob("*") if file.is_file()}
     assert (
         b"hub_token=***" in places[str(workspace / "mlflow.db")]
