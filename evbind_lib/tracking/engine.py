@@ -113,8 +113,11 @@ class _Course(NotebookExecutionManager):
 
     run: NotebookRun | None = None
     error = ""
+    put_off = False  # what the next cell's start or the end saves as well: a save masks and writes the whole notebook
 
     def save(self, **kwargs: Any) -> None:
+        if self.put_off:
+            return
         # A full disk or a kill leaves the notebook that was saved before, not a part.
         if file := plain_file(self.output_path or ""):
             write_whole(file, nbformat.writes(masked_notebook(self.nb)))
@@ -128,6 +131,11 @@ class _Course(NotebookExecutionManager):
         if (error.ename, error.evalue) not in WANTED:
             self.error = f"{error.ename}: {error.evalue}"
 
+    def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+        self.put_off = cell.cell_type != "code"
+        super().cell_start(cell, cell_index, **kwargs)
+        self.put_off = False
+
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         if self.run and cell.cell_type == "code":
             self.run.count_cell()
@@ -136,7 +144,9 @@ class _Course(NotebookExecutionManager):
             for output in [each for each in cell.get("outputs", []) if each.output_type == "error"]:
                 text = "\n".join(output.traceback)
                 cell.outputs[cell.outputs.index(output)] = nbformat.v4.new_output("stream", name="stderr", text=text)
+        self.put_off = True
         super().cell_complete(cell, cell_index, **kwargs)
+        self.put_off = False
 
 
 class _Client(PapermillNotebookClient):
