@@ -34,6 +34,7 @@ from evbind_lib.hpo.objective import Objective, SearchCallback, report_folds, su
 from evbind_lib.hpo.results import SearchResult, trials_table, write_results
 from evbind_lib.hpo.search import OptunaCallback, check_search, run_search
 from evbind_lib.hpo.study import TrialRecord, count_trials, open_storage
+from evbind_lib.training.cache import FoldCache
 from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.metrics import compute_metrics
 from tests.conftest import BRIEF, PROJECT
@@ -229,6 +230,10 @@ def test_a_search_leaves_its_files(brief: Callable[..., Params], corpus: Corpus)
     table = pd.read_csv(files["optuna_trials.csv"])
     assert table["trial"].tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(table[["fold_1", "fold_2"]].mean(axis=1), table["value"], atol=1e-6)
+    taken = compose(["experiment=deberta-v3-hpo", "hpo.trials.n_trials=5"], data="pairs", model="deberta_v3_base")
+    read = cross_validate(corpus, make_folds(corpus, taken), taken, cache=FoldCache("training", read_all=True))
+    assert {fold.origin.partition(",")[0] for fold in read.folds} == {"study deberta-v3-hpo"}  # none is trained
+    assert search(taken, load_corpus(taken)).n_earlier_trials == 4  # the same study
 
 
 def test_no_post_text_reaches_the_study(brief: Callable[..., Params], corpus: Corpus, workspace: Path) -> None:
