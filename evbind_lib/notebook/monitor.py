@@ -31,12 +31,12 @@ class Progress(Callback):
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.n_folds = total, 0, 0
-        self.before = self.best = self.shown = ""
+        self.before = self.best = self.left = self.shown = ""
         self.handle: Any = None  # of the line that is displayed
 
     def update(self, text: str = "") -> None:
         """Show what is going on, between the steps that are done and the best value so far."""
-        text = "; ".join(part for part in (text, self.best) if part)
+        text = "; ".join(part for part in (text, self.best, self.left) if part)
         count, filled = f"{self.done}/{self.total}", round(20 * min(self.done / max(self.total, 1), 1.0))
         line = f"{self.title} [{'#' * filled:.<20}] {count}  {text}"
         if line == self.shown or not (has_front_end() or given_by_launcher(RUN_VARIABLE) is not None):
@@ -68,9 +68,13 @@ class Progress(Callback):
 
 
 class SearchProgress(Progress, SearchCallback):
-    """The line of a search, about its trials, with the best value so far."""
+    """The line of a search, about its trials, with the best value so far and the time left."""
 
     title = "Trials"
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params.hpo.trials.n_trials)
+        self.n_jobs = params.hpo.trials.n_jobs
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         earlier = f"study {study.study_name} resumed, done before: {n_earlier_trials}"
@@ -90,7 +94,11 @@ class SearchProgress(Progress, SearchCallback):
         self.update("stopping after the current fold, once more to stop at once")
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.count(study)
+        took, value = (
+            timedelta(seconds=round(TrialRecord.read(trial).seconds or 0)),
+            _value(trial, f"{metric_name(study)} "),
+        )
+        self.count(study, f"trial {trial.number} {trial.state.name.lower()}{value}, {took}")
 
     def on_finalist_begin(self, trial: FrozenTrial) -> None:
         self.total += 1
@@ -104,6 +112,10 @@ class SearchProgress(Progress, SearchCallback):
         self.done = count_trials(study)["total"]
         if (best := best_trial(study)) is not None:
             self.best = f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
+        seconds = [taken for trial in finished_trials(study) if (taken := TrialRecord.read(trial).seconds)]
+        left = self.total - self.done
+        known = f"about {timedelta(seconds=round(left * mean(seconds or [0]) / self.n_jobs))} left"
+        self.left = "" if left <= 0 else known if seconds else "time left: known after the first trial"
         self.update(text)
 
 
@@ -111,8 +123,8 @@ class SearchMonitor(SearchProgress):
     """The same in a front end: a bar, best value, time left, the history, and a button that ends it after the current fold."""
 
     def __init__(self, params: Params) -> None:
-        super().__init__(params.hpo.trials.n_trials)
-        self.n_jobs, self.tracking, self.wants_stop = params.hpo.trials.n_jobs, params.tracking, False
+        super().__init__(params)
+        self.tracking, self.wants_stop = params.tracking, False
         self.study: optuna.Study | None = None
         self.n_folds = params.training.n_folds
         self.trials = ipywidgets.IntProgress(max=self.total, description="trials", layout={"width": "45%"})
@@ -162,18 +174,9 @@ class SearchMonitor(SearchProgress):
         counts, name = states(count_trials(study)), html.escape(study.study_name)
         where = f"Study <b>{name}</b>: {self.done} of {self.trials.max} trials ({counts})"
         best = self.best and f"<b>{html.escape(self.best)}</b>"
-        parts = where, best, folds_line(study, self.n_folds), self._time_left(study)
+        parts = where, best, folds_line(study, self.n_folds), "" if self.button.disabled else self.left
         self.head.value = " · ".join(part for part in parts if part)
         self.place = show_figure(history(study), self.place)
-
-    def _time_left(self, study: optuna.Study) -> str:
-        left = self.trials.max - self.done
-        seconds = [TrialRecord.read(trial).seconds or 0 for trial in finished_trials(study)]
-        if left <= 0 or self.button.disabled:
-            return ""
-        if not any(seconds):
-            return "time left: known after the first trial"
-        return f"about {timedelta(seconds=round(left * mean(seconds) / self.n_jobs))} left"
 
 
 def hear_while_busy(button: ipywidgets.Button) -> None:

@@ -136,7 +136,7 @@ def search(
             from evbind_lib.tracking.searches import TrackedSearch
 
             tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
-        shown = SearchMonitor(params) if has_front_end() else SearchProgress(params.hpo.trials.n_trials)
+        shown = SearchMonitor(params) if has_front_end() else SearchProgress(params)
         own = [stack.enter_context(contextlib.closing(shown)), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
         files = write_results(result, params) if mine else {}

@@ -177,7 +177,11 @@ class _Client(PapermillNotebookClient):
         if msg["msg_type"] in {"display_data", "update_display_data"} and PROGRESS in data:
             steps, terminal = (data[PROGRESS]["done"], data[PROGRESS]["total"]), sys.stderr.isatty()
             if terminal or steps != self.steps:
-                sys.stderr.write(f"\r\x1b[2K{data['text/plain']}" if terminal else f"{data['text/plain']}\n")
+                begins = "\r\x1b[2K" if terminal else ""
+                ends = (
+                    "\n" if not terminal or (steps[0] and steps != self.steps) else ""
+                )  # the line of a finished step stays
+                sys.stderr.write(f"{begins}{data['text/plain']}{ends}")
                 sys.stderr.flush()
             self.steps = steps
             return None

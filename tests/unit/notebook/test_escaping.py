@@ -60,7 +60,7 @@ def test_no_table_line_or_page_runs_what_ids_sentences_or_names_hold(
     study = optuna.create_study(study_name=EVIL)
     study.set_metric_names([EVIL])
     study.add_trial(optuna.trial.create_trial(value=0.5))
-    monitor.SearchProgress(3).on_search_begin(study, n_earlier_trials=1)
+    monitor.SearchProgress(compose()).on_search_begin(study, n_earlier_trials=1)
     pages = [each["text/html"] if isinstance(each, dict) else each._repr_html_() for each in shown]
     pages += [monitor.trial_details(study, 0, params.tracking), to_html(thresholds(predictions, 0.5))]
     assert len(pages) == 9 and RUN_VARIABLE in os.environ

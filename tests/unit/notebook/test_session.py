@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -19,8 +20,9 @@ from evbind_lib.errors import ParamsError, SearchError
 from evbind_lib.evaluation.estimate import compare
 from evbind_lib.evaluation.selection import corrected_score
 from evbind_lib.hpo.study import StudyRecord, open_storage
-from evbind_lib.notebook import session, show
+from evbind_lib.notebook import monitor, session, show
 from evbind_lib.tracking import executions
+from evbind_lib.tracking.page import RUN_VARIABLE
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.result import FoldResult, prediction_table
 from tests.conftest import BRIEF
@@ -123,3 +125,23 @@ def test_a_comparison_says_means_differences_and_what_has_no_verdict() -> None:
     assert len(lines) == 4 and lines[3].startswith("mine against default: +0.250 (")
     by_criterion = show.criteria_table(results, "recall")
     assert by_criterion.loc["A"].tolist() == [4, 4, 0.5, 0.75, 1.0] and by_criterion.loc["B", "pairs"] == 4
+
+
+def test_the_line_of_a_search_says_the_time_left_also_of_a_resumed_one_and_how_each_trial_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[str] = []
+    keep = SimpleNamespace(update=lambda bundle, **options: lines.append(bundle["text/plain"]))
+    monkeypatch.setenv(RUN_VARIABLE, "a run")
+    monkeypatch.setattr(monitor, "display", lambda bundle, **options: keep.update(bundle) or keep)
+    progress = monitor.SearchProgress(compose(["hpo.trials.n_trials=4", "hpo.trials.n_jobs=2"]))
+    study = optuna.create_study()
+    progress.on_search_begin(study, 0)
+    for number in (0, 1):
+        study.add_trial(optuna.create_trial(value=0.5, user_attrs={"seconds": 40.0}))
+        progress.on_trial_end(study, study.trials[number])
+    progress.on_search_begin(study, 2)
+    assert "0/4  time left: known after the first trial" in lines[0]
+    assert "1/4  trial 0 complete, objective value 0.5000, 0:00:40; best objective value 0.5000 (trial 0)" in lines[1]
+    assert "2/4" in lines[2] and lines[2].endswith("about 0:00:40 left")  # two trials of 40 s by two workers
+    assert "done before: 2" in lines[3] and lines[3].endswith("about 0:00:40 left")
