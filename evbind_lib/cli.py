@@ -33,14 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
     try:
+        if options.notebook is None or options.help or options.show:
+            is_one = options.notebook not in (None, "sync")
+            print(_preview(options) if is_one else parser.format_help())
+            return 0
         if options.notebook == "sync":
             params = run.composed(run.find_notebook("hpo_search"), *split_arguments(options.parameters))
             from evbind_lib.notebook.session import sync
 
             print(sync(params))
-            return 0
-        if options.notebook is None:
-            parser.print_help()
             return 0
         if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
             problem = "an argument holds a control character or half a character"
@@ -59,6 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [f"Notebook: {run.near(executed.notebook)}", f"Page:     {run.near(executed.html)}"]
     print(*executed.result.get("lines", []), *files, sep="\n")
     return 130 if executed.result.get("stopped") else 0
+
+
+def _preview(options: argparse.Namespace) -> str:
+    """What can be chosen for a notebook, or what it would do with what was chosen."""
+    from evbind_lib.notebook import preview
+
+    notebook = run.find_notebook(options.notebook)
+    return (
+        preview.choices_text(notebook)
+        if options.help
+        else preview.plan_text(notebook, *split_arguments(options.parameters))
+    )
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -132,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         description="\n".join(["Run a notebook of the kit with other parameters.", "", "notebooks:", *titles]),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
     add = parser.add_argument
     add("notebook", nargs="?", metavar="NOTEBOOK", help="a name from the list above, or the path of a notebook")
@@ -139,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     add("parameters", nargs="*", metavar="KEY=VALUE", help=words)
     output = "the executed notebook (default: runs/DATE_NAME.ipynb); with --input, the table of scores"
     add("--output", type=Path, metavar="FILE", help=output)
+    add("-h", "--help", action="store_true", help="this, or of a NOTEBOOK its groups, files and main keys")
+    add("--show", action="store_true", help="what NOTEBOOK would do: parameters, pairs, steps, time and memory")
     add("--fresh", action="store_true", help="train folds that are there from before, in place of reading them")
     add("--version", action="version", version=f"evbind {version('evbind')}")
     add = parser.add_argument_group("evbind score, from the shell").add_argument

@@ -205,10 +205,7 @@ def _check_files(overrides: Sequence[str]) -> None:
         name = quoted.strip("'\"")
         if group not in GROUPS or name in ("", "null"):
             continue
-        folders = [folder / group for folder in (own, project_folder() / "params")]
-        if (group, name) == ("trainer", "hpo_best"):  # that of another workspace is of other data
-            del folders[1]
-        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        known = group_files(group)
         if name not in known:
             hint = did_you_mean(Path(name).stem, known)
             if name == "hpo_best":
@@ -216,6 +213,14 @@ def _check_files(overrides: Sequence[str]) -> None:
             if group == "experiment" and not known:
                 hint = "; a search writes one of its study's name, and none was made in this workspace."
             raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")
+
+
+def group_files(group: str) -> list[str]:
+    """Names of a group's files in the workspace and beside the library."""
+    own, shipped = (
+        {file.stem for file in (each / "params" / group).glob("*.yaml")} for each in (workspace(), project_folder())
+    )
+    return sorted(own | (shipped - {"hpo_best"}))  # that of another workspace is of other data
 
 
 def _check_aliases(file: Path) -> None:

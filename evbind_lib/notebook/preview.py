@@ -1,0 +1,103 @@
+"""What a command will do, before it does: the files and main keys of a notebook, and what its work will take."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from statistics import fmean
+
+import optuna
+
+from evbind_lib.config.compose import describe, group_files
+from evbind_lib.config.schema import GROUPS, Params, dotted_name
+from evbind_lib.notebook.run import composed, default_parameters
+from evbind_lib.training.result import Callback
+
+N_STEPS, N_WARM_UP, BATCH = 20, 5, "per_device_train_batch_size"
+MAIN = (
+    *("data.posts", "data.annotations", "data.pairs", "data.group_by", "data.pos_neg_ratio", "model.name"),
+    *("model.max_length", "training.n_folds", "training.loss_function", "training.args.learning_rate"),
+    *("training.args.num_train_epochs", f"training.args.{BATCH}", "hpo.study.study_name", "hpo.trials.n_trials"),
+    *("hpo.trials.timeout", "hpo.metric.name", "hpo.pruner.type"),
+)
+
+
+def choices_text(notebook: Path) -> str:
+    """What can be chosen for a notebook: files by group, its own parameters, and the main keys with their values."""
+    stored = default_parameters(notebook)
+    params = composed(
+        notebook, {"trainer": "default"} if "trainer" in stored else {}, []
+    )  # hpo_best may not be there yet
+    groups = [group for group in GROUPS if group in stored or group in ("tracking", "cluster", "experiment")]
+    files = [f"  {group + '=':<12}{' '.join(group_files(group)) or '(a search writes one)'}" for group in groups]
+    own = [f"  {name}={stored[name]}" for name in stored if name not in (*GROUPS, "overrides")]
+    values = {key: params.value_of(key) for key in MAIN if "hpo" in stored or not key.startswith("hpo.")}
+    keys = [f"  {key}={'null' if value is None else value}" for key, value in values.items()]
+    title = f"evbind {notebook.stem.partition('_')[2]}: files of params/ by group"
+    return "\n".join([title, *files, "keys", *own, *keys])
+
+
+class _Steps(Callback):
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step(self) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # it only queues steps
+        self.ends.append(time.perf_counter())
+
+
+def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
+    """Composed parameters, pairs, steps and folds, and time and memory as the first steps of a fold let expect."""
+    from evbind_lib.data.corpus import load_corpus
+    from evbind_lib.data.folds import make_folds
+    from evbind_lib.hpo.search import check_search
+    from evbind_lib.training.fold import check, train_fold
+
+    params, searches = composed(notebook, choices, overrides), notebook.stem.endswith("hpo_search")
+    (check_search if searches else check)(params)
+    corpus = load_corpus(params)
+    folds, sets = make_folds(corpus, params), _drawn(params) if searches else [params]
+    batch, steps = max(int(each.training.args.get(BATCH, 8)) for each in sets), _Steps()
+    few = params.with_values({"training.args.max_steps": N_STEPS, f"training.args.{BATCH}": batch})
+    fold = train_fold(corpus, folds[0], few, callbacks=[steps])
+    ended = time.perf_counter()
+    of_pair = (steps.ends[-1] - steps.ends[N_WARM_UP]) / (len(steps.ends) - 1 - N_WARM_UP) / (fold.micro_batch or batch)
+    validation = ended - steps.ends[-1]
+    of_set = len(folds) * (of_pair * fmean(_pairs(each, fold.n_training) for each in sets) + validation)
+    lines = [f"{key:<45}{value}" for key, value in describe(params).items()] + [f"Data: {corpus.summary}"]
+    pairs = f"{fold.n_training:,} pairs, {-(-fold.n_training // batch):,} steps of {batch} in an epoch"
+    lines += [f"{len(folds)} folds; the first trains on {pairs}, and is validated on {fold.n_validation:,} pairs"]
+    lines += [
+        f"{N_STEPS} steps: {of_pair * batch:.2g} s each, validation {validation:.2g} s, {fold.peak_memory_mb:,.0f} MB"
+    ]
+    if not searches:
+        return "\n".join([*lines, f"About {_time(of_set * max(1, len(params.training.seeds)))} for all folds"])
+    trials = params.hpo.trials
+    whole = f"{_time(of_set * trials.n_trials / trials.n_jobs)} for {trials.n_trials} trials by {trials.n_jobs} at once"
+    remedy = "hpo.trials.timeout=SECONDS ends it earlier, and the same command goes on"
+    return "\n".join([*lines, f"About {_time(of_set)} for a trial, {whole}, less what a pruner spares; {remedy}"])
+
+
+def _drawn(params: Params) -> list[Params]:
+    """Parameters of thirty trials, as the search space has them."""
+    from evbind_lib.hpo.space import draw, put_in
+    from evbind_lib.hpo.study import quiet_optuna
+
+    with quiet_optuna():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    values = (draw(study.ask(), params) for _ in range(30))
+    return [put_in(params, {dotted_name(name): value for name, value in each.items()}) for each in values]
+
+
+def _pairs(params: Params, n_training: int) -> float:
+    """Pairs that a fold is trained on, each as often as it is."""
+    args = params.training.args
+    most = args.get("max_steps", -1) * args.get(BATCH, 8) * args.get("gradient_accumulation_steps", 1)
+    return float(most if most > 0 else n_training * args.get("num_train_epochs", 3))
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
