@@ -17,6 +17,8 @@ import nbformat
 import papermill
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.launcher import launch_kernel
+from jupyter_client.provisioning import local_provisioner
 from nbformat.v4 import new_code_cell, new_notebook
 
 from evbind_lib.config.compose import compose
@@ -139,8 +141,11 @@ CALLS = "import papermill\npapermill.execute_notebook('child.ipynb', 'out.ipynb'
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mlflow_tables")
-def test_what_a_notebook_starts_is_a_run_below_its_own_and_has_no_front_end(workspace: Path) -> None:
-    """By plain papermill, whose kernel gets all variables of the front end's, and by the engine."""
+def test_what_a_notebook_starts_is_a_run_below_its_own_and_has_no_front_end(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By plain papermill, whose kernel gets all variables of the front end's; a forked one would not show what it was given."""
+    monkeypatch.setattr(local_provisioner, "launch_kernel", launch_kernel)
     write_notebook(workspace / "child.ipynb", PARAMETERS, START, ASKS)
     save(driver := workspace / "driver.ipynb", ["overrides, trainer = [], None", START, ASKS, CALLS])
     with kernel_of(driver) as (_, talk):
