@@ -18,9 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 from IPython import get_ipython
-from nbformat import v4
 
 from evbind_lib.config.paths import project_folder
 from evbind_lib.config.schema import GROUPS, TrackingParams
@@ -111,7 +109,7 @@ class Execution:
             run.count_cell()
             if error is not None and not leaves and "raises-exception" not in cell.metadata.get("tags", []):
                 kind, text, document.failed = type(error).__name__, str(error), cell
-                cell.outputs.append(v4.new_output("error", ename=kind, evalue=text, traceback=[text]))
+                cell.outputs.append(document.v4.new_output("error", ename=kind, evalue=text, traceback=[text]))
                 run.finish(document.notebook, f"{kind}: {text}")
             elif document.failed is None or document.place_of(cell) >= document.place_of(document.failed):
                 document.failed, kept = None, run.status == "FINISHED" and cell.id != document.last
@@ -143,7 +141,10 @@ class Document:
     """The notebook as its file is saved, with the cells that ran in this kernel, in the file or not, and what they showed."""
 
     def __init__(self, file: Path | None, sources: Iterable[str]) -> None:
-        self.file, self.saved, self.notebook = file, 0, v4.new_notebook()
+        import nbformat  # late: it loads a second of schemas
+
+        self.nbformat, self.v4, self.file, self.saved = nbformat, nbformat.v4, file, 0
+        self.notebook = self.v4.new_notebook()
         self.last: str | None = None  # id of the last cell in the file
         # Cells that ran, by request and by the front end's id: VS Code's are not those of the file.
         self.known: dict[str, Any] = {}
@@ -174,7 +175,7 @@ class Document:
         with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # none, or no notebook
             if self.file is None or (saved := self.file.stat().st_mtime_ns) == self.saved:
                 return
-            read = v4.upgrade(nbformat.read(self.file, as_version=4))  # gives cells of older files an id
+            read = self.v4.upgrade(self.nbformat.read(self.file, as_version=4))  # gives cells of older files an id
             for cell in (code := [cell for cell in read.cells if cell.cell_type == "code"]):
                 cell.outputs, cell.execution_count = [], None
             ran = sorted({cell.id: cell for cell in self.known.values()}.values(), key=self.place_of)
@@ -202,7 +203,7 @@ class Document:
         self.cell = self._find(ids, source, behind, [cell.id for cell in known.values()] if cell_id else ())
         if self.cell is None:
             legal = {"id": cell_id} if re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell_id or "") else {}
-            self.cell = v4.new_code_cell(**legal)
+            self.cell = self.v4.new_code_cell(**legal)
             self.notebook.cells.insert(behind + 1 if self.before else len(self.notebook.cells), self.cell)
         self.cell.source, self.cell.outputs = source, []
         known.update({key: self.cell for key in (cell_id, request) if key})
@@ -214,7 +215,7 @@ class Document:
         if kind == "update_display_data" and display_id in self.updatable:
             self.updatable[display_id].data = data
         elif cell in self.known and kind in {"stream", "display_data", "execute_result"} and page.PROGRESS not in data:
-            self.known[cell].outputs.append(v4.output_from_msg(message))
+            self.known[cell].outputs.append(self.v4.output_from_msg(message))
             self.updatable[display_id] = self.known[cell].outputs[-1]
 
 
