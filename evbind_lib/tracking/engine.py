@@ -116,7 +116,7 @@ class _Course(NotebookExecutionManager):
     put_off = False  # what the next cell's start or the end saves as well: a save masks and writes the whole notebook
 
     def save(self, **kwargs: Any) -> None:
-        if self.put_off:
+        if self.put_off and not self.end_time:
             return
         # A full disk or a kill leaves the notebook that was saved before, not a part.
         if file := plain_file(self.output_path or ""):
@@ -134,7 +134,6 @@ class _Course(NotebookExecutionManager):
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         self.put_off = cell.cell_type != "code"
         super().cell_start(cell, cell_index, **kwargs)
-        self.put_off = False
 
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         if self.run and cell.cell_type == "code":
@@ -146,7 +145,6 @@ class _Course(NotebookExecutionManager):
                 cell.outputs[cell.outputs.index(output)] = nbformat.v4.new_output("stream", name="stderr", text=text)
         self.put_off = True
         super().cell_complete(cell, cell_index, **kwargs)
-        self.put_off = False
 
 
 class _Client(PapermillNotebookClient):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import evbind_lib
+from tests import forks
 
 PROJECT = Path(evbind_lib.__file__).resolve().parent.parent
 LIBRARY = PROJECT / "evbind_lib"
@@ -58,22 +60,7 @@ def test_modules_import_one_another_in_no_circle() -> None:
 def test_every_module_can_be_imported_on_its_own() -> None:
     names = [".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__") for file in MODULES]
     # Forked children of one process that has loaded the heavy libraries: each begins without a module of ours.
-    code = f"""
-import os, sys, importlib
-import hydra, ipywidgets, mlflow, nbconvert, optuna, pandas, papermill, plotly.graph_objects, pydantic, scipy.stats
-import sklearn.metrics, sklearn.model_selection, sklearn.linear_model, torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DebertaV2ForSequenceClassification, Trainer
-for name in {names}:
-    if os.fork() == 0:
-        try:
-            importlib.import_module(name)
-        except BaseException as error:
-            print(name, repr(error), flush=True)
-        os._exit(0)
-    os.wait()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, timeout=300)
-    assert done.stdout == "" and done.returncode == 0, done.stdout + done.stderr
+    assert [name for name in names if forks.exit_codes(forks.start(import_module, name)) != [0]] == []
 
 
 def test_a_module_has_one_duty_and_says_it() -> None:

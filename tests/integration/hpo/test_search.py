@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +33,7 @@ from evbind_lib.hpo.study import TrialRecord, count_trials, open_storage
 from evbind_lib.training.cache import FoldCache
 from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.metrics import compute_metrics
+from tests import forks
 from tests.conftest import BRIEF, PROJECT
 
 
@@ -148,29 +145,26 @@ def test_a_named_study_is_resumed_only_with_what_it_was_made_with(brief: Callabl
     assert search(brief("hpo.metric.name=roc_auc", "hpo.trials.n_trials=1"), corpus, study="roc").n_earlier_trials == 0
 
 
+class Hang(SearchCallback):
+    def fold_callbacks(self, trial: optuna.Trial) -> list[Any]:
+        time.sleep(1000)
+        return []
+
+
+def search_and_hang() -> None:
+    params = compose(BRIEF, hpo="quick")
+    search(params, load_corpus(params), Hang())
+
+
 def test_a_killed_search_goes_on_to_its_total_and_retries_what_was_cut_off(
     brief: Callable[..., Params], corpus: Corpus, workspace: Path
 ) -> None:
-    code = f"""
-import time
-from evbind_lib.config.compose import compose
-from evbind_lib.data.corpus import load_corpus
-from evbind_lib.data.folds import make_folds
-from evbind_lib.hpo.objective import Objective, SearchCallback
-from evbind_lib.hpo.search import run_search
-class Hang(SearchCallback):
-    def fold_callbacks(self, trial):
-        time.sleep(1000)
-params = compose({[*BRIEF]!r}, hpo="quick")
-corpus = load_corpus(params)
-run_search(Objective(corpus, make_folds(corpus, params), params), params, callbacks=[Hang()])
-"""
-    worker = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "EVBIND_WORKSPACE": str(workspace)})
+    process = forks.start(search_and_hang)
     try:
         running = _wait_for_running(workspace)
     finally:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        process.kill()
+        process.join()
     result = search(brief(), corpus)
     trials = result.study.trials
     assert count_trials(result.study)["total"] == 3
@@ -195,17 +189,15 @@ def _wait_for_running(workspace: Path) -> dict[str, Any]:
     raise AssertionError("the search did not start")
 
 
+def open_at(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.time()))
+    open_storage("sqlite:///optuna.db")
+
+
 def test_processes_that_start_at_once_make_one_storage(workspace: Path) -> None:
-    code = """
-import sys, time
-from evbind_lib.hpo.study import open_storage
-time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
-open_storage("sqlite:///optuna.db")
-"""
-    command = [sys.executable, "-c", code, str(time.time() + 9)]
-    environment = {**os.environ, "EVBIND_WORKSPACE": str(workspace)}
-    processes = [subprocess.Popen(command, env=environment) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    forks.exit_codes(forks.start(time.sleep, 0))  # the process that the others are forked from has begun now
+    moment = time.time() + 2
+    assert forks.exit_codes(*[forks.start(open_at, moment) for _ in range(4)]) == [0] * 4
 
 
 def test_the_same_seed_searches_the_same_trials(brief: Callable[..., Params], corpus: Corpus) -> None:

@@ -195,9 +195,12 @@ def test_in_a_front_end_run_all_makes_a_run_and_running_cells_again_makes_none(w
         run_cells(talk, file, 1, 2)
         assert [run.info.status for run in executions()] == ["FINISHED", "FINISHED", "FAILED", "RUNNING"]
 
-        interrupting = threading.Timer(2, manager.interrupt_kernel)
-        interrupting.start()
-        assert run_cells(talk, file, 3, source="import time; time.sleep(60)") == ["error"]
+        def interrupt() -> None:
+            wait_for((workspace / "begun").exists)
+            manager.interrupt_kernel()
+
+        threading.Thread(target=interrupt).start()
+        assert run_cells(talk, file, 3, source="import time; open('begun', 'w').close(); time.sleep(60)") == ["error"]
         assert executions()[-1].info.status == "KILLED"
         run_cells(talk, file, 3, 4)  # put right
         assert executions()[-1].info.status == "FINISHED"
