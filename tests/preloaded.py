@@ -4,10 +4,12 @@ No module of ours, and none that is another one when it is loaded in a kernel: p
 """
 
 import builtins
+import gc
 import os
 from importlib import import_module
 from types import SimpleNamespace
 
+gc.disable()
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # as our store does before it loads MLflow
 builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr-defined]
 import_module("pandas")  # which asks so whether its tables are as wide as a terminal
@@ -29,3 +31,5 @@ NAMES = (
 )
 for name in NAMES:
     import_module(name)
+gc.freeze()  # what is shared by all is not walked through in each
+gc.enable()
