@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from evbind_lib.cli import main
 from tests.conftest import BRIEF
-from tests.integration.tracking.test_executions import executions, papermill, wait_for
+from tests.integration.tracking.test_executions import executions, papermill, papermill_here, wait_for
 
 pytestmark = pytest.mark.usefixtures("mlflow_tables")
 
@@ -41,9 +41,9 @@ def test_what_is_meant_to_raise_or_to_exit_is_no_failure(workspace: Path) -> Non
         [output.get("text", output.get("ename")) for cell in stored.cells for output in cell.get("outputs", [])]
     )
     assert all(word in texts for word in ("ZeroDivisionError", "after", "SystemExit")) and "never" not in texts
-    process = papermill("own.ipynb", "out2.ipynb", "--inject-paths", "-k", "python3", "-l", "python")
-    assert process.wait(180) == 0, process.stderr and process.stderr.read()
-    papermill("own.ipynb", "out3.ipynb", "-k", "python3", engine="nbclient").wait(180)
+    done = papermill_here("own.ipynb", "out2.ipynb", "--inject-paths", "-k", "python3", "-l", "python")
+    assert done.exit_code == 0, done.exception
+    papermill_here("own.ipynb", "out3.ipynb", "-k", "python3", engine="nbclient")
     assert [run.info.status for run in executions()] == ["FINISHED"] * 3
     assert not any(run.data.tags.get("evbind.error") for run in executions())
 
