@@ -16,7 +16,7 @@ def pair_lengths(corpus: Corpus, params: Params) -> pd.DataFrame:
 
     texts = [*corpus.criteria.values(), *corpus.sentences["sentence"]]
     encoded = PairEncoder(load_tokenizer(params.model, texts), params.model.max_length).encode(corpus.pairs)
-    whole = np.array([len(first) + len(second) + len(encoded.layout) for first, second in encoded.tokens], np.int64)
+    whole = encoded.full.sum(axis=1, dtype=np.int64) + len(encoded.layout)
     words = corpus.pairs["sentence"].str.count(r"\S+").to_numpy(np.int64)
     return pd.DataFrame({"words": words, "tokens": whole, "truncated": whole > params.model.max_length})
 

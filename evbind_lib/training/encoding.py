@@ -4,6 +4,9 @@
 3,672 pairs, one thread), because it tokenises a sentence again for every criterion.
 """
 
+from __future__ import annotations
+
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,13 +17,14 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+AT_ONCE = 10_000  # texts; what a tokenizer gives of one takes kilobytes until its ids are read off
 
-def longest_first_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
+
+def longest_first_lengths(first: Any, second: Any, budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each text that stay within the budget of both, as the ``tokenizers`` library's ``longest_first`` keeps them."""
-    if first + second <= budget:
-        return first, second
-    short = min(first, second, budget // 2)
-    return (short, budget - short) if first <= second else (budget - short, short)
+    short, fits = np.minimum(np.minimum(first, second), budget // 2), first + second <= budget
+    kept = np.where(fits, first, np.where(first <= second, short, budget - short))
+    return kept, np.where(fits, second, budget - kept)
 
 
 @dataclass(frozen=True)
@@ -55,24 +59,30 @@ class PairLayout:
 class EncodedPairs(Dataset):
     """Pairs as tokens, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, ``token_type_ids``."""
 
-    def __init__(
-        self, tokens: Sequence[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, layout: PairLayout, max_length: int
-    ) -> None:
-        self.tokens, self.labels, self.layout = tokens, labels, layout
-        budget = max_length - len(layout)
-        self.kept = [longest_first_lengths(len(first), len(second), budget) for first, second in tokens]
+    def __init__(self, encoder: PairEncoder, texts: np.ndarray, labels: np.ndarray) -> None:
+        self.tokens, self.layout, self.begins, self.labels = (
+            encoder.tokens,
+            encoder.layout,
+            encoder.begins[texts],
+            labels,
+        )
+        # Tokens of both texts, (n, 2), whole and as far as they are kept.
+        self.full = (encoder.begins[texts + 1] - self.begins).astype(np.int32)
+        first, second = self.full.T
+        self.kept = np.stack(longest_first_lengths(first, second, encoder.max_length - len(self.layout)), axis=1)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.labels)
 
     def lengths(self) -> np.ndarray:
         """Length of each pair in tokens after truncation, special tokens counted; shape (n,), int64."""
-        return np.array([first + second + len(self.layout) for first, second in self.kept], dtype=np.int64)
+        return self.kept.sum(axis=1, dtype=np.int64) + len(self.layout)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        (first, second), (n_first, n_second), layout = self.tokens[index], self.kept[index], self.layout
-        before, between, after = layout.special
-        parts: list[Any] = [before, first[:n_first], between, second[:n_second], after]
+        (first, second), (n_first, n_second) = self.begins[index].tolist(), self.kept[index].tolist()
+        (before, between, after), layout = self.layout.special, self.layout
+        one, other = self.tokens[first : first + n_first], self.tokens[second : second + n_second]
+        parts: list[Any] = [before, one, between, other, after]
         item = {"input_ids": np.concatenate(parts, dtype=np.int64), "labels": int(self.labels[index])}
         if layout.types is not None:
             item["token_type_ids"] = np.repeat(layout.types, [len(part) for part in parts])
@@ -98,16 +108,27 @@ class PairEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer, self.max_length, self.layout = tokenizer, max_length, PairLayout.of(tokenizer)
-        self._tokens: dict[str, np.ndarray] = {}
+        # The tokens of all texts, one text after the other; where each begins and, at last, the next would; their numbers.
+        self.tokens, self.begins = np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
+        self._numbers: dict[str, int] = {}
 
     def encode(self, pairs: pd.DataFrame) -> EncodedPairs:
         """Encode ``[CLS] criterion [SEP] sentence [SEP]``, or the tokenizer's own form of it, in the order of the table."""
         criteria, sentences = pairs["criterion"].tolist(), pairs["sentence"].tolist()
-        new = [text for text in dict.fromkeys([*criteria, *sentences]) if text not in self._tokens]
+        new = [text for text in dict.fromkeys([*criteria, *sentences]) if text not in self._numbers]
         if new:
-            # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
-            only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
-            encoded = self.tokenizer(new, add_special_tokens=False, verbose=False, **only_ids)["input_ids"]
-            self._tokens |= {text: np.asarray(ids, dtype=np.int32) for text, ids in zip(new, encoded, strict=True)}
-        tokens = [(self._tokens[a], self._tokens[b]) for a, b in zip(criteria, sentences, strict=True)]
-        return EncodedPairs(tokens, pairs["label"].to_numpy(np.int64), self.layout, self.max_length)
+            self._add(new)
+        texts = np.array([[self._numbers[text] for text in each] for each in (criteria, sentences)], dtype=np.int32).T
+        return EncodedPairs(self, texts, pairs["label"].to_numpy(np.int64))
+
+    def _add(self, new: list[str]) -> None:
+        # Truncation happens on the pair; verbose=False keeps the "longer than the maximum" warning away.
+        options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        parts, lengths = [self.tokens], list[int]()
+        for start in range(0, len(new), AT_ONCE):
+            ids = self.tokenizer(new[start : start + AT_ONCE], add_special_tokens=False, **options)["input_ids"]
+            parts.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32))
+            lengths += map(len, ids)
+        self._numbers |= {text: number for number, text in enumerate(new, start=len(self._numbers))}
+        self.tokens = np.concatenate(parts)  # pairs that were encoded before keep what they had
+        self.begins = np.append(self.begins, self.begins[-1] + np.cumsum(lengths))

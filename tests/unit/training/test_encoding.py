@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from evbind_lib.training import encoding
 from evbind_lib.training.encoding import PairEncoder, longest_first_lengths
 from evbind_lib.training.tiny import train_tiny_tokenizer
 from tests import checkpoints
@@ -85,9 +86,16 @@ def test_a_text_is_tokenised_once(tokenizers: dict, monkeypatch: pytest.MonkeyPa
             return tokenizers["tiny"](texts, **options)
 
     monkeypatch.setattr(encoder, "tokenizer", Counting())
-    encoder.encode(table([("no joy", "sleep"), ("no joy", "tired")]))
-    encoder.encode(table([("no joy", "tired"), ("sleep", "no joy")]))
+    monkeypatch.setattr(encoding, "AT_ONCE", 2)
+    first = encoder.encode(table([("no joy", "sleep"), ("no joy", "tired")]))
+    second = encoder.encode(table([("no joy", "tired"), ("sleep", "no joy")]))
     assert sorted(seen) == ["no joy", "sleep", "tired"]
+    assert first.tokens is second.tokens and first.tokens.dtype == np.int32, "held once for all folds"
+    assert (
+        first[1]["input_ids"].tolist()
+        == second[0]["input_ids"].tolist()
+        == tokenizers["tiny"]("no joy", "tired")["input_ids"]
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", "bert"])
