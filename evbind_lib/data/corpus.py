@@ -213,12 +213,8 @@ class Corpus:
         return data.negatives == "sampled" or (data.negatives == "auto" and (self.form == "posts" or not has_negatives))
 
     def not_drawn(self, data: DataParams) -> pd.DataFrame:
-        """Combinations (criterion_id, sentence) that are never sampled as negatives.
-
-        The annotated ones; sentences of a post that say a piece of its evidence in other words; and, with
-        ``data.same_post_negatives=false``, all sentences of posts that have evidence for the criterion. On WiCE's evidence
-        these are 7 of 4,353 drawn at the default ratio, so that no score shows them (words baseline, macro_f1 0.537 and 0.536).
-        """
+        """Combinations (criterion_id, sentence) never sampled as negatives: annotated, or beside evidence as ``data`` says."""
+        # On WiCE 7 of 4,353 at the default ratio, so that no score shows them (words baseline, macro_f1 0.537 and 0.536).
         same_post = self.spans_in_posts if data.same_post_negatives == "auto" else data.same_post_negatives
         beside = self.beside_evidence
         beside = beside[beside["near"]] if same_post else beside

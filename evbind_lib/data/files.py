@@ -40,11 +40,7 @@ class NoTableError(Exception):
 def read_table(
     path: str | None, key: str, columns: Sequence[str], names: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Read a CSV, TSV, Parquet or JSONL table that has these columns, as it is, as .gz or in a .zip; every value as text.
-
-    The index counts lines of the file, in which a row begins; of a Parquet table its rows, from 1. ``names`` says how the table
-    calls our columns, where it has them.
-    """
+    """Read a table that has these columns, or calls them as in ``names``; as text, with the lines that rows begin in as index."""
     table = read_file(path, key, _read)
     return as_text(table, f"{key}={path:.200}", columns, names, table.index)
 
@@ -158,10 +154,7 @@ def as_text(
     names: Mapping[str, str] | None = None,
     rows: pd.Index | None = None,
 ) -> pd.DataFrame:
-    """Check that a table has rows and these columns, and give every value as text, a missing one empty.
-
-    ``rows`` are numbers for messages, by default from 0. Columns that nobody asked for and that hold no text go.
-    """
+    """A table with rows and these columns, values as text, missing ones empty; ``rows`` are numbers for messages, else from 0."""
     table = table.rename(columns=str)
     for number, name in enumerate(table.columns, start=1):
         if not name.strip():
@@ -186,7 +179,7 @@ def as_text(
     for name in table.columns:
         try:
             texts[name] = _column_as_text(table[name])
-        except NoTableError as problem:
+        except NoTableError as problem:  # a column that nobody asked for goes
             if name in {*columns, *NAMED, *names}:
                 raise DataError(f"{place}{problem}.") from None
     return pd.DataFrame(texts, index=table.index)

@@ -7,19 +7,16 @@ import pandas as pd
 
 from evbind_lib.data.tables import text_key
 
-OVERLAP, FEWEST_WORDS = 0.42, 4  # Dice's coefficient of the words of two sentences, and at least so many in common
+# Dice's coefficient of the words of two sentences, and at least so many in common. In the public ReDSM5 sample 15 of 21 pieces
+# of evidence have such a sentence in their post, each one a rewording (at 60 % of the words of the shorter sentence: 10, and one
+# that is none); on WiCE's dev split 2.1 % of the annotated negatives beside evidence are near it (2.2 %).
+OVERLAP, FEWEST_WORDS = 0.42, 4
 AT_ONCE = 10_000_000  # shared words that are counted at once, for memory
 WORD = r"\w+"
 
 
 def beside_evidence(pairs: pd.DataFrame, posts: pd.DataFrame) -> pd.DataFrame:
-    """Unannotated combinations (criterion_id, sentence) of a post with evidence for the criterion, and whether they are ``near``.
-
-    Near is a sentence that holds the evidence or lies within it, or shares four words with it at a Dice coefficient of 0.42. In
-    the public ReDSM5 sample 15 of 21 pieces of evidence have such a sentence in their post, each one a rewording (60 % of the
-    words of the shorter sentence: 10, and one sentence that is none); on WiCE's dev split 2.1 % of the annotated negatives beside
-    evidence are near it (2.2 %). ``posts`` has every sentence of every post, columns post_id and sentence.
-    """
+    """Unannotated combinations (criterion_id, sentence) of posts with evidence for the criterion, and whether it is ``near``."""
     posts = posts.drop_duplicates()
     post = pd.factorize(posts["post_id"])[0]
     sentence, texts = pd.factorize(posts["sentence"].to_numpy(dtype=object))

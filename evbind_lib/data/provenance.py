@@ -14,14 +14,11 @@ def note_provenance(params: Params, fingerprint: str) -> None:
     other = [name.partition("_")[0] for name, value in here.items() if found.get(name, value) not in (None, value)]
     study, lacks = str(found.get("study")), found.get("lacks")
     apart = [f"with other {' and '.join(other)}"] if other else []
-    if apart or lacks:
-        apart += [f"with {' and '.join(lacks)} of your own, which no file holds"] if lacks else []
-        problem = (
-            f"The training parameters were found by study {study} {' and '.join(apart)}: its score does not hold here"
-        )
-        _say(
-            f"{problem}{'' if lacks else f'; experiment={experiment_name(study)} alone takes along what it was found with'}."
-        )
+    apart += [f"with {' and '.join(lacks)} of your own, which no file holds"] if lacks else []
+    if apart:
+        remedy = "" if lacks else f"; experiment={experiment_name(study)} alone takes along what it was found with"
+        said = f"The training parameters were found by study {study} {' and '.join(apart)}"
+        _say(f"{said}: its score does not hold here{remedy}.")
 
 
 @functools.cache

@@ -36,12 +36,11 @@ def _read(params: Params) -> Corpus:
     files: dict[str, str | None] = {"format": "pairs", "pairs": str(data.test), "posts": None, "criteria": criteria}
     if place.is_dir():
         files |= {"format": "redsm5", "pairs": None, **{name: _only(place, name) for name in ("posts", "annotations")}}
-    changed = {"data": data.model_copy(update={**files, "test": None})}
-    training = params.training.model_copy(
-        update={"provenance": None}
-    )  # other data than the search's are what it is for
+    # Other data than the search's are what it is for.
+    training = params.training.model_copy(update={"provenance": None})
+    changed = {"data": data.model_copy(update={**files, "test": None}), "training": training}
     try:
-        return load_corpus(params.model_copy(update={**changed, "training": training}))
+        return load_corpus(params.model_copy(update=changed))
     except DataError as error:
         raise DataError(str(error).replace("data.pairs=", "data.test=", 1)) from None
 

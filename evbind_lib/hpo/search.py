@@ -102,7 +102,7 @@ def run_search(
             close_dead(opened, counts_as_death=False, left_by=this_process())
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
-        notes = note_changed_space(opened, params) + _note_changed_code(opened) + _note_foreign(opened)
+        notes = note_changed_space(opened, params) + _note_others(opened)
         if not opened.get_trials(deepcopy=False):
             notes += enqueue(opened, params)
         for each in called:
@@ -261,19 +261,15 @@ def _refuse_sampling(params: Params) -> None:
             raise ParamsError(f"{problem}; take it out, or set data.negatives=sampled.")
 
 
-def _note_changed_code(study: optuna.Study) -> list[str]:
-    """A note where trials of this study were trained by other code than this."""
-    changed = not studies.trials_by_code(study).keys() <= {studies.code_version()}
-    note = "The code of evbind_lib.data or .training changed since the study began; its summary names the trials by"
-    return [f"{note} code."] if changed else []
-
-
-def _note_foreign(study: optuna.Study) -> list[str]:
-    """A note on trials of another program."""
-    own = {trial.number for trial in studies.own_trials(study)}
-    foreign = [str(trial.number) for trial in study.get_trials(deepcopy=False) if trial.number not in own]
-    note = f"Of another program, so never the best and not counted: trial {', '.join(foreign)}."
-    return [note] if foreign else []
+def _note_others(study: optuna.Study) -> list[str]:
+    """Notes where trials of this study were trained by other code than this, or are of another program."""
+    notes, own = [], {trial.number for trial in studies.own_trials(study)}
+    if not studies.trials_by_code(study).keys() <= {studies.code_version()}:
+        changed = "The code of evbind_lib.data or .training changed since the study began"
+        notes.append(f"{changed}; its summary names the trials by code.")
+    if foreign := [str(trial.number) for trial in study.get_trials(deepcopy=False) if trial.number not in own]:
+        notes.append(f"Of another program, so never the best and not counted: trial {', '.join(foreign)}.")
+    return notes
 
 
 def _why_ended(study: optuna.Study, params: Params, *, stopped: bool, late: bool) -> list[str]:

@@ -209,10 +209,8 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
     settings = params.hpo.study
     name, storage = study or settings.study_name, open_storage(settings.storage)
     with lock_between_processes(settings.storage):
-        if (
-            not study
-            and name == default_study_name(params.data.model_dump(), params.model.model_dump()) != DEFAULT_STUDY
-        ):
+        default = default_study_name(params.data.model_dump(), params.model.model_dump())
+        if not study and name == default != DEFAULT_STUDY:
             name = _name_of_default(storage, name, params, identity)
         try:
             opened = optuna.create_study(storage=storage, study_name=name, direction=settings.direction)

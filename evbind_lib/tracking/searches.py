@@ -1,7 +1,4 @@
-"""A search in MLflow, Study > Trial > Fold: written while it runs, and what is missing at its start and end or by `sync`.
-
-What is missing is written from Optuna's storage and the finished folds, by the same calls as while it runs.
-"""
+"""A search in MLflow, Study > Trial > Fold: written while it runs, and by the same calls at its ends or by `sync`."""
 
 # ruff: noqa: D102 - what calls a hook is documented where it is declared, in SearchCallback
 from __future__ import annotations
