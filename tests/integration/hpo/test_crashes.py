@@ -59,8 +59,11 @@ def start(workspace: Path, n_trials: int, *others: str, **given: Any) -> subproc
 
 
 def workers_of(parent: int) -> list[psutil.Process]:
-    children = psutil.Process(parent).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # or it has just ended, and its parent does not know yet
+            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
 
 
 def kill_at_random(workspace: Path, *, kills: int, n_trials: int, seed: int) -> Counter[str]:
