@@ -224,9 +224,7 @@ class Params(Section):
             key, dotted = f"hpo.search_space.{name}", dotted_name(name)
             if (other := seen.setdefault(dotted, name)) != name and not entry.excludes(self.hpo.search_space[other]):
                 same = f"{key} is the same parameter as hpo.search_space.{other}"
-                raise ValueError(
-                    f"{same}; take one of them out, or give both a `when` that never holds with the other's"
-                )
+                raise ValueError(f"{same}; take one of them out, or give each a `when` that excludes the other's")
             for value in entry.choices or [entry.low, entry.last]:
                 self._check_value(dotted, value, key, "cannot be tried")
             for other, wanted in entry.when.items():

@@ -93,8 +93,7 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
     silent = sorted(every - set(pairs["group"]))
     row_classes = np.array([*classes, *["no evidence"] * len(silent)])
     row_groups = np.array([*pairs["group"], *silent])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes rarer than the folds; ours are pooled
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of rarer classes than folds; ours are pooled
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=data.seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
     validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]

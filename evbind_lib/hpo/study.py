@@ -93,9 +93,7 @@ class StudyRecord(_Record):
     ended: str | None = None  # how the last search ended: FINISHED, or its error; empty while one goes on
     mlflow: str | None = None  # address of its run, for readers of optuna-dashboard
     n_finalists: int | None = None
-    finalists: dict[str, Any] | None = (
-        None  # by number of the trial: values with fresh seeds, when they ended, their code
-    )
+    finalists: dict[str, Any] | None = None  # by number of trial: values with fresh seeds, when they ended, code
 
 
 def study_uid(study: optuna.Study) -> str:

@@ -80,9 +80,8 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         self.study_run = Run.open(
             self.store, "search", study.study_name, parameters=self.parameters, tags=tags, study_key=study_key(study)
         )
-        StudyRecord(mlflow=run_address(self.store.shown_uri, self.study_run.experiment, self.study_run.run_id)).write(
-            study
-        )
+        run = self.study_run
+        StudyRecord(mlflow=run_address(self.store.shown_uri, run.experiment, run.run_id)).write(study)
         if self.on_open:
             self.on_open(self.study_run, "study", study.study_name)
         if study.get_trials(deepcopy=False):
