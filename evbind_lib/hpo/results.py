@@ -51,6 +51,9 @@ class SearchResult:
     >>> result = ev.search(ev.Objective(corpus, ev.make_folds(corpus, params), params), params, study="two-steps")
     >>> result.params.training.loss_function == result.best_trial.params["loss_function"]
     True
+    >>> shown = ev.SearchResult.load(params.with_values({"hpo.study.study_name": "two-steps"}))  # later, without searching
+    >>> shown.best_value == result.best_value
+    True
     """
 
     study: optuna.Study
