@@ -25,9 +25,8 @@ MAIN = (
 def choices_text(notebook: Path) -> str:
     """What can be chosen for a notebook: files by group, its own parameters, and the main keys with their values."""
     stored = default_parameters(notebook)
-    params = composed(
-        notebook, {"trainer": "default"} if "trainer" in stored else {}, []
-    )  # hpo_best may not be there yet
+    # hpo_best may not be there yet.
+    params = composed(notebook, {"trainer": "default"} if "trainer" in stored else {}, [])
     groups = [group for group in GROUPS if group in stored or group in ("tracking", "cluster", "experiment")]
     files = [f"  {group + '=':<12}{' '.join(group_files(group)) or '(a search writes one)'}" for group in groups]
     own = [f"  {name}={stored[name]}" for name in stored if name not in (*GROUPS, "overrides")]
@@ -70,9 +69,8 @@ def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[st
     lines = [f"{key:<45}{value}" for key, value in describe(params).items()] + [f"Data: {corpus.summary}"]
     pairs = f"{fold.n_training:,} pairs, {-(-fold.n_training // batch):,} steps of {batch} in an epoch"
     lines += [f"{len(folds)} folds; the first trains on {pairs}, and is validated on {fold.n_validation:,} pairs"]
-    lines += [
-        f"{N_STEPS} steps: {of_pair * batch:.2g} s each, validation {validation:.2g} s, {fold.peak_memory_mb:,.0f} MB"
-    ]
+    took = f"{of_pair * batch:.2g} s each, validation {validation:.2g} s, {fold.peak_memory_mb:,.0f} MB"
+    lines += [f"{N_STEPS} steps took {took} at most"]
     if not searches:
         return "\n".join([*lines, f"About {_time(of_set * max(1, len(params.training.seeds)))} for all folds"])
     trials = params.hpo.trials
