@@ -22,13 +22,14 @@ FORKS.set_forkserver_preload(["tests.preloaded"])
 
 def start(function: Callable[..., Any], *words: Any) -> BaseProcess:
     """Call a function of a test's module in a process of its own, which has the environment and the folder of this one."""
-    process = FORKS.Process(target=in_place, args=(dict(os.environ), os.getcwd(), function, *words))
+    process = FORKS.Process(target=in_place, args=(dict(os.environ), os.getcwd(), function, *words), daemon=True)
     process.start()
     return process
 
 
 def in_place(environment: dict[str, str], folder: str, function: Callable[..., Any], *words: Any) -> None:
     """Call a function in an environment and a folder: what was forked begins in those of the process it was forked from."""
+    multiprocessing.current_process().daemon = False  # it ends with the tests, and may start others
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -75,7 +76,7 @@ def launch_kernel(command: Sequence[str], env: dict[str, str] | None = None, **o
     environment = {**(os.environ if env is None else env), "JPY_PARENT_PID": str(os.getpid())}
     folder, module = options.get("cwd") or os.getcwd(), command.index("-m") + 1
     words = (environment, folder, run_kernel, command[module:])
-    (process := FORKS.Process(target=in_place, args=words)).start()
+    (process := FORKS.Process(target=in_place, args=words, daemon=True)).start()
     while process.is_alive() and os.getpgid(process.pid or 0) != process.pid:
         time.sleep(0.01)
     return Kernel(process)
