@@ -17,6 +17,7 @@ from evbind_lib.data.tables import text_key
 
 SENTENCES = st.lists(st.sampled_from(["I", "can't", "stop", "crying", "now", "cry", "so"]), min_size=1, max_size=7)
 POSTS = st.lists(st.lists(SENTENCES.map(" ".join), min_size=1, max_size=5), min_size=1, max_size=3)
+PARAMS = compose()
 CRITERIA = {"A": "Low mood.", "B": "Sleeping badly."}
 
 
@@ -63,7 +64,7 @@ def test_no_sampled_sentence_is_near_evidence_of_its_criterion_in_its_post(
         dict(zip(zip(beside["criterion_id"], beside["sentence"], strict=True), beside["near"], strict=True)) == expected
     )
     data = {"data.same_post_negatives": True, "data.negative_strategy": strategy, "data.eval_neg_ratio": "natural"}
-    params = compose().with_values(data)
+    params = PARAMS.with_values(data)
     for draw in (training_pairs, validation_pairs):
         drawn = draw(corpus, corpus.groups, params).query("origin == 'sampled'")
         assert not any(expected.get(pair, False) for pair in zip(drawn["criterion_id"], drawn["sentence"], strict=True))
