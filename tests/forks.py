@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
 import multiprocessing
 import os
 import runpy
@@ -10,19 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.preloaded"])
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
+
+
+@functools.cache
+def context() -> ForkServerContext:
+    """What makes processes. The one that they are forked from begins in the project's folder, where it finds `tests`."""
+    with contextlib.chdir(Path(__file__).parent.parent):
+        forkserver.ensure_running()
+    return _CONTEXT
 
 
 def start(function: Callable[..., Any], *words: Any) -> BaseProcess:
     """Call a function of a test's module in a process of its own, which has the environment and the folder of this one."""
-    process = FORKS.Process(target=in_place, args=(dict(os.environ), os.getcwd(), function, *words), daemon=True)
+    process = context().Process(target=in_place, args=(dict(os.environ), os.getcwd(), function, *words), daemon=True)
     process.start()
     return process
 
@@ -76,7 +88,7 @@ def launch_kernel(command: Sequence[str], env: dict[str, str] | None = None, **o
     environment = {**(os.environ if env is None else env), "JPY_PARENT_PID": str(os.getpid())}
     folder, module = options.get("cwd") or os.getcwd(), command.index("-m") + 1
     words = (environment, folder, run_kernel, command[module:])
-    (process := FORKS.Process(target=in_place, args=words, daemon=True)).start()
+    (process := context().Process(target=in_place, args=words, daemon=True)).start()
     while process.is_alive() and os.getpgid(process.pid or 0) != process.pid:
         time.sleep(0.01)
     return Kernel(process)

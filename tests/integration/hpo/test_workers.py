@@ -51,7 +51,7 @@ def pid_of(trial: FrozenTrial) -> int:
 @pytest.fixture(autouse=True)
 def workers_begin_at_once(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
     """Workers are forked from a process that has loaded the libraries; those of test_crashes begin as they do elsewhere."""
-    forking = {**vars(multiprocessing), "get_context": lambda method: forks.FORKS}
+    forking = {**vars(multiprocessing), "get_context": lambda method: forks.context()}
     monkeypatch.setattr(workers, "multiprocessing", SimpleNamespace(**forking))
     begin = functools.partial(forks.in_place, dict(os.environ), os.getcwd(), forks.begin_worker)
     monkeypatch.setattr(workers, "_begin", begin)
