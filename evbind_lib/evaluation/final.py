@@ -1,9 +1,13 @@
 """The model to keep: trained on all posts, saved as a folder, asked for the probability of evidence of new sentences."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -13,24 +17,28 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from evbind_lib.config.encoders import TINY
 from evbind_lib.config.masking import masked
 from evbind_lib.config.paths import resolve_path, workspace, write_whole
 from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
-from evbind_lib.data.files import as_text, read_table
+from evbind_lib.data.files import as_text
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
-from evbind_lib.data.tables import clean, refuse_rows
-from evbind_lib.errors import DataError, ModelError, did_you_mean
-from evbind_lib.evaluation.calibration import Calibration, fit_calibration, parse_aim, thresholds
+from evbind_lib.data.tables import clean, each_text
+from evbind_lib.errors import ModelError, shown
+from evbind_lib.evaluation.calibration import SCORES, Calibration, fit_calibration, parse_aim, thresholds
+from evbind_lib.evaluation.card import card
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.metrics import THRESHOLD
 from evbind_lib.training.model import choose_precision, load_tokenizer, predict
 from evbind_lib.training.trainer import fit, quiet_libraries
 
-ABOUT = "evbind.json"
+ABOUT, CARD = "evbind.json", "README.md"
 AS_TRAINED: dict[str, Any] = {"calibration": None, "aim": None, "threshold": THRESHOLD, "thresholds": {}}
+AS_TRAINED["cross_validated"] = None
+NAMES = ("no_evidence", "evidence")
 
 
 class EvidenceModel:
@@ -40,8 +48,8 @@ class EvidenceModel:
     ----------
     model, tokenizer, criteria, about
         A classifier with two classes, on the device to predict on, and its tokenizer; texts of criteria by id; what
-        ``evbind.json`` holds: these, model, max_length, precision, training, fingerprint of the data, pairs, calibration (slope
-        and intercept; None where the probabilities are not calibrated), aim, threshold, thresholds.
+        ``evbind.json`` holds: these, model, max_length, precision, training, fingerprint of the data, counts, versions,
+        calibration (slope and intercept; None where the probabilities are not calibrated), aim, threshold, thresholds.
     threshold, thresholds
         Probability from which `predict` calls a pair evidence (0.5 without calibration), and that of each criterion, by id.
 
@@ -74,9 +82,15 @@ class EvidenceModel:
         """
         if pairs.empty:
             return np.empty((0, 2))
-        texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]].map(clean)
-        encoded = self._encoder.encode(texts.assign(label=0))
-        evidence = self._calibration(predict(self.model, encoded, batch_size=64, precision=self._precision))
+        texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]]
+        encoded = self._encoder.encode(texts.apply(each_text, change=clean).assign(label=0))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(min(self.about.get("threads") or threads, threads))  # as it was trained
+        try:
+            logits = predict(self.model, encoded, batch_size=64, precision=self._precision)
+        finally:
+            torch.set_num_threads(threads)
+        evidence = self._calibration(logits)
         return np.column_stack([1 - evidence, evidence])
 
     def predict(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -87,37 +101,79 @@ class EvidenceModel:
         return (self.predict_proba(pairs)[:, 1] >= self.threshold).astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, tokenizer and ``evbind.json`` to a new folder or one of such a model: all of it, or a `ModelError`."""
-        folder = Path(folder).expanduser().resolve()
-        partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+        """Write a folder of Hugging Face's with ``evbind.json`` and a model card, whole or not at all; `ModelError` as told.
+
+        The folder is new, empty, or such a model, which is replaced. A tokenizer that was trained on posts holds their words: its
+        files can be read by you alone.
+        """
+        folder = check_folder(folder)
+        partial, before = (folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.{end}") for end in ("part", "old"))
         try:
             partial.mkdir(parents=True)
             with quiet_libraries():
                 self.model.save_pretrained(partial)
                 self.tokenizer.save_pretrained(partial)
+            for file in partial.glob("tokenizer*") if self.about["model"] == TINY else ():
+                file.chmod(0o600)
             (partial / ABOUT).write_bytes(_as_json(self.about))
+            (partial / CARD).write_text(card(self.about), encoding="utf-8")
             if (folder / ABOUT).is_file():
-                shutil.rmtree(folder)
+                folder.replace(before)
             partial.replace(folder)
         except OSError as error:
             problem = f"the model cannot be written there ({error.strerror})"
             raise ModelError(f"{folder}: {problem}; name a new folder, or one of such a model.") from None
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in (partial, before):
+                shutil.rmtree(left, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote, to a GPU where there is one; `ModelError` where the folder holds no whole model."""
-        place, eager = resolve_path(str(folder)), {"attn_implementation": "eager", "trust_remote_code": False}
+        place = resolve_path(str(folder))
         try:
             about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
             with quiet_libraries():
                 tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-                model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, **eager)
-            return cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
+                # Its attention is transformers' choice: SDPA where the class has it.
+                options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+                model = AutoModelForSequenceClassification.from_pretrained(place, **options)
+            for layer in model.deberta.encoder.layer[-1:] if model.config.model_type == "deberta-v2" else ():
+                # What follows the last attention is for the first token alone, the only one that is classified.
+                layer.attention.output.register_forward_pre_hook(lambda _, args: tuple(each[:, :1] for each in args))
+            found = cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
         except Exception as error:
             problem = f"no model can be loaded from there ({type(error).__name__})"
-            raise ModelError(f"{folder}: {problem}; give a folder that EvidenceModel.save wrote.") from None
+            remedy = "give a folder that evbind finalize or EvidenceModel.save wrote"
+            raise ModelError(f"{shown(folder)}: {problem}; {remedy}.") from None
+        problem = ""
+        if about.get("tokens", tokens := _tokens_digest(tokenizer, found.criteria)) != tokens:
+            problem = "its tokenizer is not the one that the model was trained with"
+        elif not about.get("calibration") and (found.thresholds or found.threshold != THRESHOLD):
+            problem = "it has thresholds for calibrated probabilities and no calibration"
+        if problem:
+            raise ModelError(f"{shown(folder)}: {problem}; copy the folder again, or finalize again.")
+        return found
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Absolute path of a folder that a model may be written to: new, empty, or such a model; else a `ModelError`."""
+    problem = "it is there and is no model"
+    try:
+        place = Path(folder).expanduser().resolve()
+        with tempfile.TemporaryDirectory(dir=next(each for each in place.parents if each.exists())):
+            pass
+        if (place / ABOUT).is_file() or not place.exists() or not any(place.iterdir()):
+            return place
+    except (OSError, ValueError) as error:
+        problem = f"the model cannot be written there ({getattr(error, 'strerror', error)})"
+    raise ModelError(f"{shown(folder)}: {problem}; name a new folder, or one of such a model.")
+
+
+def _tokens_digest(tokenizer: PreTrainedTokenizerBase, criteria: Mapping[str, str]) -> str:
+    """Digest of the tokens that a tokenizer makes of the criteria, and of how many it knows."""
+    tokens = [len(tokenizer), *(tokenizer(text)["input_ids"] for text in criteria.values())]
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
 
 def finalize(
@@ -130,11 +186,26 @@ def finalize(
         tokenizer = load_tokenizer(params.model, [*corpus.criteria.values(), *corpus.sentences["sentence"]])
         encoder = PairEncoder(tokenizer, params.model.max_length)
         model = fit(params, encoder, encoder.encode(pairs)).eval()
-    about = {"criteria": dict(corpus.criteria), "fingerprint": corpus.fingerprint, "pairs": len(pairs)}
-    about |= {"model": params.model.name, **params.model.model_dump(include={"max_length", "precision"}), **decided}
+    # What plain transformers asks a folder.
+    tokenizer.model_max_length = params.model.max_length
+    model.config.update({"id2label": dict(enumerate(NAMES)), "label2id": {name: at for at, name in enumerate(NAMES)}})
+    counts = {"annotated": corpus.report.pairs, "evidence": corpus.report.evidence, "groups": corpus.report.groups}
+    about = {
+        "criteria": dict(corpus.criteria),
+        "fingerprint": corpus.fingerprint,
+        "counts": counts,
+        "pairs": len(pairs),
+    }
+    about |= {
+        "model": params.model.name,
+        "sensitive": corpus.sensitive,
+        "tokens": _tokens_digest(tokenizer, corpus.criteria),
+    }
+    about |= {**params.model.model_dump(include={"max_length", "precision", "threads"}), **decided}
     about["data"] = params.data.model_dump(include=SAMPLING)
     about["training"] = masked(params.training.model_dump(exclude={"n_folds"}))
-    return EvidenceModel(model, tokenizer, about)
+    about["versions"] = {name: metadata.version(name) for name in ("evbind", "torch", "transformers", "tokenizers")}
+    return EvidenceModel(model, tokenizer, {**about, "trained": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
 def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
@@ -143,9 +214,10 @@ def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
     if predictions is None:
         return AS_TRAINED
     as_text(predictions.head(1), "predictions", ["fold", "criterion_id", "label", "logit", "weight"])
-    chosen = thresholds(predictions, aim)["threshold"].drop("each").to_dict()
+    table = thresholds(predictions, aim)
+    chosen = table["threshold"].drop("each").to_dict()
     decided = {"calibration": asdict(fit_calibration(predictions)), "aim": aim, "threshold": chosen.pop("all")}
-    return {**decided, "thresholds": chosen}
+    return {**decided, "thresholds": chosen, "cross_validated": table.loc["all", SCORES].round(6).to_dict()}
 
 
 def _as_json(about: Mapping[str, Any]) -> bytes:
@@ -161,61 +233,29 @@ def model_folder(corpus: Corpus, params: Params) -> Path | None:
 
 
 def open_model(
-    corpus: Corpus, params: Params, *, predictions: pd.DataFrame | None = None, aim: str = "macro_f1"
+    corpus: Corpus,
+    params: Params,
+    *,
+    predictions: pd.DataFrame | None = None,
+    aim: str = "macro_f1",
+    folder: Path | None = None,
 ) -> EvidenceModel:
-    """The model of these parameters and data, read from `model_folder` where it was trained before, and calibrated as asked."""
-    # Never sent to MLflow: the tokens of a tokenizer trained on posts are those posts' words.
-    folder = model_folder(corpus, params)
-    if folder is None or not (folder / ABOUT).is_file():
+    """The model of these parameters and data, calibrated as asked: read where it was trained before, else trained.
+
+    It is written to the folder, by default `model_folder`, where the next call finds it.
+    """
+    found = model_folder(corpus, params)
+    if found is None or not (found / ABOUT).is_file():
         model = finalize(corpus, params, predictions=predictions, aim=aim)
-        if folder is not None:
-            model.save(folder)
+        if place := folder or found:
+            model.save(place)
         return model
-    trained = EvidenceModel.load(folder)
+    trained = EvidenceModel.load(found)
     # Weights may have taken hours and are kept; map and thresholds take milliseconds and are made again, so none is ever stale.
     model = EvidenceModel(trained.model, trained.tokenizer, {**trained.about, **_decided(predictions, aim)})
-    if model.about != trained.about:
-        write_whole(folder / ABOUT, _as_json(model.about))
+    if folder is not None:
+        model.save(folder)
+    elif model.about != trained.about:
+        write_whole(found / ABOUT, _as_json(model.about))
+        write_whole(found / CARD, card(model.about))
     return model
-
-
-def score_sentences(model: EvidenceModel, sentences: Sequence[str], criteria: Sequence[str] = ()) -> pd.DataFrame:
-    """P(evidence) of each sentence (row, from 1) for each criterion (column): ids, or texts of the user's own; all by default."""
-    rows, columns = clean_sentences(sentences), criterion_texts(criteria, model.criteria)
-    pairs = pd.DataFrame([(text, row) for row in rows for text in columns.values()], columns=["criterion", "sentence"])
-    evidence = model.predict_proba(pairs)[:, 1].reshape(len(rows), len(columns))
-    return pd.DataFrame(evidence, columns=list(columns), index=range(1, len(rows) + 1))
-
-
-def clean_sentences(sentences: Sequence[str]) -> list[str]:
-    """Sentences as they are scored; one that is empty is a `DataError`."""
-    cleaned = list(map(clean, sentences))
-    if "" in cleaned:
-        raise DataError(f"Sentence {cleaned.index('') + 1} is empty; give one that holds words.")
-    return cleaned
-
-
-def criterion_texts(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
-    """Texts of criteria by id, or by the text itself where it is the user's own; all that are known when none is named."""
-    for name in names:
-        if name not in known and " " not in name.strip():
-            raise DataError(f"There is no criterion {name}{did_you_mean(name, known)}")
-    return {name: known.get(name, clean(name)) for name in names or known}
-
-
-def read_sentences(file: str) -> pd.DataFrame:
-    """Sentences of a table (CSV, TSV, Parquet, JSONL) with their post_id and sentence_id, or row where the file has neither."""
-    table = read_table(file, "--input", ()).rename_axis("row")
-    if "sentence" not in table:
-        table = table.rename(columns={"sentence_text": "sentence"})  # as ReDSM5 calls it
-    as_text(table, f"--input={file}", ["sentence"])
-    problem = "the sentence is empty; fill it in or take the row out"
-    refuse_rows(table["sentence"].map(clean) == "", f"--input={file}", problem)
-    table = table.filter(["post_id", "sentence_id", "sentence"])
-    return table.reset_index(drop=len(table.columns) > 1)
-
-
-def score_table(model: EvidenceModel, sentences: pd.DataFrame, criteria: Sequence[str] = ()) -> pd.DataFrame:
-    """Ids of the sentences of `read_sentences` and a column of probabilities per criterion, in the file's order; no text."""
-    scores = score_sentences(model, sentences["sentence"].tolist(), criteria)
-    return pd.concat([sentences.drop(columns="sentence"), scores.reset_index(drop=True)], axis=1)

@@ -267,6 +267,14 @@ def finalize(
         return final.finalize(corpus, params, predictions=predictions, aim=aim)
 
 
+def open_model(corpus: Corpus, params: Params, **given: Any) -> EvidenceModel:
+    """What `final.open_model` reads or trains; after `start` a training run in MLflow."""
+    from evbind_lib.evaluation import final
+
+    with _training_run(f"finalize {params.model.name}", corpus, (), params):
+        return final.open_model(corpus, params, **given)
+
+
 def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     """Score a model on posts that it has not seen; after `start` a run in MLflow and a line in ``runs/evaluations.jsonl``.
 

@@ -117,7 +117,7 @@ def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
 
 def _show_probabilities(model: EvidenceModel, sentences: Sequence[str]) -> None:
     """Show a table with a bar in each cell; plain text where no page is shown, which pandas' styled table is not."""
-    from evbind_lib.evaluation.final import score_sentences
+    from evbind_lib.evaluation.scoring import score_sentences
 
     heads = [f"{number}. {textwrap.shorten(text, 40, placeholder='…')}" for number, text in enumerate(sentences, 1)]
     table = score_sentences(model, sentences).T.rename_axis("criterion").set_axis(heads, axis=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import logit
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from evbind_lib.cli import main
 from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, EvbindError, ModelError
 from evbind_lib.evaluation import final
 from evbind_lib.evaluation.calibration import fit_calibration, thresholds
-from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_folder, open_model, score_sentences
+from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_folder, open_model
+from evbind_lib.evaluation.scoring import score_sentences
 from evbind_lib.training.losses import LOSSES
+from tests import checkpoints
 from tests.conftest import BRIEF
-
-WORDS = ["trainer=default", "training.args.max_steps=3", "data.pos_neg_ratio=1", "training.n_folds=2"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_a_folder_holds_all_that_it_takes_and_is_written_whole(
     with pytest.raises(ModelError, match="notes"):
         model.save(tmp_path / "notes")
     assert (tmp_path / "notes" / "important.txt").is_file()
-    with pytest.raises(ModelError, match=r"notes.*EvidenceModel\.save"):
+    with pytest.raises(ModelError, match=r"notes.*evbind finalize"):
         EvidenceModel.load(tmp_path / "notes")
 
 
@@ -175,67 +178,70 @@ def test_a_model_of_half_precision_is_asked_without_a_gpu_too(model: EvidenceMod
     assert narrow.predict(corpus.pairs.head(9)).shape == (9,)
 
 
-def test_criteria_by_id_or_by_a_text_of_ones_own(model: EvidenceModel) -> None:
-    criteria = ["FATIGUE", "Someone talks about their garden."]
-    assert list(score_sentences(model, ["I planted roses."], criteria).columns) == criteria
-
-
-def test_a_file_is_scored_row_by_row_without_its_text(model: EvidenceModel, workspace: Path) -> None:
-    texts = ["I cannot sleep.", "I am fine, and you?"]
-    one_by_one = [score_sentences(model, [text], ["SLEEP_ISSUES"]).iloc[0, 0] for text in texts]
-    for ids, name in ((["post_id"], "sentence"), (["post_id", "sentence_id"], "sentence_text"), ([], "sentence")):
-        table = pd.DataFrame({**{column: ["a", "b"] for column in ids}, "other": ["x", "y"], name: texts})
-        table.to_csv("new.csv", index=False)
-        scores = final.score_table(model, final.read_sentences("new.csv"), ["SLEEP_ISSUES"])
-        assert list(scores.columns) == [*(ids or ["row"]), "SLEEP_ISSUES"]
-        assert scores["SLEEP_ISSUES"].tolist() == pytest.approx(one_by_one, abs=1e-5)  # whatever the padding
-    assert scores["row"].tolist() == [2, 3]  # of the file
-
-
-def test_from_the_shell(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", *WORDS, "--sentence", "I cannot sleep.", "--criterion", "SLEEP_ISSUES"]) == 0
-    shown = capsys.readouterr()
-    assert "Training the model on all posts" in shown.err and "aim=macro_f1" in shown.err
-    probability, name = shown.out.split()
-    assert name == "SLEEP_ISSUES" and 0 < float(probability) < 1
-    (workspace / "new.jsonl").write_text('{"sentence": "I cannot sleep."}\n{"sentence": "It rained."}\n')
-    assert main(["score", *WORDS, "--input", "new.jsonl"]) == 0
-    shown = capsys.readouterr()
-    assert "Training" not in shown.err  # the model is there now
-    table = pd.read_csv(io.StringIO(shown.out))
-    assert table["row"].tolist() == [1, 2] and len(table.columns) == 10
-    assert table.loc[0, "SLEEP_ISSUES"] == pytest.approx(float(probability), abs=1e-3)
-    assert main(["score", *WORDS, "--input", "new.jsonl", "--output", "scores.csv"]) == 0
-    assert pd.read_csv("scores.csv").equals(table)
-
-
-def test_printed_probabilities_are_as_high_as_evidence_is_frequent(
-    corpus: Corpus, workspace: Path, capsys: pytest.CaptureFixture[str]
+def test_plain_transformers_gives_the_same_logits_by_the_model_card(
+    model: EvidenceModel, corpus: Corpus, tmp_path: Path
 ) -> None:
-    corpus.sentences.to_csv("all.csv", index=False)
-    assert main(["score", *WORDS, "aim=recall>=0.9", "--input", "all.csv", "--output", "scores.csv"]) == 0
-    scores = pd.read_csv("scores.csv")[list(corpus.criteria)]
-    natural = corpus.pairs["label"].sum() / scores.size
-    assert natural == pytest.approx(0.063, abs=0.001) and scores.to_numpy().mean() == pytest.approx(natural, abs=0.02)
-    assert "aim=recall>=0.9" in capsys.readouterr().err
+    model.save(tmp_path / "model")
+    again, pairs = EvidenceModel.load(tmp_path / "model"), corpus.pairs.head(40)[["criterion", "sentence"]]
+    pairs.loc[0, "sentence"] = "I cannot sleep and I am tired. " * 60  # which is cut
+    pairs.to_json(tmp_path / "pairs.json", orient="values")
+    code = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("model")
+model = AutoModelForSequenceClassification.from_pretrained("model", attn_implementation="eager").eval()
+batch = tokenizer(*map(list, zip(*json.load(open("pairs.json")))), truncation="longest_first", padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+print(json.dumps([model.config.id2label, (logits[:, 1] - logits[:, 0]).tolist(), "evbind_lib" in sys.modules]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    names, logits, ours = json.loads(done.stdout)
+    assert names == {"0": "no_evidence", "1": "evidence"} and not ours
+    assert again.about["precision"] == "fp32"
+    assert logit(again.predict_proba(pairs)[:, 1]) == pytest.approx(logits, abs=1e-6)
 
 
-def test_what_cannot_be_scored_is_refused_before_a_model_is_trained(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (workspace / "other.csv").write_text("post_id,sentense\na,b\n")
-    (workspace / "empty.csv").write_text("post_id,sentence\na,I cannot sleep.\nb,  \n")
-    sentence = ["--sentence", "I cannot sleep."]
-    for words, key, hint in (
-        (["train", "--sentence", "x"], "--sentence", "score"),
-        (["score", "--sentence", "x"], "trainer=hpo_best", "hpo_search"),
-        (["score", *WORDS, *sentence, "--criterion", "SLEEP_ISUES"], "SLEEP_ISUES", "did you mean 'SLEEP_ISSUES'?"),
-        (["score", *WORDS, "--input", "nowhere.csv"], "--input=nowhere.csv", ""),
-        (["score", *WORDS, "--input", "other.csv"], "other.csv: ", "did you mean 'sentense'"),
-        (["score", *WORDS, "--input", "empty.csv"], "empty.csv, row 3", ""),
-        (["score", *WORDS, *sentence, "--sentence", " "], "Sentence 2 is empty", ""),
+def test_the_card_is_filled_from_facts_and_holds_no_text(corpus: Corpus, tmp_path: Path) -> None:
+    corrected = {"value": 0.7959, "low": 0.7332, "high": 0.8585}
+    found = {"study": "mine", "metric": "macro_f1", "corrected_score": corrected}
+    params = compose(BRIEF).with_values({"training.provenance": found})
+    made = finalize(corpus, params, predictions=made_predictions(corpus), aim="f1")
+    made.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    report, scores = corpus.report, thresholds(made_predictions(corpus), "f1").loc["all"]
+    for fact in (
+        *(corpus.fingerprint, "`tiny`", f"{report.pairs} annotated", f"{report.evidence} evidence", "150 groups"),
+        *(f"f1 {scores['f1']:.3f}", "macro_f1 0.7959, 95 % interval 0.7332 to 0.8585", "no diagnosis", "aim f1"),
+        *("holds their words", "| training.args.max_steps | 3 |", f"| version.torch | {torch.__version__} |"),
     ):
-        assert main(words) == 2
-        shown = capsys.readouterr().err
-        assert key in shown and hint in shown and "Training" not in shown
-    assert {file.name for file in workspace.rglob("*")} == {"other.csv", "empty.csv"}
+        assert fact in card, fact
+    assert not any(sentence in card for sentence in corpus.sentences["sentence"])
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").glob("tokenizer*")} == {0o600}
+
+
+def test_attention_of_a_loaded_model_is_sdpa_where_its_class_has_it_and_the_same(
+    corpus: Corpus, tmp_path: Path, model: EvidenceModel
+) -> None:
+    bert = str(checkpoints.write_bert(tmp_path / "bert"))
+    kept = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2, attn_implementation="eager").eval()
+    about = {**model.about, "model": bert, "max_length": 64}
+    about.pop("tokens")
+    eager = EvidenceModel(kept, AutoTokenizer.from_pretrained(bert), about)
+    eager.save(tmp_path / "model")
+    loaded, pairs = EvidenceModel.load(tmp_path / "model"), corpus.pairs.head(20)
+    assert "sdpa" in {each.config._attn_implementation for each in loaded.model.modules() if hasattr(each, "config")}
+    assert loaded.predict_proba(pairs) == pytest.approx(eager.predict_proba(pairs), abs=1e-5)
+
+
+def test_a_folder_that_does_not_go_together_is_refused(model: EvidenceModel, tmp_path: Path) -> None:
+    for problem, change in {
+        "thresholds for calibrated": {"threshold": 0.2},
+        "tokenizer": {"tokens": "of another"},
+        "no model": {"criteria": None},
+    }.items():
+        EvidenceModel(model.model, model.tokenizer, model.about).save(tmp_path / "model")
+        (tmp_path / "model" / ABOUT).write_text(json.dumps({**model.about, **change}))
+        with pytest.raises(ModelError, match=problem):
+            EvidenceModel.load(tmp_path / "model")

@@ -1,0 +1,182 @@
+"""Commands of the shell that run no notebook: ``evbind finalize``, ``score`` and ``evaluate FOLDER``; what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evbind_lib.config.compose import compose, split_arguments
+from evbind_lib.config.paths import write_whole
+from evbind_lib.config.schema import Params
+from evbind_lib.errors import DataError, ParamsError, shown
+from evbind_lib.notebook import run
+
+if TYPE_CHECKING:
+    from evbind_lib.data.corpus import Corpus
+    from evbind_lib.evaluation.final import EvidenceModel
+
+
+def names_folder(words: Sequence[str]) -> bool:
+    """Whether parameters begin with a folder, rather than with KEY=VALUE."""
+    return bool(words) and "=" not in words[0]
+
+
+def finalize(options: argparse.Namespace) -> None:
+    """Train the model to keep and write its folder, by default that under runs/models/ which ``score`` finds."""
+    params, aim = _asked(options.parameters)
+    _passive()
+    from evbind_lib.evaluation import final
+    from evbind_lib.tracking.executions import EXECUTION
+
+    folder = None if options.output is None else final.check_folder(options.output)
+    corpus = _corpus(params)
+    EXECUTION.begin(params.tracking, None, {})
+    model = _kept(corpus, params, aim, folder)
+    place = folder or final.model_folder(corpus, params)
+    print(f"{len(model.criteria)} criteria, {model.model.num_parameters():,} weights")
+    if place:  # a loss that has no digest has none
+        print(f"Model:  {run.near(place)}\nuse it: evbind score {run.near(place)} --input FILE")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score sentences, a table of pairs or posts by a model in a folder, or by the one of some parameters."""
+    if not (options.sentence or options.input):
+        raise ParamsError("evbind score: nothing to score; give --sentence TEXT or --input FILE.")
+    for file, name in ((options.output, "--output"), (options.posts, "--posts")):
+        _check_output(file, name, options.input)
+    by_folder = names_folder(options.parameters)
+    if by_folder and options.parameters[1:]:
+        problem = f"the model in {shown(options.parameters[0])} has its own parameters"
+        raise ParamsError(f"{shown(options.parameters[1])}: {problem}; leave it out.")
+    params, aim = (None, "") if by_folder else _asked(options.parameters)
+    corpus = _corpus(params) if params else None
+    _passive()
+    from evbind_lib.evaluation import final, scoring  # load torch
+
+    model = None if corpus else final.EvidenceModel.load(options.parameters[0])
+    known = corpus.criteria if corpus else model.criteria  # type: ignore[union-attr]
+    # What cannot be scored is refused before a model is trained for it.
+    scoring.criterion_texts(options.criterion, known)
+    sentences = scoring.clean_sentences(options.sentence)
+    pairs, columns = scoring.read_pairs(options.input, known, options.criterion) if options.input else (None, [])
+    if options.posts and pairs is not None:
+        scoring.post_column(pairs)
+    if model is None:
+        model = _kept(corpus, params, aim)  # type: ignore[arg-type]
+    aim = model.about["aim"] or "none: its probabilities are not calibrated"
+    print(f"Evidence from a probability of {model.threshold:.3f} on (aim={aim}).", file=sys.stderr)
+    if pairs is not None:
+        part = options.output and options.output.with_name(f"{options.output.name}.part")
+        pairs["probability"] = scoring.score_pairs(model, pairs, part)
+        pairs["decision"] = (pairs["probability"] >= model.threshold).astype(int)
+        texts = [name for name in scoring.TEXTS if options.with_text and name in pairs]
+        table = pairs[[*columns, *texts, "probability", "decision"]].to_csv(index=False, float_format="%.4f")
+        if options.posts:
+            write_whole(options.posts, scoring.by_post(pairs).to_csv(index=False, float_format="%.4f"))
+        if not options.output:
+            sys.stdout.write(table)
+        else:
+            write_whole(options.output, table)
+            part.unlink()
+    scores = scoring.score_sentences(model, sentences, options.criterion) if sentences else None
+    for number, row in scores.iterrows() if scores is not None else ():
+        if len(sentences) > 1:
+            print(f"sentence {number}")
+        print(*(f"  {value:.3f}  {name}" for name, value in row.sort_values(ascending=False).items()), sep="\n")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score labelled data that a model in a folder has not seen: a table of pairs, or any that ``data=...`` names."""
+    folder, *words = options.parameters
+    file = words.pop(0) if names_folder(words) else None
+    choices, overrides = split_arguments(words)
+    params = compose(overrides, **{**({"data": "pairs"} if file else {}), **choices})
+    _check_output(options.output, "--output", folder)
+    if not file and not any(word.startswith("data") for word in words):
+        raise ParamsError(
+            f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... of them."
+        )
+    _passive()
+    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.notebook import session, show
+    from evbind_lib.tracking.executions import EXECUTION
+
+    model = EvidenceModel.load(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        if file:  # which may have ids of criteria alone
+            criteria = Path(temporary, "criteria.json")
+            criteria.write_text(json.dumps(model.criteria), encoding="utf-8")
+            data = {"pairs": file, "criteria": params.data.criteria or str(criteria)}
+            params = params.model_copy(update={"data": params.data.model_copy(update=data)})
+        corpus = _corpus(params)
+    if corpus.fingerprint == model.about["fingerprint"]:
+        raise DataError(
+            f"{shown(file or folder)}: the model was trained on these data; give others, which it has not seen."
+        )
+    EXECUTION.begin(params.tracking, None, {})
+    table = session.evaluate(model, corpus)
+    print(*show.evaluation_summary(table)[1], sep="\n")
+    if options.output:
+        write_whole(options.output, table.to_csv(float_format="%.4f"))
+
+
+def _asked(words: Sequence[str]) -> tuple[Params, str]:
+    """Parameters and aim, as notebook 05 composes them."""
+    notebook, (choices, rest) = run.find_notebook("score"), split_arguments(words)
+    own, overrides = run.own_parameters(notebook, rest)
+    params = run.composed(notebook, choices, overrides)
+    from evbind_lib.evaluation.calibration import parse_aim
+
+    aim = {**run.default_parameters(notebook), **own}["aim"]
+    parse_aim(aim)
+    return params, aim
+
+
+def _corpus(params: Params) -> Corpus:
+    from evbind_lib.data.corpus import load_corpus
+    from evbind_lib.data.folds import make_folds
+
+    corpus = load_corpus(params)
+    make_folds(corpus, params)  # refused where it cannot be
+    print(f"Data: {corpus.summary}", file=sys.stderr)
+    return corpus
+
+
+def _kept(corpus: Corpus, params: Params, aim: str, folder: Path | None = None) -> EvidenceModel:
+    """The model of these parameters, calibrated by out-of-fold predictions; what is not there yet is trained, and recorded."""
+    from evbind_lib.data.folds import make_folds
+    from evbind_lib.evaluation.final import model_folder
+    from evbind_lib.notebook import session
+
+    found = model_folder(corpus, params)
+    if found is None or not found.is_dir():
+        print("Training the model on all posts, and folds to calibrate it; the next time it is there.", file=sys.stderr)
+    result = session.cross_validate(corpus, make_folds(corpus, params), params)
+    return session.open_model(corpus, params, predictions=result.predictions, aim=aim, folder=folder)
+
+
+def _check_output(file: Path | None, option: str, source: str | None) -> None:
+    """Refuse a file for scores that is there, has nothing to hold or cannot be written, before a model is trained for it."""
+    if file is None:
+        return
+    try:
+        if not source:
+            raise OSError(0, "only the scores of --input go into a file")
+        if file.exists():
+            raise OSError(0, "it is there")
+        file.open("x").close()
+        file.unlink()
+    except OSError as error:
+        problem = f"nothing is written to it ({error.strerror}); leave it out or name another file"
+        raise ParamsError(f"{option} {shown(file)}: {problem}.") from None
+
+
+def _passive() -> None:
+    """Let waiting threads sleep, as `start` does and for the same reason; before torch is loaded."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
