@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--version", action="version", version=f"evbind {version('evbind')}")
     add = parser.add_argument_group("evbind score FOLDER, or KEY=VALUE ...").add_argument
     add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")
-    table = "a table of sentences, of pairs (criterion, criterion_id) or of posts (text); scores go to --output, or here"
+    table = (
+        "a table of sentences, of pairs (criterion, criterion_id) or of posts (text); scores go to --output, or here"
+    )
     add("--input", metavar="FILE", help=table)
     add("--posts", type=Path, metavar="FILE", help="which criteria have evidence in which post of --input")
     add("--with-text", action="store_true", help="keep the texts of --input beside their scores")

@@ -36,6 +36,7 @@ def finalize(options: argparse.Namespace) -> None:
 
     folder = None if options.output is None else final.check_folder(options.output)
     corpus = _corpus(params)
+    print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     model = _kept(corpus, params, aim, folder)
     place = folder or final.model_folder(corpus, params)
@@ -68,6 +69,7 @@ def score(options: argparse.Namespace) -> None:
     if options.posts and pairs is not None:
         scoring.post_column(pairs)
     if model is None:
+        print(f"Data: {corpus.summary}", file=sys.stderr)  # type: ignore[union-attr]
         model = _kept(corpus, params, aim)  # type: ignore[arg-type]
     aim = model.about["aim"] or "none: its probabilities are not calibrated"
     print(f"Evidence from a probability of {model.threshold:.3f} on (aim={aim}).", file=sys.stderr)
@@ -119,6 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise DataError(
             f"{shown(file or folder)}: the model was trained on these data; give others, which it has not seen."
         )
+    print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
     print(*show.evaluation_summary(table)[1], sep="\n")
@@ -144,7 +147,6 @@ def _corpus(params: Params) -> Corpus:
 
     corpus = load_corpus(params)
     make_folds(corpus, params)  # refused where it cannot be
-    print(f"Data: {corpus.summary}", file=sys.stderr)
     return corpus
 
 
