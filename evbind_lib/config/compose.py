@@ -201,7 +201,9 @@ def _check_files(overrides: Sequence[str]) -> None:
         raise ParamsError(f"{own} is not a folder, but files of parameters are looked for in it; move it away.")
     for file in own.glob("**/*.yaml"):
         _check_aliases(file)
-    for group, _, quoted in (word.lstrip("+").partition("=") for word in overrides):
+    # The experiment first: where there is none, files are named that it would have stood for.
+    for word in sorted(overrides, key=lambda word: not word.startswith("experiment=")):
+        group, _, quoted = word.lstrip("+").partition("=")
         name = quoted.strip("'\"")
         if group not in GROUPS or name in ("", "null"):
             continue

@@ -196,14 +196,10 @@ def finalize(
         "counts": counts,
         "pairs": len(pairs),
     }
-    about |= {
-        "model": params.model.name,
-        "sensitive": corpus.sensitive,
-        "tokens": _tokens_digest(tokenizer, corpus.criteria),
-    }
+    about |= {"model": params.model.name, "tokens": _tokens_digest(tokenizer, corpus.criteria)}
     about |= {**params.model.model_dump(include={"max_length", "precision", "threads"}), **decided}
     about["data"] = params.data.model_dump(include=SAMPLING)
-    about["training"] = masked(params.training.model_dump(exclude={"n_folds"}))
+    about["training"] = masked(params.training.model_dump(exclude={"n_folds", "fresh"}))
     about["versions"] = {name: metadata.version(name) for name in ("evbind", "torch", "transformers", "tokenizers")}
     return EvidenceModel(model, tokenizer, {**about, "trained": datetime.now(UTC).isoformat(timespec="seconds")})
 

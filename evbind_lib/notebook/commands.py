@@ -105,6 +105,7 @@ def evaluate(options: argparse.Namespace) -> None:
             f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... of them."
         )
     _passive()
+    from evbind_lib.data.corpus import load_corpus
     from evbind_lib.evaluation.final import EvidenceModel
     from evbind_lib.notebook import session, show
     from evbind_lib.tracking.executions import EXECUTION
@@ -116,7 +117,7 @@ def evaluate(options: argparse.Namespace) -> None:
             criteria.write_text(json.dumps(model.criteria), encoding="utf-8")
             data = {"pairs": file, "criteria": params.data.criteria or str(criteria)}
             params = params.model_copy(update={"data": params.data.model_copy(update=data)})
-        corpus = _corpus(params)
+        corpus = load_corpus(params)
     if corpus.fingerprint == model.about["fingerprint"]:
         raise DataError(
             f"{shown(file or folder)}: the model was trained on these data; give others, which it has not seen."
