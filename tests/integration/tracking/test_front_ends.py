@@ -61,6 +61,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., Path]) 
     shutil.copy(once("mlflow", fill) / "mlflow.db", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVBIND_WORKSPACE", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which mlflow.set_tracking_uri of another test sets
         with kernel_of(folder / "none.ipynb") as (_, talk):
             assert run_source(talk, STATE, None)[0] == "ok"  # what the user set, for one of the tests
             yield Kernel(talk, folder)
