@@ -113,9 +113,13 @@ class _Draw:
         if not self.samples:
             return self._table([])
         if strategy in EVERY_PAIR:
-            return self.everything(EVERY_PAIR[strategy])
+            key, fewer = EVERY_PAIR[strategy]
+            if self.size > MOST_PAIRS:
+                problem = f"{self.size:,} pairs in a part of a fold, more than {MOST_PAIRS:,}"
+                raise DataError(f"{key}: {problem}; set for example {fewer}.")
+            return self.over_all_criteria(self.size)
         if strategy == "random":
-            return self.over_all_criteria(round(ratio * len(self.evidence)))
+            return self.over_all_criteria(max(round(ratio * len(self.evidence)) - len(self.explicit), 0))
         return self.stratified(ratio, hard=strategy == "hard")
 
     def stratified(self, ratio: float, hard: bool = False) -> pd.DataFrame:
@@ -139,20 +143,12 @@ class _Draw:
         return self._table(sampled)
 
     def over_all_criteria(self, quota: int) -> pd.DataFrame:
-        """Combinations with every criterion alike that bring the negatives to a number."""
+        """So many combinations, as far as there are, with every criterion alike."""
         n_free = self.size - len(self.withheld)
-        ranks = self.random.choice(n_free, min(max(quota - len(self.explicit), 0), n_free), replace=False)
+        ranks = self.random.choice(n_free, min(quota, n_free), replace=False)
         # The number of a free combination is its rank among them and how many withheld ones lie before it.
         drawn = ranks + np.searchsorted(self.withheld - np.arange(len(self.withheld)), ranks, side="right")
         return self._table([(drawn, n_free)])
-
-    def everything(self, keys: tuple[str, str]) -> pd.DataFrame:
-        """Every combination that may be drawn."""
-        if self.size > MOST_PAIRS:
-            problem = f"{self.size:,} pairs in a part of a fold, more than {MOST_PAIRS:,}"
-            raise DataError(f"{keys[0]}: {problem}; set for example {keys[1]}.")
-        free = np.setdiff1d(np.arange(self.size), self.withheld)
-        return self._table([(free, len(free))])
 
     def _table(self, strata: list[tuple[np.ndarray, int]]) -> pd.DataFrame:
         """All annotated pairs and what was drawn of each stratum, with the number it was drawn from."""

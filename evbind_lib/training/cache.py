@@ -120,7 +120,7 @@ class FoldCache:
 def _read(file: Path, name: str) -> FoldResult | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in (*IDS, "label", "logit", "weight") if key in stored}
+            arrays = {key: stored[key] for key in (*IDS, "label", "logit", "weight")}
             text, checksum = str(stored["facts"]), str(stored["checksum"])
         facts = json.loads(text)
         if checksum != _checksum(arrays, text) or facts.pop("name") != name:
@@ -134,10 +134,8 @@ def _read(file: Path, name: str) -> FoldResult | None:
     logits = arrays.pop("logit")
     # Computed, not stored, so that a changed metric is never stale.
     metrics = compute_metrics(arrays["label"], probabilities_of(logits))
-    # A file of before weights serves racing and a trial's retry as well as ever. Calibration refuses the NaN; by a 1 it would be
-    # wrong without a word.
-    predictions = prediction_table(facts["fold"], pd.DataFrame({"weight": np.nan, **arrays}), logits)
-    return FoldResult(**{"cached": True, **facts}, metrics=metrics, predictions=predictions)
+    predictions = prediction_table(facts["fold"], pd.DataFrame(arrays), logits)
+    return FoldResult(**facts, metrics=metrics, predictions=predictions)
 
 
 def _checksum(arrays: dict[str, np.ndarray], facts: str) -> str:

@@ -60,12 +60,8 @@ class EncodedPairs(Dataset):
     """Pairs as tokens, assembled when asked for; item: ``input_ids``, ``labels`` and, where used, ``token_type_ids``."""
 
     def __init__(self, encoder: PairEncoder, texts: np.ndarray, labels: np.ndarray) -> None:
-        self.tokens, self.layout, self.begins, self.labels = (
-            encoder.tokens,
-            encoder.layout,
-            encoder.begins[texts],
-            labels,
-        )
+        self.tokens, self.layout, self.labels = encoder.tokens, encoder.layout, labels
+        self.begins = encoder.begins[texts]
         # Tokens of both texts, (n, 2), whole and as far as they are kept.
         self.full = (encoder.begins[texts + 1] - self.begins).astype(np.int32)
         first, second = self.full.T

@@ -22,23 +22,18 @@ def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
     return torch.tensor(len(labels) / (2 * counts), dtype=torch.float32)
 
 
-def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
+def weighted_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor, smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy of each pair times the weight of its class: logits (n, 2), labels (n,), weights (2,) -> (n,).
+
+    It is that against 1 - smoothing / 2 for the true class (Szegedy et al., CVPR 2016, section 7).
 
     ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the batch's sum of weights, so that a positive counts less where it is
     alone; here each pair counts the same wherever it falls.
     """
-    weights = weights.to(logits.device, non_blocking=True)
-    return functional.cross_entropy(logits.float(), labels, weight=weights, reduction="none")
-
-
-def smoothed_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor, smoothing: float
-) -> torch.Tensor:
-    """`weighted_cross_entropy` against 1 - smoothing / 2 (Szegedy et al., CVPR 2016, section 7): (n, 2), (n,) -> (n,)."""
-    aims = functional.one_hot(labels, 2) * (1 - smoothing) + smoothing / 2
-    weights = weights.to(logits.device, non_blocking=True)[labels]
-    return functional.cross_entropy(logits.float(), aims, reduction="none") * weights
+    losses = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
+    return losses * weights.to(logits.device, non_blocking=True)[labels]
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: float) -> torch.Tensor:
@@ -59,7 +54,7 @@ LOSSES = Registry[Callable[[TrainingParams, np.ndarray], Loss]](
     "loss",
     weighted_ce=lambda training, labels: partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels)),
     smoothed_ce=lambda training, labels: partial(
-        smoothed_cross_entropy, weights=inverse_frequency_weights(labels), **{"smoothing": 0.1, **training.loss_args}
+        weighted_cross_entropy, weights=inverse_frequency_weights(labels), **{"smoothing": 0.1, **training.loss_args}
     ),
     focal=lambda training, labels: partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha),
 )

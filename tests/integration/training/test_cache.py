@@ -16,8 +16,6 @@ import torch
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.errors import DataError
-from evbind_lib.evaluation.calibration import fit_calibration
 from evbind_lib.training import cache as cache_module
 from evbind_lib.training.cache import FoldCache, fold_key, trial_name
 from evbind_lib.training.crossval import cross_validate
@@ -90,22 +88,6 @@ def test_no_text_is_in_the_files(result: FoldResult, corpus: Corpus) -> None:
     with np.load(file) as arrays:
         content = " ".join(str(arrays[name].tolist()) for name in arrays.files)
     assert not any(sentence in content for sentence in corpus.sentences["sentence"])
-
-
-def test_a_fold_of_before_weights_is_read_but_not_calibrated_on(result: FoldResult) -> None:
-    cache = FoldCache("uid")
-    cache.save("fold", result)
-    file = cache.folder / "fold.npz"
-    with np.load(file) as stored:
-        arrays = {name: stored[name] for name in stored.files if name != "weight"}
-    content = {name: values for name, values in arrays.items() if name not in ("facts", "checksum")}
-    checksum = cache_module._checksum(content, str(arrays["facts"]))
-    np.savez_compressed(file, **{**arrays, "checksum": np.array(checksum)})
-    read = cache.load("fold")
-    assert read is not None and read.metrics == result.metrics
-    pd.testing.assert_frame_equal(read.predictions.drop(columns="weight"), result.predictions.drop(columns="weight"))
-    with pytest.raises(DataError, match="weights"):
-        fit_calibration(read.predictions)
 
 
 def own_loss(scale: float) -> Callable[..., Any]:

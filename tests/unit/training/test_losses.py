@@ -19,7 +19,6 @@ from evbind_lib.training.losses import (
     focal,
     inverse_frequency_weights,
     loss_table,
-    smoothed_cross_entropy,
     weighted_cross_entropy,
 )
 
@@ -55,7 +54,7 @@ def test_smoothed_cross_entropy_is_torchs_times_the_weight_of_the_class(smoothin
     logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
     labels, weights = torch.arange(8) % 2, torch.tensor([0.5, 3.0])
     expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none") * weights[labels]
-    given = smoothed_cross_entropy(logits, labels, weights=weights, smoothing=smoothing)
+    given = weighted_cross_entropy(logits, labels, weights=weights, smoothing=smoothing)
     torch.testing.assert_close(given, expected)
 
 
