@@ -15,10 +15,9 @@ from evbind_lib.errors import ParamsError, did_you_mean, shown
 
 # Folders of params/ from which one file each is taken; `trainer` fills the branch training, `experiment` any of them.
 GROUPS = ("data", "model", "trainer", "hpo", "tracking", "cluster", "experiment")
-# What evbind leaves to Optuna itself, or has no more, by the key that once asked for it.
+# What evbind leaves to Optuna itself, by the key that would ask for it.
 OPTUNAS = "several metrics, constraints and grids go in a plain Optuna study that uses ev.report_folds (README, Extend)"
-GONE = dict.fromkeys(("hpo.metric.name", "hpo.constraints", "hpo.sampler.type"), OPTUNAS)
-GONE |= dict.fromkeys(("hpo.stop.terminator", "hpo.stop.min_trials"), "it is gone; set hpo.stop.no_improvement instead")
+BY_OPTUNA = ("hpo.metric.name", "hpo.constraints", "hpo.sampler.type")
 # Of `DataParams`, those that hold for any corpus; the others name the files of one.
 SAMPLING = {"negatives", "pos_neg_ratio", "negative_strategy", "eval_neg_ratio", "same_post_negatives", "seed"}
 NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
@@ -328,8 +327,8 @@ def explain(error: ValidationError) -> str:
     """Say the first problem of a validation in one sentence: pydantic's own words, behind the key and its value."""
     first = error.errors()[0]
     kind, value, key = first["type"], first["input"], ".".join(map(str, first["loc"]))
-    if key in GONE and kind in ("extra_forbidden", "string_type", "string_pattern_mismatch"):
-        return f"{key}: {GONE[key]}."
+    if key in BY_OPTUNA and kind in ("extra_forbidden", "string_type", "string_pattern_mismatch"):
+        return f"{key}: {OPTUNAS}."
     if kind == "extra_forbidden" and key.startswith("hpo.search_space."):
         return f"{key}: write type, low, high, step, choices or when (for a logarithmic scale type=log_uniform or log_int)."
     if kind == "extra_forbidden":
