@@ -91,30 +91,24 @@ def default_study_name(data: Mapping[str, Any], model: Mapping[str, Any]) -> str
 def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
     """The tree of an experiment that a search wrote, with what stands after it on top; None where none was chosen."""
     place = next((word for word in words if word.startswith("experiment=")), "")
-    file = workspace() / "params" / "experiment" / (place.partition("=")[2].strip("'\"") + ".yaml")
-    if not place or not file.is_file() or not (own := _read_experiment(file)):
+    own: dict[str, Any] = {}
+    with contextlib.suppress(ParamsError):  # told when it is put over the other files
+        own = _tree(None, [f"+{place}"]) if place else {}
+    if not {*SEARCHED} <= own.keys() or not any(key.startswith("training.provenance.") for key in flatten(own)):
         return None  # one that was written by hand is put over the other files by Hydra
     after = [word.lstrip("+") for word in words[words.index(place) + 1 :]]
     on_top = [f"+{word}" if CHOICE.match(word) else word if word.startswith("~") else f"++{word}" for word in after]
     whole = _tree(None, [f"+{place}", *on_top])
-    if any(word.startswith("trainer=") for word in after) and whole["training"]["provenance"] == own["provenance"]:
+    if (
+        any(word.startswith("trainer=") for word in after)
+        and whole["training"]["provenance"] == own["training"]["provenance"]
+    ):
         whole["training"]["provenance"] = None  # another set than the search's
     # Where studies, runs and workers are, is said where it is used.
     here = ("hpo=", "tracking=", "cluster=", "++tracking.", "++cluster.", "++hpo.study.storage=")
     tree = _tree("config", [word for word in words if word.startswith(here)])
     study = {"storage": tree["hpo"]["study"]["storage"], **whole["hpo"]["study"]}
     return {**tree, **{name: whole[name] for name in SEARCHED}, "hpo": {**whole["hpo"], "study": study}}
-
-
-def _read_experiment(file: Path) -> dict[str, Any]:
-    """The branch training of an experiment's file that a search wrote; of any other file nothing."""
-    import yaml
-
-    with contextlib.suppress(yaml.YAMLError, AttributeError):  # told when the file is composed
-        tree = yaml.safe_load(file.read_text(encoding="utf-8", errors="replace"))
-        if {*SEARCHED} <= tree.keys() and tree["training"].get("provenance"):
-            return dict(tree["training"])
-    return {}
 
 
 def with_trainer(params: Params, name: str) -> Params:
