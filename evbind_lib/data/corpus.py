@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Literal, get_type_hints
 
 import numpy as np
 import pandas as pd
 
+from evbind_lib.config.compose import experiment_name
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
 from evbind_lib.data.files import AT_ONCE, as_text, read_table
 from evbind_lib.data.groups import group_posts
 from evbind_lib.data.merging import merge
-from evbind_lib.data.provenance import note_provenance
 from evbind_lib.errors import DataError, near_name
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
@@ -145,14 +146,14 @@ class Corpus:
         texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
         return dataclasses.replace(_corpus(*read, texts, data, form="posts"), sensitive=sensitive)
 
-    @cached_property
+    @functools.cached_property
     def report(self) -> DataReport:
         """Counts of what was read, merged and dropped, and of what there is now."""
         evidence = int(self.pairs["label"].sum())
         held = {"pairs": len(self.pairs), "evidence": evidence, "explicit_negatives": len(self.pairs) - evidence}
         return DataReport(criteria=len(self.criteria), sentences=len(self.sentences), **held, **self.counts)
 
-    @cached_property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of pairs, sentences and criteria in any order."""
         digest = hashlib.sha256()
@@ -220,7 +221,7 @@ class Corpus:
         beside = beside[beside["near"]] if same_post else beside
         return pd.concat([table[["criterion_id", "sentence"]] for table in (self.pairs, beside)], ignore_index=True)
 
-    @cached_property
+    @functools.cached_property
     def beside_evidence(self) -> pd.DataFrame:
         """What `near_matches.beside_evidence` finds in all posts."""
         posts = pd.concat([table[["post_id", "sentence"]] for table in (self.sentences, self.repeats)])
@@ -258,8 +259,25 @@ def load_corpus(params: Params) -> Corpus:
     read = READERS[params.data.format](params.data)
     corpus = dataclasses.replace(read, sensitive=params.data.sensitive, source=params.data.format)
     if params.training.provenance:
-        note_provenance(params, corpus.fingerprint)
+        _note_provenance(params, corpus.fingerprint)
     return corpus
+
+
+def _note_provenance(params: Params, fingerprint: str) -> None:
+    """Say where a search found these parameters with other data, model or folds, or with what no file holds."""
+    found = params.training.provenance or {}
+    here = {"data_fingerprint": fingerprint, "model": params.model.name, "folds": params.training.n_folds}
+    other = [name.partition("_")[0] for name, value in here.items() if found.get(name, value) not in (None, value)]
+    study, lacks = str(found.get("study")), found.get("lacks")
+    apart = [f"with other {' and '.join(other)}"] if other else []
+    apart += [f"with {' and '.join(lacks)} of your own, which no file holds"] if lacks else []
+    if apart:
+        remedy = "" if lacks else f"; experiment={experiment_name(study)} alone takes along what it was found with"
+        said = f"The training parameters were found by study {study} {' and '.join(apart)}"
+        _warn_once(f"{said}: its score does not hold here{remedy}.")
+
+
+_warn_once = functools.cache(logging.getLogger("evbind_lib").warning)
 
 
 def _place(data: DataParams, **names: str) -> Place:
