@@ -204,10 +204,8 @@ def _check_files(overrides: Sequence[str]) -> None:
         known = group_files(group)
         if name not in known:
             hint = did_you_mean(Path(name).stem, known)
-            if name == "hpo_best":
+            if name == "hpo_best" or (group == "experiment" and not known):
                 hint = "; a search writes it, so run `evbind hpo_search hpo=quick` first."
-            if group == "experiment" and not known:
-                hint = "; a search writes one of its study's name, and none was made in this workspace."
             raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")
 
 

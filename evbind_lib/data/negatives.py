@@ -71,17 +71,16 @@ def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) ->
 def part_counts(corpus: Corpus, folds: Sequence[Fold], params: Params) -> pd.DataFrame:
     """Pairs as annotated, and as each fold is trained on and validated on: counts, and the fraction that is evidence."""
 
-    def counted(pairs: pd.DataFrame, n_annotated: int) -> list[float]:
-        annotated = pairs[pairs["origin"] == "annotated"]
-        evidence, sampled = int(pairs["label"].sum()), len(pairs) - len(annotated)
-        negatives, left_out = len(annotated) - evidence, n_annotated - len(annotated)
-        return [evidence, negatives, sampled, left_out, round(evidence / max(len(pairs), 1), 3)]
+    def counted(pairs: pd.DataFrame, groups: Collection[str]) -> list[float]:
+        evidence, annotated = int(pairs["label"].sum()), int((pairs["origin"] == "annotated").sum())
+        left_out, fraction = len(corpus.inside(groups)[0]) - annotated, evidence / max(len(pairs), 1)
+        return [evidence, annotated - evidence, len(pairs) - annotated, left_out, round(fraction, 3)]
 
-    rows = {("all", "annotated"): counted(corpus.pairs.assign(origin="annotated"), len(corpus.pairs))}
+    rows = {("all", "annotated"): counted(corpus.pairs.assign(origin="annotated"), corpus.groups)}
     for fold in folds:
-        parts = zip(("trained", "validated"), fold_pairs(corpus, fold, params), strict=True)
-        for (part, pairs), groups in zip(parts, (fold.training_groups, fold.validation_groups), strict=True):
-            rows[str(fold.index + 1), part] = counted(pairs, int(corpus.pairs["group"].isin(groups).sum()))
+        training, validation = fold_pairs(corpus, fold, params)
+        rows[str(fold.index + 1), "trained"] = counted(training, fold.training_groups)
+        rows[str(fold.index + 1), "validated"] = counted(validation, fold.validation_groups)
     columns = ["evidence", "annotated negatives", "sampled negatives", "annotated left out", "fraction of evidence"]
     table = pd.DataFrame(rows, index=columns).T.rename_axis(["fold", "pairs"])
     return table.astype(dict.fromkeys(columns[:-1], int))
