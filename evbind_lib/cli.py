@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # as `start` does and for the same reason; before torch is loaded
     try:
         if options.notebook is None or options.help or options.show:
             is_one = options.notebook not in (None, "sync")
@@ -113,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--version", action="version", version=f"evbind {version('evbind')}")
     add = parser.add_argument_group("evbind score FOLDER, or KEY=VALUE ...").add_argument
     add("--sentence", action="append", default=[], metavar="TEXT", help="a sentence to score; may be repeated")
-    table = (
-        "a table of sentences, of pairs (criterion, criterion_id) or of posts (text); scores go to --output, or here"
-    )
+    table = "a table of sentences, pairs (criterion, criterion_id) or posts (text); scores go to --output, or here"
     add("--input", metavar="FILE", help=table)
     add("--posts", type=Path, metavar="FILE", help="which criteria have evidence in which post of --input")
     add("--with-text", action="store_true", help="keep the texts of --input beside their scores")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.config.paths import write_whole
@@ -29,14 +28,11 @@ def names_folder(words: Sequence[str]) -> bool:
 
 def finalize(options: argparse.Namespace) -> None:
     """Train the model to keep and write its folder, by default that under runs/models/ which ``score`` finds."""
-    params, aim = _asked(options.parameters)
-    _passive()
+    corpus, params, aim = _asked(options.parameters)
     from evbind_lib.evaluation import final
     from evbind_lib.tracking.executions import EXECUTION
 
     folder = None if options.output is None else final.check_folder(options.output)
-    corpus = _corpus(params)
-    print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     model = _kept(corpus, params, aim, folder)
     place = folder or final.model_folder(corpus, params)
@@ -51,26 +47,22 @@ def score(options: argparse.Namespace) -> None:
         raise ParamsError("evbind score: nothing to score; give --sentence TEXT or --input FILE.")
     for file, name in ((options.output, "--output"), (options.posts, "--posts")):
         _check_output(file, name, options.input)
-    by_folder = names_folder(options.parameters)
-    if by_folder and options.parameters[1:]:
-        problem = f"the model in {shown(options.parameters[0])} has its own parameters"
-        raise ParamsError(f"{shown(options.parameters[1])}: {problem}; leave it out.")
-    params, aim = (None, "") if by_folder else _asked(options.parameters)
-    corpus = _corpus(params) if params else None
-    _passive()
+    folder, *others = options.parameters or [""]
+    if (by_folder := names_folder(options.parameters)) and others:
+        problem = f"the model in {shown(folder)} has its own parameters"
+        raise ParamsError(f"{shown(others[0])}: {problem}; leave it out.")
+    asked: Any = () if by_folder else _asked(options.parameters)
     from evbind_lib.evaluation import final, scoring  # load torch
 
-    model = None if corpus else final.EvidenceModel.load(options.parameters[0])
-    known = corpus.criteria if corpus else model.criteria  # type: ignore[union-attr]
+    model = final.EvidenceModel.load(folder) if by_folder else None
+    known = model.criteria if model else asked[0].criteria
     # What cannot be scored is refused before a model is trained for it.
     scoring.criterion_texts(options.criterion, known)
     sentences = scoring.clean_sentences(options.sentence)
     pairs, columns = scoring.read_pairs(options.input, known, options.criterion) if options.input else (None, [])
     if options.posts and pairs is not None:
         scoring.post_column(pairs)
-    if model is None:
-        print(f"Data: {corpus.summary}", file=sys.stderr)  # type: ignore[union-attr]
-        model = _kept(corpus, params, aim)  # type: ignore[arg-type]
+    model = model or _kept(*asked)
     aim = model.about["aim"] or "none: its probabilities are not calibrated"
     print(f"Evidence from a probability of {model.threshold:.3f} on (aim={aim}).", file=sys.stderr)
     if pairs is not None:
@@ -101,10 +93,8 @@ def evaluate(options: argparse.Namespace) -> None:
     params = compose(overrides, **{**({"data": "pairs"} if file else {}), **choices})
     _check_output(options.output, "--output", folder)
     if not file and not any(word.startswith("data") for word in words):
-        raise ParamsError(
-            f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... of them."
-        )
-    _passive()
+        problem = "no labelled data; give a table of pairs, or data=... of them"
+        raise ParamsError(f"evbind evaluate {shown(folder)}: {problem}.")
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.evaluation.final import EvidenceModel
     from evbind_lib.notebook import session, show
@@ -119,9 +109,8 @@ def evaluate(options: argparse.Namespace) -> None:
             params = params.model_copy(update={"data": params.data.model_copy(update=data)})
         corpus = load_corpus(params)
     if corpus.fingerprint == model.about["fingerprint"]:
-        raise DataError(
-            f"{shown(file or folder)}: the model was trained on these data; give others, which it has not seen."
-        )
+        problem = "the model was trained on these data; give others, which it has not seen"
+        raise DataError(f"{shown(file or folder)}: {problem}.")
     print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
@@ -130,25 +119,19 @@ def evaluate(options: argparse.Namespace) -> None:
         write_whole(options.output, table.to_csv(float_format="%.4f"))
 
 
-def _asked(words: Sequence[str]) -> tuple[Params, str]:
-    """Parameters and aim, as notebook 05 composes them."""
-    notebook, (choices, rest) = run.find_notebook("score"), split_arguments(words)
-    own, overrides = run.own_parameters(notebook, rest)
+def _asked(words: Sequence[str]) -> tuple[Corpus, Params, str]:
+    """Data, parameters and aim, as notebook 05 has them; refused where no folds can be made."""
+    notebook, (choices, overrides) = run.find_notebook("score"), split_arguments(words)
     params = run.composed(notebook, choices, overrides)
-    from evbind_lib.evaluation.calibration import parse_aim
-
-    aim = {**run.default_parameters(notebook), **own}["aim"]
-    parse_aim(aim)
-    return params, aim
-
-
-def _corpus(params: Params) -> Corpus:
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
+    from evbind_lib.evaluation.calibration import parse_aim
 
+    given = {**run.default_parameters(notebook), **run.papermill_parameters(notebook, choices, overrides)}
+    parse_aim(given["aim"])
     corpus = load_corpus(params)
-    make_folds(corpus, params)  # refused where it cannot be
-    return corpus
+    make_folds(corpus, params)
+    return corpus, params, given["aim"]
 
 
 def _kept(corpus: Corpus, params: Params, aim: str, folder: Path | None = None) -> EvidenceModel:
@@ -157,6 +140,7 @@ def _kept(corpus: Corpus, params: Params, aim: str, folder: Path | None = None) 
     from evbind_lib.evaluation.final import model_folder
     from evbind_lib.notebook import session
 
+    print(f"Data: {corpus.summary}", file=sys.stderr)
     found = model_folder(corpus, params)
     if found is None or not found.is_dir():
         print("Training the model on all posts, and folds to calibrate it; the next time it is there.", file=sys.stderr)
@@ -171,15 +155,8 @@ def _check_output(file: Path | None, option: str, source: str | None) -> None:
     try:
         if not source:
             raise OSError(0, "only the scores of --input go into a file")
-        if file.exists():
-            raise OSError(0, "it is there")
         file.open("x").close()
         file.unlink()
     except OSError as error:
         problem = f"nothing is written to it ({error.strerror}); leave it out or name another file"
         raise ParamsError(f"{option} {shown(file)}: {problem}.") from None
-
-
-def _passive() -> None:
-    """Let waiting threads sleep, as `start` does and for the same reason; before torch is loaded."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -88,35 +88,28 @@ def _read(notebook: Path) -> Any:
 
 def composed(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> Params:
     """Parameters that a notebook composes, with the files that its parameters cell chooses where no other is chosen."""
-    stored, given = default_parameters(notebook), papermill_parameters(notebook, choices, overrides)
-    words = given.pop("overrides")
-    return compose(words, **{**{group: stored[group] for group in GROUPS if group in stored}, **given})
+    chosen = {**default_parameters(notebook), **papermill_parameters(notebook, choices, overrides)}
+    return compose(chosen["overrides"], **{group: chosen[group] for group in GROUPS if group in chosen})
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values for the parameters cell: groups that it has by name, everything else as overrides."""
-    names = default_parameters(notebook)
-    if "overrides" not in names:
+    """Values for the parameters cell: its own, as ``aim=f1`` or ``trainers=[a,b]``, groups by name, the rest as overrides."""
+    stored = default_parameters(notebook)
+    if "overrides" not in stored:
         remedy = "add a cell tagged `parameters` with it."
         raise ParamsError(f"{notebook.name}: its parameters cell has no `overrides: list = []`; {remedy}")
-    own = {group: name for group, name in choices.items() if group in names}
+    own: dict[str, Any] = {group: name for group, name in choices.items() if group in stored}
     # What is chosen beside an experiment goes on top of it; the files that the cell itself names do not.
     first = sorted(choices, key=lambda group: group != "experiment")
-    further = [f"{group}={choices[group]}" for group in first if group not in names or "experiment" in choices]
-    return {**own, "overrides": [*further, *overrides]}
-
-
-def own_parameters(notebook: Path, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Divide overrides into the notebook's own parameters, as ``aim=f1`` or ``trainers=[a,b]``, and those of Hydra."""
-    stored, own, others = default_parameters(notebook), {}, []
-    for word in words:
+    words = [f"{group}={choices[group]}" for group in first if group not in stored or "experiment" in choices]
+    for word in overrides:
         name, _, value = word.partition("=")
         if name in {*stored} - {*GROUPS, "overrides"}:
             listed = isinstance(stored[name], list)
             own[name] = [each.strip() for each in value.strip("[]").split(",") if each.strip()] if listed else value
         else:
-            others.append(word)
-    return own, others
+            words.append(word)
+    return {**own, "overrides": words}
 
 
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
@@ -142,8 +135,7 @@ def run_notebook(
     notebook: Path, choices: Mapping[str, str], overrides: Sequence[str] = (), *, output: Path | None = None
 ) -> ExecutedNotebook:
     """Check, execute and export a notebook, by default to ``runs/`` of the workspace, named by date and notebook."""
-    own_values, overrides = own_parameters(notebook, overrides)
-    parameters = {**papermill_parameters(notebook, choices, overrides), **own_values}
+    parameters = papermill_parameters(notebook, choices, overrides)
     if output is not None:
         check_output(notebook, output)
     data = check(notebook, choices, overrides)
@@ -226,9 +218,8 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
         remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
         raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
     except DeadKernelError:
-        problem = (
-            "the kernel died, most often for lack of memory; try a smaller training.args.per_device_train_batch_size"
-        )
+        remedy = "try a smaller training.args.per_device_train_batch_size"
+        problem = f"the kernel died, most often for lack of memory; {remedy}"
     except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
         reason = shown(str(error).partition("\n")[0])
         problem = f"the kernel did not answer in time ({reason}); give the machine less to do and run it again"

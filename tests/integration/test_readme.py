@@ -16,7 +16,7 @@ from evbind_lib.config.compose import split_arguments
 from evbind_lib.config.paths import resolve_sqlite, write_whole
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space
-from evbind_lib.notebook.run import composed, find_notebook, own_parameters
+from evbind_lib.notebook.run import composed, find_notebook
 from evbind_lib.training.metrics import METRICS
 from tests.conftest import BRIEF
 
@@ -44,7 +44,6 @@ def test_a_command_composes(command: str, workspace: Path) -> None:
     options = [index for index, word in enumerate(words) if word.startswith("--")]
     given = words[: options[0]] if options else words
     choices, overrides = split_arguments([word for word in given if "=" in word])  # the others are folders and files
-    _, overrides = own_parameters(notebook, overrides)
     params = composed(notebook, choices, overrides)
     if "/" in params.model.name:  # of a hub that tests do not reach
         params = params.with_values({"model.name": "tiny"})

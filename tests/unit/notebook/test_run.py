@@ -12,7 +12,6 @@ from evbind_lib.notebook.run import (
     composed,
     default_parameters,
     find_notebook,
-    own_parameters,
     papermill_parameters,
 )
 
@@ -41,7 +40,7 @@ def test_a_notebooks_own_parameters_are_told_from_overrides(tmp_path: Path) -> N
     file = notebook(tmp_path, 'data = "sample"\naim: str = "f1"\ntrainers: list = []\noverrides: list = []')
     words = ["aim=recall>=0.9", "training.n_folds=3", "trainers=[one, two]", "aims=f1"]
     own = {"aim": "recall>=0.9", "trainers": ["one", "two"]}
-    assert own_parameters(file, words) == (own, ["training.n_folds=3", "aims=f1"])
+    assert papermill_parameters(file, {}, words) == {**own, "overrides": ["training.n_folds=3", "aims=f1"]}
 
 
 def test_what_is_no_notebook_or_has_no_overrides_is_refused(tmp_path: Path) -> None:
