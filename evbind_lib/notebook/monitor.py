@@ -94,11 +94,7 @@ class SearchProgress(Progress, SearchCallback):
         self.update("stopping after the current fold, once more to stop at once")
 
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        took, value = (
-            timedelta(seconds=round(TrialRecord.read(trial).seconds or 0)),
-            _value(trial, f"{metric_name(study)} "),
-        )
-        self.count(study, f"trial {trial.number} {trial.state.name.lower()}{value}, {took}")
+        self.count(study, f"trial {_ended(trial, metric_name(study))}")
 
     def on_finalist_begin(self, trial: FrozenTrial) -> None:
         self.total += 1
@@ -131,14 +127,10 @@ class SearchMonitor(SearchProgress):
         self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
         self.button = ipywidgets.Button(description="Stop after this fold", **looks)
-        self.button.on_click(self.press)
+        self.button.on_click(lambda _: self.on_stop_request())
         self.place: DisplayHandle | None = None  # of the figure
         self.view = ipywidgets.VBox([self.head, self.trials, self.now, self.button])
         hear_while_busy(self.button)
-
-    def press(self, button: ipywidgets.Button) -> None:
-        """Let the search end after this fold, as the button does."""
-        self.on_stop_request()
 
     def update(self, text: str = "") -> None:
         self.now.value = html.escape(text)
@@ -190,7 +182,7 @@ def hear_while_busy(button: ipywidgets.Button) -> None:
 def trial_browser(study: optuna.Study, number: int, tracking: TrackingParams) -> ipywidgets.VBox:
     """Choose a finished trial, at first the one of this number, and see what there is about it."""
     finished = finished_trials(study)
-    names = [(f"{trial.number}: {trial.state.name.lower()}{_value(trial)}", trial.number) for trial in finished]
+    names = [(_ended(trial, metric_name(study)), trial.number) for trial in finished]
     chosen, details = ipywidgets.Dropdown(options=names, value=number, description="trial"), ipywidgets.HTML()
     ipywidgets.dlink((chosen, "value"), (details, "value"), lambda one: trial_details(study, one, tracking))
     return ipywidgets.VBox([chosen, details])
@@ -200,7 +192,7 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
     """Parameters, folds and MLflow run of a trial, as HTML."""
     trial = study.trials[number]
     record = TrialRecord.read(trial)
-    value = _value(trial, f"{html.escape(metric_name(study))} ")
+    head = html.escape(f"Trial {_ended(trial, metric_name(study))}")
     folds = ", ".join(f"{score:.4f}" for score in record.fold_scores or []) or "none finished"
     failed = f"<p>{html.escape(record.error)}</p>" if record.error else ""
     link = ""
@@ -208,10 +200,9 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
         uri, address = html.escape(tracking.uri), html.escape(run_address(tracking.uri, run["experiment"], run["run"]))
         server = "" if uri.startswith("http") else f" (while <code>mlflow ui --backend-store-uri {uri}</code> runs)"
         link = f'<p><a href="{address}">its run in MLflow</a>{server}</p>'
-    head = f"<b>Trial {number}</b>: {trial.state.name.lower()}{value}, {timedelta(seconds=round(record.seconds or 0))}"
     drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())
     rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in drawn)
-    return f"{head}<p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
+    return f"<b>{head}</b><p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
 
 
 def states(counts: dict[str, int]) -> str:
@@ -224,5 +215,8 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _value(trial: FrozenTrial, name: str = "") -> str:
-    return "" if trial.value is None else f", {name}{trial.value:.4f}"
+def _ended(trial: FrozenTrial, metric: str) -> str:
+    """How a trial ended: number, state, value and time."""
+    value = "" if trial.value is None else f", {metric} {trial.value:.4f}"
+    took = timedelta(seconds=round(TrialRecord.read(trial).seconds or 0))
+    return f"{trial.number}: {trial.state.name.lower()}{value}, {took}"

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.schema import SAMPLING, Params, flatten
+from evbind_lib.config.schema import SAMPLING, Params, TrackingParams, flatten
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.tracking.runs import TrainingRun
     from evbind_lib.training.fold import ModelInit
     from evbind_lib.training.losses import Loss
+
+Described = Callable[[], tuple[dict[str, Any], dict[str, Any]]]  # parameters and tags of a run
 
 
 def start(
@@ -131,8 +134,9 @@ def search(
     from evbind_lib.hpo.search import run_search
 
     mine, tracked = objective if isinstance(objective, Objective) else None, None
+    described = functools.partial(_described, params, *((mine.corpus, mine.folds) if mine else ()))
     with contextlib.ExitStack() as stack:
-        if recorded := _recorded(params, *((mine.corpus, mine.folds) if mine else (None, ()))):
+        if recorded := _recorded(params.tracking, described):
             from evbind_lib.tracking.searches import TrackedSearch
 
             tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
@@ -219,9 +223,10 @@ def cross_validate(
     check(params)
     name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
     n_trainings = len(folds) * max(1, len(params.training.seeds))
-    with contextlib.closing(Progress(n_trainings)) as line, _training_run(name, corpus, folds, params) as run:
+    described = functools.partial(_described, params, corpus, folds)
+    with contextlib.closing(Progress(n_trainings)) as line, _training_run(name, params.tracking, described) as runs:
         line.update("starting")
-        return train(callbacks=[*run, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
+        return train(callbacks=[*runs, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
 
 
 def finalize(
@@ -263,7 +268,7 @@ def finalize(
     from evbind_lib.training.fold import check
 
     check(params)
-    with _training_run(f"finalize {params.model.name}", corpus, (), params):
+    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)):
         return final.finalize(corpus, params, predictions=predictions, aim=aim)
 
 
@@ -271,7 +276,7 @@ def open_model(corpus: Corpus, params: Params, **given: Any) -> EvidenceModel:
     """What `final.open_model` reads or trains; after `start` a training run in MLflow."""
     from evbind_lib.evaluation import final
 
-    with _training_run(f"finalize {params.model.name}", corpus, (), params):
+    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)):
         return final.open_model(corpus, params, **given)
 
 
@@ -308,30 +313,23 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     from evbind_lib.evaluation import unseen
 
     table = unseen.evaluate(model, corpus)
-    if not executions.EXECUTION.begun:
+    if (tracking := executions.EXECUTION.tracking) is None:
         return table
-    before = unseen.note_evaluation(model, corpus, table)
-    table.attrs["asked_before"] = before
-    tracking = executions.EXECUTION.tracking
-    if tracking is not None and tracking.enabled:
-        from evbind_lib.tracking.runs import TrainingRun
-        from evbind_lib.tracking.store import Store
-
-        parameters = {"model.name": model.about["model"], **flatten({"training": model.about["training"]})}
-        tags = {"evbind.data_fingerprint": corpus.fingerprint, "evbind.trained_on": model.about["fingerprint"]}
-        name, store = f"evaluate {model.about['model']}", Store(tracking)
-        with TrainingRun.open(store, place="training", name=name, parameters=parameters, tags=tags) as run:
-            executions.EXECUTION.link(run, "training", name)
-            ends, every = {"": "value", "_low": "low", "_high": "high"}, table.loc["all"].iterrows()
-            numbers = {f"{metric}{end}": float(row[ends[end]]) for metric, row in every for end in ends}
+    table.attrs["asked_before"] = before = unseen.note_evaluation(model, corpus, table)
+    parameters = {"model.name": model.about["model"], **flatten({"training": model.about["training"]})}
+    tags = {"evbind.data_fingerprint": corpus.fingerprint, "evbind.trained_on": model.about["fingerprint"]}
+    with _training_run(f"evaluate {model.about['model']}", tracking, lambda: (parameters, tags)) as runs:
+        ends, every = {"": "value", "_low": "low", "_high": "high"}, table.loc["all"].iterrows()
+        numbers = {f"{metric}{end}": float(row[ends[end]]) for metric, row in every for end in ends}
+        for run in runs:
             run.write({**numbers, "asked_before": before})
     return table
 
 
 @contextlib.contextmanager
-def _training_run(name: str, corpus: Corpus, folds: Sequence[Fold], params: Params) -> Iterator[list[Callback]]:
+def _training_run(name: str, tracking: TrackingParams, described: Described) -> Iterator[list[TrainingRun]]:
     """A training run around some work, as the callback of its folds; none where nothing is recorded."""
-    if not (recorded := _recorded(params, corpus, folds)):
+    if not (recorded := _recorded(tracking, described)):
         yield []
         return
     from evbind_lib.tracking.runs import TrainingRun
@@ -341,14 +339,14 @@ def _training_run(name: str, corpus: Corpus, folds: Sequence[Fold], params: Para
         yield [run]
 
 
-def _recorded(params: Params, corpus: Corpus | None, folds: Sequence[Fold]) -> dict[str, Any]:
+def _recorded(tracking: TrackingParams, described: Described) -> dict[str, Any]:
     """Store, parameters and tags of a run; empty after `compose` alone, and with tracking=none."""
-    if not (executions.EXECUTION.begun and params.tracking.enabled):
+    if executions.EXECUTION.tracking is None or not tracking.enabled:
         return {}
     from evbind_lib.tracking.store import Store
 
-    values, tags = _described(params, corpus, folds)
-    return {"store": Store(params.tracking), "parameters": values, "tags": tags}
+    parameters, tags = described()
+    return {"store": Store(tracking), "parameters": parameters, "tags": tags}
 
 
 def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fold] = ()) -> tuple[dict, dict]:

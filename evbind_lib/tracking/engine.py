@@ -175,10 +175,8 @@ class _Client(PapermillNotebookClient):
         if msg["msg_type"] in {"display_data", "update_display_data"} and PROGRESS in data:
             steps, terminal = (data[PROGRESS]["done"], data[PROGRESS]["total"]), sys.stderr.isatty()
             if terminal or steps != self.steps:
-                begins = "\r\x1b[2K" if terminal else ""
-                ends = (
-                    "\n" if not terminal or (steps[0] and steps != self.steps) else ""
-                )  # the line of a finished step stays
+                stays = not terminal or (steps[0] and steps != self.steps)  # the line of a finished step
+                begins, ends = "\r\x1b[2K" * terminal, "\n" if stays else ""
                 sys.stderr.write(f"{begins}{data['text/plain']}{ends}")
                 sys.stderr.flush()
             self.steps = steps

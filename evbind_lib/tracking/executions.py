@@ -33,7 +33,6 @@ class Execution:
     """What this kernel runs: passes through a notebook, each a run in MLflow, begun by the cell with `begin` or those above."""
 
     def __init__(self) -> None:
-        self.begun = False  # whether this process has called `begin`
         self.tracking: TrackingParams | None = None  # where it records, from `begin` on
         self.run: NotebookRun | None = None
         self.document: Document | None = None  # where the kernel owns the run
@@ -41,7 +40,7 @@ class Execution:
 
     def begin(self, tracking: TrackingParams, name: str | None, parameters: dict[str, Any]) -> None:
         """Begin a pass of the notebook, or go on with the one that this is; `TrackingError` where MLflow cannot be used."""
-        self.begun, self.tracking = True, tracking
+        self.tracking = tracking
         shell = get_ipython()
         if shell is None or not hasattr(shell, "kernel"):  # a script or a terminal: no notebook
             return

@@ -57,7 +57,7 @@ def test_start_leaves_filters_levels_and_options_of_the_user_alone(monkeypatch: 
 def test_a_refused_start_is_recorded_all_the_same(execution: executions.Execution) -> None:
     with pytest.raises(ParamsError, match="'quick'"):
         session.start("mine", hpo="quik")
-    assert execution.begun
+    assert execution.tracking
 
 
 def test_after_compose_alone_nothing_is_recorded(workspace: Path, corpus: Corpus, folds: list[Fold]) -> None:
@@ -142,6 +142,6 @@ def test_the_line_of_a_search_says_the_time_left_also_of_a_resumed_one_and_how_e
         progress.on_trial_end(study, study.trials[number])
     progress.on_search_begin(study, 2)
     assert "0/4  time left: known after the first trial" in lines[0]
-    assert "1/4  trial 0 complete, objective value 0.5000, 0:00:40; best objective value 0.5000 (trial 0)" in lines[1]
+    assert "1/4  trial 0: complete, objective value 0.5000, 0:00:40; best objective value 0.5000 (trial 0)" in lines[1]
     assert "2/4" in lines[2] and lines[2].endswith("about 0:00:40 left")  # two trials of 40 s by two workers
     assert "done before: 2" in lines[3] and lines[3].endswith("about 0:00:40 left")
