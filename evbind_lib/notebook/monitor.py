@@ -14,7 +14,6 @@ from IPython.display import DisplayHandle, display
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.schema import Params, TrackingParams
-from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.results import folds_line
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
@@ -29,8 +28,8 @@ class Progress(Callback):
 
     title = "Folds"
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.n_folds = total, 0, 0
+    def __init__(self, total: int, n_folds: int) -> None:
+        self.total, self.done, self.n_folds = total, 0, n_folds
         self.before = self.best = self.left = self.shown = ""
         self.handle: Any = None  # of the line that is displayed
 
@@ -49,9 +48,6 @@ class Progress(Callback):
             self.handle = display(bundle, raw=True, display_id=True)
         else:
             self.handle.update(bundle, raw=True)
-
-    def on_fold_begin(self, fold: Fold, params: Params) -> None:
-        self.n_folds = params.training.n_folds
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
         self.update(f"{self.before}fold {epoch.fold + 1} of {self.n_folds}, epoch {epoch.epoch}")
@@ -73,7 +69,7 @@ class SearchProgress(Progress, SearchCallback):
     title = "Trials"
 
     def __init__(self, params: Params) -> None:
-        super().__init__(params.hpo.trials.n_trials)
+        super().__init__(params.hpo.trials.n_trials, params.training.n_folds)
         self.n_jobs = params.hpo.trials.n_jobs
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
@@ -122,7 +118,6 @@ class SearchMonitor(SearchProgress):
         super().__init__(params)
         self.tracking, self.wants_stop = params.tracking, False
         self.study: optuna.Study | None = None
-        self.n_folds = params.training.n_folds
         self.trials = ipywidgets.IntProgress(max=self.total, description="trials", layout={"width": "45%"})
         self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}

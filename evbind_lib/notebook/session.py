@@ -139,7 +139,7 @@ def search(
         if recorded := _recorded(params.tracking, described):
             from evbind_lib.tracking.searches import TrackedSearch
 
-            tracked = stack.enter_context(TrackedSearch(on_open=executions.EXECUTION.link, **recorded))
+            tracked = stack.enter_context(TrackedSearch(**recorded))
         shown = SearchMonitor(params) if has_front_end() else SearchProgress(params)
         own = [stack.enter_context(contextlib.closing(shown)), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
@@ -224,7 +224,8 @@ def cross_validate(
     name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
     n_trainings = len(folds) * max(1, len(params.training.seeds))
     described = functools.partial(_described, params, corpus, folds)
-    with contextlib.closing(Progress(n_trainings)) as line, _training_run(name, params.tracking, described) as runs:
+    progress = Progress(n_trainings, params.training.n_folds)
+    with contextlib.closing(progress) as line, _training_run(name, params.tracking, described) as runs:
         line.update("starting")
         return train(callbacks=[*runs, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from statistics import fmean, stdev
 from typing import Any
@@ -19,6 +19,7 @@ from evbind_lib.config.processes import is_dead, lock_between_processes, this_pr
 from evbind_lib.hpo.finalists import finalist_name
 from evbind_lib.hpo.objective import SearchCallback, SearchStopped
 from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, study_uid
+from evbind_lib.tracking.executions import EXECUTION
 from evbind_lib.tracking.page import run_address
 from evbind_lib.tracking.runs import DATA, Run, TrainingRun, idle_since, state_of
 from evbind_lib.tracking.store import PROCESS, Store, Values, evbind_tags
@@ -26,7 +27,6 @@ from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.result import Callback
 
 MAY_STILL_WRITE = 60  # seconds after its trial that another process has to end its run
-OnOpen = Callable[[Run, str, str], None]  # is given a run, its kind and its name
 
 
 def trial_run_name(number: int) -> str:
@@ -69,21 +69,18 @@ class TrackedTrials(SearchCallback):
 class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
     """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
 
-    def __init__(self, store: Store, parameters: Values, tags: Values, on_open: OnOpen | None = None) -> None:
+    def __init__(self, store: Store, parameters: Values, tags: Values) -> None:
         super().__init__(store)
-        self.parameters, self.tags, self.on_open = parameters, tags, on_open
+        self.parameters, self.tags = parameters, tags
         self.summarised: tuple[Mapping[str, float], Mapping[str, str]] | None = None
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         """Open the study's run, or the one that it has already, and write what it lacks of earlier trials."""
-        self.study, tags = study, self.tags
-        self.study_run = Run.open(
-            self.store, "search", study.study_name, parameters=self.parameters, tags=tags, study_key=study_key(study)
-        )
-        run = self.study_run
+        name, key, self.study = study.study_name, study_key(study), study
+        run = Run.open(self.store, "search", name, parameters=self.parameters, tags=self.tags, study_key=key)
+        self.study_run = run
         StudyRecord(mlflow=run_address(self.store.shown_uri, run.experiment, run.run_id)).write(study)
-        if self.on_open:
-            self.on_open(self.study_run, "study", study.study_name)
+        EXECUTION.link(run, "study", name)
         if study.get_trials(deepcopy=False):
             with self.store.going_on():
                 sync_trials(self.study_run, study)

@@ -28,8 +28,8 @@ from evbind_lib.config.schema import TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import TrackingError
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
-from evbind_lib.tracking import store
-from evbind_lib.tracking.runs import TrainingRun
+from evbind_lib.tracking import executions, store
+from evbind_lib.tracking.runs import NotebookRun, TrainingRun
 from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
 from evbind_lib.tracking.store import PROCESS, Store, git_commit
 from evbind_lib.training.result import EpochResult, FoldResult
@@ -138,11 +138,14 @@ def statuses(tracker: Store, name: str) -> dict[str, str]:
     return {run.data.tags["evbind.level"]: run.info.status for run in runs_of(tracker, name)}
 
 
-def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Study, tmp_path: Path) -> None:
+def test_a_study_is_a_tree_of_trials_and_folds(
+    tracker: Store, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, file = study.study_name, tmp_path / "optuna_trials.csv"
     file.write_text("number\n")
-    opened: list[tuple[str, str]] = []
-    with TrackedSearch(tracker, PARAMS.flat(), TAGS, lambda run, kind, name: opened.append((kind, name))) as search:
+    notebook = NotebookRun.begin(tracker, "mine", {}, way="jupyter", outer=None)
+    monkeypatch.setattr(executions.EXECUTION, "run", notebook)
+    with TrackedSearch(tracker, PARAMS.flat(), TAGS) as search:
         search.on_search_begin(study, 0)
         run_trial(search, study, 0.6, 0.8, retry_of=7)
         run_trial(search, study, 0.4, state=TrialState.PRUNED)
@@ -151,7 +154,8 @@ def test_a_study_is_a_tree_of_trials_and_folds(tracker: Store, study: optuna.Stu
         )
     parent, summary = the_run(tracker, name, level="study"), the_run(tracker, name, level="summary")
     trials, folds = runs_of(tracker, name, level="trial"), runs_of(tracker, name, level="fold")
-    assert opened == [("study", name)]
+    assert parent.data.tags["evbind.notebook_run"] == notebook.run_id
+    assert tracker.client.get_run(notebook.run_id).data.tags["evbind.study_run"] == parent.info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in [*trials, summary]} == {parent.info.run_id}
     assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [trials[n].info.run_id for n in (0, 0, 1)]
     assert {run.info.status for run in [parent, *trials, *folds, summary]} == {"FINISHED"}
