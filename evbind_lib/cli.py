@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # as `start` does and for the same reason; before torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, before torch is loaded
     try:
         if options.notebook is None or options.help or options.show:
             is_one = options.notebook not in (None, "sync")

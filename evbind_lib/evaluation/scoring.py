@@ -123,7 +123,7 @@ def _begun(part: Path, mark: str) -> list[float]:
 
 def post_column(pairs: pd.DataFrame) -> str:
     """Name of the column that says of which post a sentence is; `DataError` where none does."""
-    if "post_id" not in pairs and "text" not in pairs:
+    if "post_id" not in pairs and not {"row", "text"} <= {*pairs}:
         raise DataError("--posts: the input does not say which post a sentence is of; add a column post_id.")
     return "post_id" if "post_id" in pairs else "row"
 

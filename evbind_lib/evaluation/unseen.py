@@ -15,6 +15,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.negatives import validation_pairs
 from evbind_lib.evaluation.estimate import bootstrap
 from evbind_lib.evaluation.final import EvidenceModel
+from evbind_lib.training.metrics import METRICS
 
 DECISIONS, RANKS = ("macro_f1", "pos_f1", "precision", "recall"), ("roc_auc", "pr_auc")
 LEDGER = "evaluations.jsonl"  # in runs/ of the workspace
@@ -40,7 +41,11 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
             rows[name, metric] = [scores[0], low, high, *counts]
     index = pd.MultiIndex.from_tuples(rows, names=["criterion", "metric"])
     columns = ["value", "low", "high", "pairs", "evidence", "groups"]
-    return pd.DataFrame([*rows.values()], index=index, columns=columns).astype(dict.fromkeys(columns[3:], int))
+    found = pd.DataFrame([*rows.values()], index=index, columns=columns).astype(dict.fromkeys(columns[3:], int))
+    # Whether a post has evidence for a criterion, by any of its pairs that were scored.
+    posts = decided.groupby([pairs["post_id"], "criterion_id"])[["label", "probability"]].max().to_numpy().T
+    found.attrs["posts"] = {name: METRICS[name](*posts) for name in ("precision", "recall")}
+    return found
 
 
 def note_evaluation(model: EvidenceModel, corpus: Corpus, table: pd.DataFrame) -> int:

@@ -114,7 +114,8 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
-    print(*show.evaluation_summary(table)[1], sep="\n")
+    by_post = "Whether a post has evidence for a criterion: precision {precision:.4f}, recall {recall:.4f}"
+    print(*show.evaluation_summary(table)[1], by_post.format(**table.attrs["posts"]), sep="\n")
     if options.output:
         write_whole(options.output, table.to_csv(float_format="%.4f"))
 

@@ -298,7 +298,9 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     pandas.DataFrame
         A row for each criterion, first ``all`` of them, and metric: ``value``, ``low`` and ``high`` of a 95 % interval by
         resampling whole groups, and on how many ``pairs``, ``evidence`` and ``groups`` it rests. F1, precision and recall go by
-        ``model.predict``. A `DataError` where a table is too large or has nothing to score.
+        ``model.predict``. ``attrs["posts"]`` has precision and recall of a post's evidence for a criterion, by any of its pairs
+        here: where negatives are sampled, a post has more of them than these. A `DataError` where a table is too large or has
+        nothing to score.
 
     Examples
     --------

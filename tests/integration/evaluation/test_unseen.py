@@ -137,6 +137,10 @@ def test_an_evaluation_is_scored_recorded_and_counted(
     every = first.loc["all"]
     assert every.loc["macro_f1", "value"] == pytest.approx(f1_score(pairs["label"], decided, average="macro"))
     assert every.loc["pr_auc", "value"] == pytest.approx(average_precision_score(pairs["label"], probability))
+    posts = pairs.assign(called=decided).groupby(["post_id", "criterion_id"])[["label", "called"]].max()
+    called, both = posts["called"].sum(), (posts["called"] * posts["label"]).sum()
+    expected = {"precision": both / called, "recall": both / posts["label"].sum()}
+    assert called and first.attrs["posts"] == pytest.approx(expected)
     sleep = pairs["criterion_id"] == "SLEEP_ISSUES"
     row = first.loc[("SLEEP_ISSUES", "pr_auc")]
     assert row["value"] == pytest.approx(average_precision_score(pairs["label"][sleep], probability[sleep]))

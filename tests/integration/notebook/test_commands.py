@@ -70,8 +70,12 @@ def test_pairs_and_posts_are_scored_too_and_text_stays_where_it_is_asked_for(
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(table) == ["row", "criterion", "sentence", "probability", "decision"] and len(table) == 1
     pd.DataFrame({"post_id": ["p1"], "text": [" ".join(SENTENCES)]}).to_csv("posts.csv", index=False)
-    assert main(["score", "kept", "--input", "posts.csv", "--criterion", "SLEEP_ISSUES"]) == 0
+    words = ["--input", "posts.csv", "--criterion", "SLEEP_ISSUES", "--posts", "by_post.csv"]
+    assert main(["score", "kept", *words]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    (post,) = pd.read_csv("by_post.csv").to_dict("records")
+    found = {"sentences": 3, "evidence": table["decision"].sum(), "decision": table["decision"].max()}
+    assert post == {"post_id": "p1", "criterion_id": "SLEEP_ISSUES", **found, "probability": table["probability"].max()}
     assert table[["post_id", "sentence_id"]].to_numpy().tolist() == [["p1", 0], ["p1", 1], ["p1", 2]]
     assert main(["score", "kept", "--sentence", SENTENCES[0], "--criterion", "SLEEP_ISSUES"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -113,6 +117,7 @@ def test_labelled_data_are_scored_by_the_folder(kept: Path, capsys: pytest.Captu
     assert main(["evaluate", "kept", "labelled.csv", "--output", "found.csv"]) == 0
     printed = capsys.readouterr().out
     assert "20 pairs, 10 of them evidence, of 20 groups" in printed and "not asked before" in printed
+    assert "Whether a post has evidence for a criterion: precision " in printed
     model = EvidenceModel.load(kept)
     decided = model.predict(table.assign(criterion=model.criteria["SLEEP_ISSUES"]))
     precision = decided[table["label"] == 1].sum() / max(decided.sum(), 1)
@@ -131,6 +136,7 @@ REFUSED = [
     (["score", "kept", "--input", "names.csv"], "NONE_SUCH", "criteria"),
     (["score", "kept", "--input", "new.csv", "--output", "notes"], "--output", "another file"),
     (["score", "kept", "--input", "new.csv", "--posts", "posts.csv"], "--posts", "post_id"),
+    (["score", "kept", "--input", "ids.csv", "--posts", "posts.csv"], "--posts", "post_id"),
     (["score", "kept", "--input", "new.csv", "--output", "there.csv"], "there.csv", "another file"),
     (["evaluate", "kept"], "kept", "data=..."),
     (["evaluate", "kept", "new.csv"], "label", "missing"),
@@ -148,6 +154,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained_or_written(
     (workspace / "new.csv").write_text("sentence\nIt rained.\n")
     (workspace / "empty.csv").write_text("other\nIt rained.\n")
     (workspace / "names.csv").write_text("criterion_id,sentence\nNONE_SUCH,It rained.\n")
+    (workspace / "ids.csv").write_text("sentence_id,text\ns1,It rained.\n")
     (workspace / "there.csv").write_text("x\n")
     before = {file: file.stat().st_mtime_ns for file in workspace.rglob("*")}
     assert main(words) == 2
