@@ -33,7 +33,7 @@ def choices_text(notebook: Path) -> str:
     values = {key: params.value_of(key) for key in MAIN if "hpo" in stored or not key.startswith("hpo.")}
     keys = [f"  {key}={'null' if value is None else value}" for key, value in values.items()]
     title = f"evbind {notebook.stem.partition('_')[2]}: files of params/ by group"
-    return "\n".join([title, *files, "keys", *own, *keys])
+    return "\n".join([title, *files, "keys", *own, *keys, "options, such as --input and --output: evbind --help"])
 
 
 class _Steps(Callback):

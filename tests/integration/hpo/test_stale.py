@@ -75,9 +75,9 @@ def test_an_edited_loss_reports_no_score_of_the_old_code(
         shutil.copytree(PROJECT / folder, edited / folder, ignore=shutil.ignore_patterns("__pycache__"))
     losses = edited / "evbind_lib" / "training" / "losses.py"
     code = losses.read_text(encoding="utf-8")
-    for line in ("return functional.cross_entropy", "return -alpha_t"):
-        assert line in code
-        code = code.replace(line, line.replace("return ", "return 0.0 * "))
+    for head, rest in (("losses = ", "functional.cross_entropy"), ("return ", "-alpha_t")):
+        assert head + rest in code
+        code = code.replace(head + rest, f"{head}0.0 * {rest}")
     losses.write_text(code, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(edited), "EVBIND_WORKSPACE": str(workspace)}
     done = subprocess.run(
