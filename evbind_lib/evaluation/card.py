@@ -16,7 +16,7 @@ pipeline_tag: text-classification
 A classifier of pairs, fine-tuned from `{model}` for the {n_criteria} criteria in `evbind.json`. A pair goes in as
 `tokenizer(criterion, sentence, truncation="longest_first", max_length={max_length})`; label 1 is evidence. {calibration}
 
-**For research only.** It speaks of a sentence and a criterion, not of a person: it is no diagnosis and no screening, and nobody
+**For research only.** It judges a sentence by a criterion, and nobody's health: it is no diagnosis and no screening, and nobody
 has measured it on other texts than those below.{words}
 
 Trained on {pairs:,} pairs, made of {annotated:,} annotated ones ({evidence:,} evidence) in {groups:,} groups; SHA-256 of these
