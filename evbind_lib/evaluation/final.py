@@ -238,12 +238,12 @@ def open_model(
 ) -> EvidenceModel:
     """The model of these parameters and data, calibrated as asked: read where it was trained before, else trained.
 
-    It is written to the folder, by default `model_folder`, where the next call finds it.
+    It is written to `model_folder`, where the next call finds it, and to the folder that is given.
     """
     found = model_folder(corpus, params)
     if found is None or not (found / ABOUT).is_file():
         model = finalize(corpus, params, predictions=predictions, aim=aim)
-        if place := folder or found:
+        for place in filter(None, (found, folder)):
             model.save(place)
         return model
     trained = EvidenceModel.load(found)

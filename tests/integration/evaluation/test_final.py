@@ -245,3 +245,15 @@ def test_a_folder_that_does_not_go_together_is_refused(model: EvidenceModel, tmp
         (tmp_path / "model" / ABOUT).write_text(json.dumps({**model.about, **change}))
         with pytest.raises(ModelError, match=problem):
             EvidenceModel.load(tmp_path / "model")
+
+
+def test_a_model_for_a_folder_is_trained_once_for_all_aims(
+    brief: Callable[..., Params], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_model(corpus, brief(), folder=tmp_path / "one")
+    monkeypatch.setattr(final, "finalize", lambda *words, **options: pytest.fail("trained again"))
+    again = open_model(
+        corpus, brief(), predictions=made_predictions(corpus), aim="recall>=0.9", folder=tmp_path / "two"
+    )
+    assert again.about["aim"] == EvidenceModel.load(tmp_path / "two").about["aim"] == "recall>=0.9"
+    assert EvidenceModel.load(tmp_path / "one").about["trained"] == first.about["trained"] == again.about["trained"]
