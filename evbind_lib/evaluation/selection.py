@@ -49,8 +49,8 @@ def corrected_score(
     Seed luck that all folds of a trial share cannot be seen in fold scores and is not corrected (+0.008 there).
 
     Scores are (n_trials, n_folds), the same folds in every trial; NaN, infinite or left out at the end where a trial lacks one.
-    The value is never better than the best mean over all folds; the interval is one of 95 %. With fewer than 2 folds, or fewer
-    than 3 trials with all, it is not defined: a `SearchError` with the reason alone as its message.
+    The value is never better than the best mean over all folds; the interval is one of 95 %. With fewer than 2 folds, fewer
+    than 3 trials with all, or folds that score alike, it is not defined: a `SearchError` with the reason alone as its message.
 
     Examples
     --------
@@ -67,6 +67,8 @@ def corrected_score(
     if len(complete) < FEWEST_TRIALS:
         raise SearchError(f"it needs at least {FEWEST_TRIALS} trials with all folds, and there are {len(complete)}.")
     smoothed, single = _scores_of_the_choice(scores, complete)
+    if np.ptp(single) == 0:  # as where every trial calls all pairs one class
+        raise SearchError("what would be chosen scores the same in every fold, so nothing tells how far off it may be.")
     value = min(float(smoothed.mean()), float(complete.mean(axis=1).max()))
     # The smoothed scores vary less over folds than their mean errs: what they share does not show there.
     mean, *bounds, _ = corrected_t(single)

@@ -109,6 +109,7 @@ def test_the_same_scores_give_the_same_digits_and_ragged_lists_are_trials_with_n
         ([[], []], "3 trials"),
         ([[0.8, 0.7], [0.8, 0.6], [0.9]], "there are 2"),
         ([[0.8]] * 9, "2 folds"),
+        ([[0.8, 0.8], [0.7, 0.7], [0.6, 0.7]], "the same in every fold"),
     ],
 )
 def test_where_it_is_not_defined_the_reason_is_said(scores: list[list[float]], reason: str) -> None:

@@ -145,6 +145,19 @@ def test_the_corrected_score_goes_by_complete_and_stopped_trials_and_stands_in_s
     assert provenance["corrected_score"]["value"] == pytest.approx(corrected.value, abs=1e-6)
 
 
+def test_a_finalist_is_reported_by_its_fresh_seeds_and_the_corrected_score_says_that_this_choice_is_not_in_it(
+    result: SearchResult, params: Params
+) -> None:
+    result.study.set_user_attr("n_finalists", 2)
+    result.study.set_user_attr("finalists", {"1": {"values": [0.70, 0.72]}, "0": {"values": [0.75, 0.77]}})
+    training = yaml.safe_load(write_results(result, params)["hpo_best.yaml"].read_text())["training"]
+    provenance = training["provenance"]
+    assert (provenance["trial"], provenance["score"], training["args"]["learning_rate"]) == (0, 0.76, 1e-3)
+    assert provenance["chosen_by"] == "2 fresh seeds among 2 finalists"
+    assert provenance["corrected_score"]["method"].endswith("; the choice among finalists is not in it")
+    assert any("the choice among finalists is not in it" in line for line in search_summary(result)[1])
+
+
 @pytest.mark.parametrize(
     ("trials", "identity", "reason"),
     [
