@@ -7,7 +7,7 @@ epochs. They alternate, since a machine is not equally fast all the time; what i
 
 - usual: Hugging Face Trainer with DataCollatorWithPadding, tokenising in every trial, evaluated after each epoch
 - padded: the same with every pair padded to 512 and a checkpoint after each epoch, on a small part of the pairs, multiplied
-- bertuner: the nearest neighbour, where it is installed; it always trains six epochs, so its time is divided
+- bertuner: the nearest neighbour, where it is installed; always six epochs, so its time is divided, and on a CPU in fp32
 - bare: a loop over the batches that evbind makes, without any validation: the floor with transformers' attention
 - evbind; and evbind with transformers' attention where there is another
 
@@ -60,18 +60,19 @@ class Setup:
     )
 
     def words(self, folder: str) -> list[str]:
-        """Overrides of evbind for this trial."""
+        """Overrides of evbind for this trial, of the encoder in a folder."""
         args = {"num_train_epochs": self.epochs, "learning_rate": self.rate, "per_device_train_batch_size": self.batch}
-        model = {"name": folder, "max_length": LENGTH, "precision": self.precision}
+        model = {"max_length": LENGTH, "precision": self.precision}
         words = [f"training.args.{name}={value}" for name, value in args.items()]
-        return words + [f"model.{name}={value}" for name, value in model.items()]
+        words += [f"model.{name}={value}" for name, value in model.items()]
+        return words if self.title == "tiny" else ["model=pretrained", f"model.name={folder}", *words]
 
 
 EVERY = ("usual", "padded", "bertuner", "bare", "evbind")
 DEBERTA = ("usual", "bare", "evbind", "evbind eager")
 SETUPS = {
     "tiny": Setup("tiny", 220, 3, 3, EVERY, rate=1e-3, precision="fp32", threads=1),
-    "minilm": Setup("MiniLM-L6", 110, 1, 2, ("usual", "bertuner", "bare", "evbind"), rounds=2),
+    "minilm": Setup("MiniLM-L6", 60, 1, 2, ("usual", "bertuner", "bare", "evbind"), rounds=2),
     "384x4": Setup("DeBERTa-v3, 384 wide, 4 layers", 60, 1, 2, DEBERTA, rounds=2, shape=(384, 4, 6, 8000)),
     "base": Setup("DeBERTa-v3-base's shape", 12, 1, 1, DEBERTA, batch=8, rounds=1, shape=(768, 12, 12, 128100)),
 }
@@ -120,7 +121,7 @@ class Trial:
 
         transformers.logging.set_verbosity_error()
         self.setup, self.folder = setup, folder
-        self.params = compose(setup.words("tiny" if setup.title == "tiny" else str(folder)))
+        self.params = compose(setup.words(str(folder)))
         corpus = load_corpus(self.params)
         self.corpus = corpus.subset(corpus.groups[: setup.posts])
         self.folds = make_folds(self.corpus, self.params)[: setup.folds]
@@ -246,7 +247,7 @@ class Trial:
                     },
                     mlflow_tracking_uri=f"sqlite:///{place}/mlflow.db",
                     max_length=LENGTH,
-                    precision=self.precision,
+                    precision="auto",
                 )
                 tuner.initialize_model_choices({"here": str(self.folder)})
                 tuner.initialize_search_space({**space, "early_stopping_patience": [99]})
