@@ -18,7 +18,7 @@ from evbind_lib.config.compose import experiment_name
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
-from evbind_lib.data.files import AT_ONCE, as_text, read_table
+from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.groups import group_posts
 from evbind_lib.data.merging import merge
 from evbind_lib.errors import DataError, near_name
@@ -29,6 +29,7 @@ ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("sentence", "label")
 # Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
 MOST_NOT_FOUND = 0.1
+AT_ONCE = 100_000  # rows of text held for the fingerprint
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 

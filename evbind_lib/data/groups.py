@@ -15,7 +15,7 @@ def group_posts(
     columns: tuple[str, ...], rows: pd.DataFrame, posts: pd.DataFrame, place: str
 ) -> tuple[list[str], dict[str, str], str]:
     """Columns, group of every post by them, and why these; a criterion is no property of a post: see `connected`."""
-    ids = sorted({*rows["post_id"], *posts["post_id"]})
+    ids = sorted({*rows["post_id"].unique(), *posts["post_id"]})
     found = [_by_column(column, ids, rows, posts, place) for column in columns if column != "criterion"]
     if not found:
         return [*columns], {post: post for post in ids}, "all pairs of one are on one side"

@@ -26,8 +26,8 @@ def merge(
         both = (table["sentence"].map(written).fillna(table["sentence"]) for table in (rows, split))
         rows["sentence"], split["sentence"] = both
     # All pairs of a sentence stand with the first post that is annotated for it, or it would be on both sides of a fold.
-    home = rows.drop_duplicates("sentence").set_index("sentence")
-    moved = rows.assign(**{name: rows["sentence"].map(home[name]) for name in ("post_id", "sentence_id")})
+    home = np.flatnonzero(~rows.duplicated("sentence"))[pd.factorize(rows["sentence"])[0]]
+    moved = rows.assign(**{name: rows[name].array[home] for name in ("post_id", "sentence_id")})
     if "criterion" in by[1:]:
         groups = connected(groups, moved["post_id"], moved["criterion_id"])
     pairs, pair_counts = _pairs(moved, rows["post_id"])

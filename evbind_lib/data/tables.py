@@ -215,7 +215,7 @@ def clean_criteria(table: pd.DataFrame, place: str) -> pd.DataFrame:
         table = table.assign(**{column: each_text(table[column], clean_id if column == "criterion_id" else clean)})
         refuse_rows(table[column] == "", place, f"{column} is empty; fill it in for every row")
     if "criterion_id" not in table:
-        texts = sorted(set(table["criterion"]))
+        texts = sorted(table["criterion"].unique())
         width = max(4, len(str(len(texts))))
         ids = {text: f"C{number:0{width}d}" for number, text in enumerate(texts, start=1)}
         table = table.assign(criterion_id=table["criterion"].map(ids))
