@@ -19,7 +19,7 @@ from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
 from evbind_lib.data.files import as_text, read_table
-from evbind_lib.data.groups import group_posts
+from evbind_lib.data.groups import connected, group_posts
 from evbind_lib.data.merging import merge
 from evbind_lib.errors import DataError, near_name
 
@@ -108,7 +108,7 @@ class Corpus:
     form: Literal["posts", "pairs"]
     spans_in_posts: bool
     counts: dict[str, int]
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...]
     sensitive: bool = True
     source: str = "memory"
 
@@ -178,10 +178,14 @@ class Corpus:
     @property
     def summary(self) -> str:
         """One line: pairs, evidence, criteria, the groups and why, and what should be known of the data."""
-        why, *others = self.remarks or ("as given",)
-        counts = self.report
+        counts, others = self.report, self.remarks[1:]
         what = f"{counts.pairs:,} pairs, {counts.evidence:,} of them evidence, {counts.criteria:,} criteria"
-        return "; ".join([what, f"{counts.groups:,} groups ({self.grouped_by}: {why})", *others])
+        return "; ".join([what, f"{counts.groups:,} groups ({self.why_groups})", *others])
+
+    @property
+    def why_groups(self) -> str:
+        """Columns of the groups, and why these are the groups."""
+        return f"{self.grouped_by}: {self.remarks[0]}"
 
     def groups_of(self, pairs: pd.DataFrame) -> pd.Series:
         """Group of every pair, by its columns post_id and criterion_id."""
@@ -199,7 +203,8 @@ class Corpus:
         counts = {"posts": len({*pairs["post_id"], *sentences["post_id"]}), "groups": len(set(groups))}
         # One who has nothing but repeats is in no group of its own.
         repeats = self.repeats[~self.repeats["group"].isin({*self.groups} - {*groups})].reset_index(drop=True)
-        return dataclasses.replace(self, pairs=pairs, sentences=sentences, repeats=repeats, counts=counts, remarks=())
+        why = self.remarks[:1]
+        return dataclasses.replace(self, pairs=pairs, sentences=sentences, repeats=repeats, counts=counts, remarks=why)
 
     def inside(self, groups: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Pairs and sentences of some groups."""
@@ -375,6 +380,10 @@ def _corpus(
     largest = pairs["group"].value_counts(normalize=True).iloc[0]
     if len(by) > 1 and largest > MOST_CONNECTED:
         remarks.append(f"these connect {largest:.0%} of the pairs to one group, so group by one of them")
+    apart = {*connected(groups, rows["post_id"], rows["criterion_id"]).values()} if "criterion" in by[1:] else ()
+    if len(apart) > found["groups"]:
+        several = repeats.loc[repeats["sentence"].isin(pairs["sentence"]), "sentence"].nunique()
+        why += f", and texts that stand in several posts ({several:,}) join what would be {len(apart):,} groups"
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
     told = counts | found, (why, *remarks)
     return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), form, in_posts, *told)

@@ -67,6 +67,8 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
     if not problem:
         return folds
     remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
+    if "criterion" in corpus.grouped_by and len(corpus.repeats):
+        remedy += ", or take out headings and the like, which stand in several posts (corpus.repeats)"
     if problem.endswith("negatives") and not corpus.samples_negatives(data):
         remedy += ", or set data.negatives=sampled"
     for fewer in range(min(n_folds - 1, MOST_TRIED), 1, -1):
@@ -84,9 +86,9 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
     is_evidence, names = pairs["label"] == 1, pairs["criterion_id"]
     with_evidence = pairs.loc[is_evidence, "group"].nunique()
     if n_folds > len(every):
-        return [], f"the data has only {len(every)} groups ({corpus.grouped_by})"
+        return [], f"the data has only {len(every)} groups ({corpus.why_groups})"
     if n_folds > with_evidence:
-        return [], f"only {with_evidence} of the {len(every)} groups ({corpus.grouped_by}) have evidence"
+        return [], f"only {with_evidence} of the {len(every)} groups ({corpus.why_groups}) have evidence"
     spread = pairs[is_evidence].groupby("criterion_id")["group"].nunique()
     is_common = names.isin(spread.index[spread >= n_folds])
     classes = ("criterion " + names).where(is_common, "other evidence").where(is_evidence, "no evidence")

@@ -174,14 +174,14 @@ def refusal(corpus: Corpus, n_folds: int, same_post: bool | str = True) -> str:
 
 def test_more_folds_than_groups(even: Corpus) -> None:
     message = refusal(even, 21)
-    assert "only 20 groups (author)" in message and "set training.n_folds=20 or less" in message
+    assert "only 20 groups (author: " in message and "set training.n_folds=20 or less" in message
 
 
 def test_evidence_in_too_few_groups(write_redsm5: Write) -> None:
     rows = [(post, text, name, label if post < "s_03" else 0) for post, text, name, label in even_rows()]
     corpus = read(write_redsm5(rows, even_posts(), CRITERIA, group_by="author"))
     message = refusal(corpus, 5)
-    assert "only 3 of the 20 groups (author) have evidence" in message
+    assert "only 3 of the 20 groups (author: named by every id, s_AUTHOR_POST) have evidence" in message
     assert "set training.n_folds=3 or less" in message
 
 

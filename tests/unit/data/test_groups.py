@@ -16,7 +16,7 @@ from evbind_lib.data.corpus import Corpus, load_corpus
 from evbind_lib.data.folds import Fold, leakage, make_folds
 from evbind_lib.data.groups import connected
 from evbind_lib.data.negatives import fold_pairs
-from evbind_lib.errors import DataError, ParamsError
+from evbind_lib.errors import DataError, FoldError, ParamsError
 from evbind_lib.notebook import run
 
 CRITERIA = {"A": "Sleeping badly.", "B": "Low mood.", "C": "No joy."}
@@ -165,6 +165,19 @@ def test_columns_that_connect_most_pairs_to_one_group_are_told() -> None:
         in Corpus.from_pairs(table, group_by=["post_id", "criterion"]).summary
     )
     assert "connect" not in claims(["post_id", "criterion"]).summary
+
+
+def test_a_heading_that_joins_all_claims_is_named_where_folds_are_refused() -> None:
+    rows = [(f"p{post}", f"Claim {post}.", text, post % 2) for post in range(9) for text in ("Aims:", f"Text {post}.")]
+    table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
+    params, group_by = compose(["training.n_folds=3"]), ["post_id", "criterion"]
+    with pytest.raises(FoldError) as caught:
+        make_folds(Corpus.from_pairs(table, group_by=group_by), params)
+    why, _, remedy = str(caught.value).partition(";")
+    assert "only 1 groups (post_id, criterion: " in why and "several posts (1) join what would be 9 groups" in why
+    assert "group by post_id" in remedy and "corpus.repeats" in remedy and "Aims" not in str(caught.value)
+    without = Corpus.from_pairs(table[table["sentence"] != "Aims:"], group_by=group_by)
+    assert len(make_folds(without, params)) == 3 and "several posts" not in without.summary
 
 
 def test_data_group_by_takes_one_name_or_several() -> None:
