@@ -37,21 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, before torch is loaded
     try:
-        if options.notebook is None or options.help or options.show:
-            is_one = options.notebook not in (None, "sync")
-            print(_preview(options) if is_one else parser.format_help())
-            return 0
-        if options.notebook == "sync":
-            params = run.composed(run.find_notebook("hpo_search"), *split_arguments(options.parameters))
-            from evbind_lib.notebook.session import sync
-
-            print(sync(params))
+        os.getcwd()  # where that is gone, everything below would fail in words of its own
+        if options.notebook is None or options.help:
+            print(parser.format_help() if options.notebook in (None, "sync") else _preview(options))
             return 0
         if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
             problem = "an argument holds a control character or half a character"
             raise ParamsError(f"{shown(masked(bad[0]))}: {problem}; write it again, in UTF-8.")
         options.parameters += ["training.fresh=true"] if options.fresh else []
-        if command := _command(options):
+        command = _command(options)
+        if options.show:
+            print(_preview(options))
+            return 0
+        if command:
             command(options)
             return 0
         notebook = run.find_notebook(options.notebook)
@@ -59,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EvbindError, run.NotebookError) as error:
         print(f"evbind: {masked(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, EvbindError) else 1
+    except OSError as error:  # of a full disk, a current folder that was removed, a pipe that nobody reads
+        place = shown(masked(str(error.filename or "The current folder, or where the output goes")))
+        print(f"evbind: {place}: {error.strerror or error}; free some space, or go to another folder.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nevbind: stopped; the same command goes on with the study.", file=sys.stderr)
         return 130
@@ -84,6 +86,10 @@ def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], None
     if scores and name != "score":
         problem = "--sentence, --input, --criterion, --posts and --with-text go with `evbind score`"
         raise ParamsError(f"{problem}; leave them out of evbind {shown(name)}.")
+    if name == "sync":
+        if options.output is not None or options.show or options.fresh:
+            raise ParamsError("evbind sync trains nothing and writes no file; leave out --output, --show and --fresh.")
+        return commands.sync
     if scores or (name == "score" and commands.names_folder(options.parameters)):
         return commands.score
     by_folder = name == "evaluate" and commands.names_folder(options.parameters)

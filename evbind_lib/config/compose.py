@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -94,11 +95,13 @@ def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
     own: dict[str, Any] = {}
     with contextlib.suppress(ParamsError):  # told when it is put over the other files
         own = _tree(None, [f"+{place}"]) if place else {}
-    if not {*SEARCHED} <= own.keys() or not any(key.startswith("training.provenance.") for key in flatten(own)):
+    if not _is_whole(own):
         return None  # one that was written by hand is put over the other files by Hydra
     after = [word.lstrip("+") for word in words[words.index(place) + 1 :]]
     on_top = [f"+{word}" if CHOICE.match(word) else word if word.startswith("~") else f"++{word}" for word in after]
     whole = _tree(None, [f"+{place}", *on_top])
+    if not _is_whole(whole):
+        return whole  # an override took out what is asked for then
     if (
         any(word.startswith("trainer=") for word in after)
         and whole["training"]["provenance"] == own["training"]["provenance"]
@@ -109,6 +112,12 @@ def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
     tree = _tree("config", [word for word in words if word.startswith(here)])
     study = {"storage": tree["hpo"]["study"]["storage"], **whole["hpo"]["study"]}
     return {**tree, **{name: whole[name] for name in SEARCHED}, "hpo": {**whole["hpo"], "study": study}}
+
+
+def _is_whole(tree: dict[str, Any]) -> bool:
+    """Whether a tree has all branches of a search, and says where it comes from."""
+    branches = {key.rpartition(".")[0] for key in flatten(tree)}
+    return {*SEARCHED} <= tree.keys() and {"training.provenance", "hpo.study"} <= branches
 
 
 def with_trainer(params: Params, name: str) -> Params:
@@ -194,7 +203,8 @@ def _check_files(overrides: Sequence[str]) -> None:
     if own.exists() and not own.is_dir():
         raise ParamsError(f"{own} is not a folder, but files of parameters are looked for in it; move it away.")
     for file in own.glob("**/*.yaml"):
-        _check_aliases(file)
+        if file.is_file() and os.access(file, os.R_OK):  # of others Hydra says so where they are chosen
+            _check_aliases(file)
     # The experiment first: where there is none, files are named that it would have stood for.
     for word in sorted(overrides, key=lambda word: not word.startswith("experiment=")):
         group, _, quoted = word.lstrip("+").partition("=")
@@ -212,7 +222,8 @@ def _check_files(overrides: Sequence[str]) -> None:
 def group_files(group: str) -> list[str]:
     """Names of a group's files in the workspace and beside the library."""
     own, shipped = (
-        {file.stem for file in (each / "params" / group).glob("*.yaml")} for each in (workspace(), project_folder())
+        {file.stem for file in (each / "params" / group).glob("*.yaml") if file.is_file()}
+        for each in (workspace(), project_folder())
     )
     return sorted(own | (shipped - {"hpo_best"}))  # that of another workspace is of other data
 

@@ -19,13 +19,13 @@ def workspace() -> Path:
     """Folder that all state goes to: ``EVBIND_WORKSPACE``, else the checkout, else (installed without one) the current folder."""
     chosen = os.environ.get("EVBIND_WORKSPACE")
     if chosen:
-        return Path(chosen).expanduser().resolve()
+        return Path(os.path.expanduser(chosen)).resolve()
     return Path.cwd() if project_folder() == PACKAGE else project_folder()
 
 
 def resolve_path(path: str) -> Path:
     """Absolute path of an input file: where it is, seen from the current folder, the workspace or beside the library."""
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))
     places = [Path.cwd() / given, workspace() / given, PACKAGE.parent / given]
     # Unlike Path.exists, os.path.exists has an answer for a name that no file can have.
     return next((place.resolve() for place in places if os.path.exists(place)), places[0])

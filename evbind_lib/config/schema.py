@@ -331,6 +331,8 @@ def explain(error: ValidationError) -> str:
         return f"{key}: {OPTUNAS}."
     if kind == "extra_forbidden" and key.startswith("hpo.search_space."):
         return f"{key}: write type, low, high, step, choices or when (for a logarithmic scale type=log_uniform or log_int)."
+    if package := {"trainer": "training", "experiment": "_global_"}.get(key):
+        return f"{key}: a file of params/{key}/ begins with the line `# @package {package}`; add it to yours."
     if kind == "extra_forbidden":
         known = (*GROUPS, *KEYS)
         same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]

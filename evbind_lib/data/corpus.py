@@ -275,6 +275,7 @@ def _note_provenance(params: Params, fingerprint: str) -> None:
     here = {"data_fingerprint": fingerprint, "model": params.model.name, "folds": params.training.n_folds}
     other = [name.partition("_")[0] for name, value in here.items() if found.get(name, value) not in (None, value)]
     study, lacks = str(found.get("study")), found.get("lacks")
+    lacks = [*map(str, lacks)] if isinstance(lacks, list) else []  # a file that somebody edited
     apart = [f"with other {' and '.join(other)}"] if other else []
     apart += [f"with {' and '.join(lacks)} of your own, which no file holds"] if lacks else []
     if apart:

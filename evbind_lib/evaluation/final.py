@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -160,10 +161,11 @@ def check_folder(folder: str | Path) -> Path:
     """Absolute path of a folder that a model may be written to: new, empty, or such a model; else a `ModelError`."""
     problem = "it is there and is no model"
     try:
-        place = Path(folder).expanduser().resolve()
+        place = Path(os.path.expanduser(folder)).resolve()
         with tempfile.TemporaryDirectory(dir=next(each for each in place.parents if each.exists())):
             pass
-        if (place / ABOUT).is_file() or not place.exists() or not any(place.iterdir()):
+        is_free = (place / ABOUT).is_file() or not place.exists() or not any(place.iterdir())
+        if is_free and not workspace().is_relative_to(place):  # which training fills
             return place
     except (OSError, ValueError) as error:
         problem = f"the model cannot be written there ({getattr(error, 'strerror', error)})"

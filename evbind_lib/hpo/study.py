@@ -225,9 +225,11 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
 
 def load_study(params: Params) -> optuna.Study:
     """Load the study that ``hpo.study`` names; `SearchError` where there is none."""
-    name, storage = params.hpo.study.study_name, open_storage(params.hpo.study.storage)
-    if name not in (names := optuna.get_all_study_names(storage)):
-        place, near = masked(params.hpo.study.storage), did_you_mean(name, names)
+    name, address = params.hpo.study.study_name, params.hpo.study.storage
+    file = sqlite_file(resolve_sqlite(address))
+    storage = open_storage(address) if file is None or file.exists() else None  # none is made to look into it
+    if name not in (names := optuna.get_all_study_names(storage) if storage else []):
+        place, near = masked(address), did_you_mean(name, names)
         raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
     return optuna.load_study(study_name=name, storage=storage)
 

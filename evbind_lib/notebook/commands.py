@@ -26,6 +26,14 @@ def names_folder(words: Sequence[str]) -> bool:
     return bool(words) and "=" not in words[0]
 
 
+def sync(options: argparse.Namespace) -> None:
+    """Write to MLflow what it lacks of a study."""
+    params = run.composed(run.find_notebook("hpo_search"), *split_arguments(options.parameters))
+    from evbind_lib.notebook import session
+
+    print(session.sync(params))
+
+
 def finalize(options: argparse.Namespace) -> None:
     """Train the model to keep and write its folder, by default that under runs/models/ which ``score`` finds."""
     corpus, params, aim = _asked(options.parameters)
@@ -47,6 +55,11 @@ def score(options: argparse.Namespace) -> None:
         raise ParamsError("evbind score: nothing to score; give --sentence TEXT or --input FILE.")
     for file, name in ((options.output, "--output"), (options.posts, "--posts")):
         _check_output(file, name, options.input)
+    part = options.output and options.output.with_name(f"{options.output.name}.part")
+    if options.posts and options.posts in (options.output, part):
+        raise ParamsError(f"--posts {shown(options.posts)}: the scores are written there; name another file.")
+    if options.with_text and not options.input:
+        raise ParamsError("--with-text keeps the texts of --input; leave it out, or give --input FILE.")
     folder, *others = options.parameters or [""]
     if (by_folder := names_folder(options.parameters)) and others:
         problem = f"the model in {shown(folder)} has its own parameters"
@@ -66,7 +79,6 @@ def score(options: argparse.Namespace) -> None:
     aim = model.about["aim"] or "none: its probabilities are not calibrated"
     print(f"Evidence from a probability of {model.threshold:.3f} on (aim={aim}).", file=sys.stderr)
     if pairs is not None:
-        part = options.output and options.output.with_name(f"{options.output.name}.part")
         pairs["probability"] = scoring.score_pairs(model, pairs, part)
         pairs["decision"] = (pairs["probability"] >= model.threshold).astype(int)
         texts = [name for name in scoring.TEXTS if options.with_text and name in pairs]

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from evbind_lib.config.arguments import REFUSED
 from evbind_lib.config.compose import compose
 from evbind_lib.config.masking import masked
 from evbind_lib.config.schema import KEYS, NO_TEXT, Params
-from evbind_lib.errors import EvbindError, ModelError, ParamsError
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.errors import DataError, EvbindError, ModelError, ParamsError
 from evbind_lib.notebook import run
 from evbind_lib.training.fold import check
 from tests import checkpoints
@@ -263,6 +265,35 @@ def test_files_that_use_aliases_as_people_do_are_read_and_params_must_be_a_folde
     assert "is not a folder" in sentence_of(ParamsError, compose)
 
 
+PROVENANCE = "training: {provenance: {study: x, lacks: 3}}\n"
+EDITED = {
+    f"data: null\nmodel: null\nhpo: null\n{PROVENANCE}": "",
+    f"data: {{}}\nmodel: {{}}\nhpo: words\n{PROVENANCE}": "",
+    f"data: {{}}\nmodel: {{}}\nhpo: {{study: words}}\n{PROVENANCE}": "hpo.study",
+}
+
+
+@pytest.mark.parametrize("text", EDITED, ids=range(len(EDITED)))
+def test_an_experiment_that_somebody_edited(workspace: Path, text: str) -> None:
+    (workspace / "params" / "experiment").mkdir(parents=True)
+    (workspace / "params" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    assert EDITED[text] in sentence_of(ParamsError, lambda: compose(experiment="mine"))
+
+
+def test_files_among_the_parameters_that_cannot_be_read_and_ones_without_their_first_line(workspace: Path) -> None:
+    (hpo := workspace / "params" / "hpo").mkdir(parents=True)
+    (hpo / "folder.yaml").mkdir()
+    os.mkfifo(hpo / "pipe.yaml")
+    (hpo / ".#mine.yaml").symlink_to("me@host.1234")  # an editor's lock
+    (hpo.parent / "trainer").mkdir()
+    (hpo.parent / "trainer" / "mine.yaml").write_text("args: {learning_rate: 0.001}\n")
+    assert compose(hpo="quick") and load_corpus(compose(["++training.provenance={study: [1], lacks: 3}"]))
+    for name in ("folder", "pipe", "'.#mine'"):
+        assert "no file params/hpo/" in sentence_of(ParamsError, lambda name=name: compose(hpo=name))
+    assert "# @package training" in sentence_of(ParamsError, lambda: compose(trainer="mine"))
+    sentence_of(DataError, lambda: load_corpus(compose(["data.pairs='~nobody-here/x.csv'"], data="pairs")))
+
+
 # The command line: notebooks that are none, and what is written beside them.
 GOOD = 'data: str = "sample"\noverrides: list = []'
 
@@ -422,6 +453,36 @@ def test_a_name_that_no_model_has(monkeypatch: pytest.MonkeyPatch, name: str) ->
         check(compose([f"model.name={name}"], model="pretrained"))
 
     assert sentence_of(ModelError, use).startswith("model.name=")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["sync", *words] for words in (["--output", "x.csv"], ["--input", "good.csv"], ["--show"], ["--fresh"])),
+        *(["train", "--show", *words] for words in (["--sentence", "x"], ["--posts", "x.csv"], ["a\x1b=3"])),
+        ["sync", "hpo.study.study_name=nope"],
+        ["score", "trainer=default", "--sentence", "x", "--with-text"],
+        ["score", "trainer=default", "--input", "good.csv", "--output", "y.csv", "--posts", "./y.csv"],
+        ["score", "trainer=default", "--input", "good.csv", "--output", "y.csv", "--posts", "y.csv.part"],
+        ["finalize", "trainer=default", "--output", ""],
+    ],
+    ids=ascii,
+)
+def test_a_word_without_effect_and_a_place_that_is_taken_are_refused_and_no_database_is_made(
+    refused: Callable[..., str], workspace: Path, words: list[str]
+) -> None:
+    (workspace / "good.csv").write_text("post_id,sentence\np1,I lie awake.\n")
+    refused(*words)
+
+
+def test_a_current_folder_that_was_removed_is_named(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gone := workspace / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["train"]) == 2
+    assert "current folder" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 def test_nothing_of_this_changes_parameters_that_are_fine() -> None:
