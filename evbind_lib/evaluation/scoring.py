@@ -63,7 +63,10 @@ def read_pairs(file: str, known: Mapping[str, str], criteria: Sequence[str] = ()
         table["sentence"] = table["sentence_text"]
     if "sentence" not in table:
         table = table.assign(sentence=table["text"].map(split_sentences)).explode("sentence").dropna(subset="sentence")
-        table["sentence_id"], kept = table.groupby(level=0).cumcount(), [*dict.fromkeys([*kept, "sentence_id"])]
+        number = "sentence_id"
+        while number in table:  # a column of the user's, which is kept
+            number += "_in_text"
+        table[number], kept = table.groupby(level=0).cumcount(), [*kept, number]
     table["sentence"] = each_text(table["sentence"].astype("str"), clean)
     refuse_rows(table["sentence"] == "", place, "the sentence is empty; fill it in or take the row out")
     if not {"criterion_id", "criterion"} & {*table}:
@@ -92,7 +95,7 @@ def score_pairs(model: EvidenceModel, pairs: pd.DataFrame, part: Path | None = N
     rows = pd.util.hash_pandas_object(texts, index=False).to_numpy()
     done = _begun(part, hashlib.sha256(about.encode() + rows.tobytes()).hexdigest()) if part else []
     stream = part.open("a", encoding="ascii") if part else contextlib.nullcontext()
-    with stream as file, tqdm(total=len(texts), initial=len(done), unit=" pairs", leave=False) as bar:
+    with stream as file, tqdm(total=len(texts), initial=len(done), unit=" pairs", leave=False, disable=None) as bar:
         for start in range(len(done), len(texts), AT_ONCE):
             found = model.predict_proba(texts.iloc[order[start : start + AT_ONCE]])[:, 1].tolist()
             if file:

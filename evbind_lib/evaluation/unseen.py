@@ -15,7 +15,6 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.negatives import validation_pairs
 from evbind_lib.evaluation.estimate import bootstrap
 from evbind_lib.evaluation.final import EvidenceModel
-from evbind_lib.training.metrics import METRICS
 
 DECISIONS, RANKS = ("macro_f1", "pos_f1", "precision", "recall"), ("roc_auc", "pr_auc")
 LEDGER = "evaluations.jsonl"  # in runs/ of the workspace
@@ -35,17 +34,22 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
         chosen = table["criterion_id"].eq(name) | (name == "all")
         counts = [int(chosen.sum()), int(table.loc[chosen, "label"].sum()), table.loc[chosen, "post_id"].nunique()]
         for metric in (*DECISIONS, *RANKS):
-            scores = bootstrap((decided if metric in DECISIONS else table)[chosen], metric)
-            known = scores[1:][np.isfinite(scores[1:])]
-            low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-            rows[name, metric] = [scores[0], low, high, *counts]
+            rows[name, metric] = [*_interval((decided if metric in DECISIONS else table)[chosen], metric), *counts]
     index = pd.MultiIndex.from_tuples(rows, names=["criterion", "metric"])
     columns = ["value", "low", "high", "pairs", "evidence", "groups"]
     found = pd.DataFrame([*rows.values()], index=index, columns=columns).astype(dict.fromkeys(columns[3:], int))
     # Whether a post has evidence for a criterion, by any of its pairs that were scored.
-    posts = decided.groupby([pairs["post_id"], "criterion_id"])[["label", "probability"]].max().to_numpy().T
-    found.attrs["posts"] = {name: METRICS[name](*posts) for name in ("precision", "recall")}
+    posts = decided.groupby([pairs["post_id"], "criterion_id"])[["post_id", "label", "probability"]].max()
+    found.attrs["posts"] = {name: _interval(posts.reset_index(drop=True), name) for name in ("precision", "recall")}
     return found
+
+
+def _interval(predictions: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """A metric with the bounds of its 95 % interval over resampled groups."""
+    scores = bootstrap(predictions, metric)
+    known = scores[1:][np.isfinite(scores[1:])]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return float(scores[0]), float(low), float(high)
 
 
 def note_evaluation(model: EvidenceModel, corpus: Corpus, table: pd.DataFrame) -> int:

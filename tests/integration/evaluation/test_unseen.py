@@ -140,7 +140,9 @@ def test_an_evaluation_is_scored_recorded_and_counted(
     posts = pairs.assign(called=decided).groupby(["post_id", "criterion_id"])[["label", "called"]].max()
     called, both = posts["called"].sum(), (posts["called"] * posts["label"]).sum()
     expected = {"precision": both / called, "recall": both / posts["label"].sum()}
-    assert called and first.attrs["posts"] == pytest.approx(expected)
+    found = first.attrs["posts"]
+    assert called and {name: value for name, (value, _, _) in found.items()} == pytest.approx(expected)
+    assert all(0 <= low <= value <= high <= 1 and low < high for value, low, high in found.values())
     sleep = pairs["criterion_id"] == "SLEEP_ISSUES"
     row = first.loc[("SLEEP_ISSUES", "pr_auc")]
     assert row["value"] == pytest.approx(average_precision_score(pairs["label"][sleep], probability[sleep]))

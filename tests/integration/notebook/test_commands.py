@@ -69,7 +69,14 @@ def test_pairs_and_posts_are_scored_too_and_text_stays_where_it_is_asked_for(
     assert main(["score", "kept", "--input", "pairs.csv", "--with-text"]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(table) == ["row", "criterion", "sentence", "probability", "decision"] and len(table) == 1
-    pd.DataFrame({"post_id": ["p1"], "text": [" ".join(SENTENCES)]}).to_csv("posts.csv", index=False)
+    whole = {"post_id": ["p1"], "text": [" ".join(SENTENCES)]}
+    pd.DataFrame({**whole, "sentence_id": ["mine"]}).to_csv("named.csv", index=False)
+    assert main(["score", "kept", "--input", "named.csv", "--criterion", "SLEEP_ISSUES"]) == 0
+    out, err = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(out))
+    assert table["sentence_id"].tolist() == ["mine"] * 3 and table["sentence_id_in_text"].tolist() == [0, 1, 2]
+    assert len(err.splitlines()) == 1 and "\r" not in err, "no bar where nobody watches"
+    pd.DataFrame(whole).to_csv("posts.csv", index=False)
     words = ["--input", "posts.csv", "--criterion", "SLEEP_ISSUES", "--posts", "by_post.csv"]
     assert main(["score", "kept", *words]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
@@ -117,7 +124,7 @@ def test_labelled_data_are_scored_by_the_folder(kept: Path, capsys: pytest.Captu
     assert main(["evaluate", "kept", "labelled.csv", "--output", "found.csv"]) == 0
     printed = capsys.readouterr().out
     assert "20 pairs, 10 of them evidence, of 20 groups" in printed and "not asked before" in printed
-    assert "Whether a post has evidence for a criterion: precision " in printed
+    assert "Whether a post has evidence for a criterion:\n  precision " in printed and printed.count(" to ") == 8
     model = EvidenceModel.load(kept)
     decided = model.predict(table.assign(criterion=model.criteria["SLEEP_ISSUES"]))
     precision = decided[table["label"] == 1].sum() / max(decided.sum(), 1)
