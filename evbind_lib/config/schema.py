@@ -181,6 +181,8 @@ class TrackingParams(Section):
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
     artifacts: str = "mlartifacts"
+    system_metrics: bool = False
+    registered_model_name: str | None = None
 
 
 class ClusterParams(Section):
@@ -309,6 +311,11 @@ def flatten(tree: Mapping[str, Any], is_leaf: Callable[[dict[str, Any]], bool] =
         else:
             flat[str(name)] = node
     return flat
+
+
+def without_files(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted name without those that name the files of a corpus: it may be another one."""
+    return {name: value for name, value in flat.items() if not name.startswith("data.") or name[5:] in SAMPLING}
 
 
 def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

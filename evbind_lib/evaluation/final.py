@@ -116,7 +116,7 @@ class EvidenceModel:
                 self.tokenizer.save_pretrained(partial)
             for file in partial.glob("tokenizer*") if self.about["model"] == TINY else ():
                 file.chmod(0o600)
-            (partial / ABOUT).write_bytes(_as_json(self.about))
+            (partial / ABOUT).write_bytes(as_json(self.about))
             (partial / CARD).write_text(card(self.about), encoding="utf-8")
             if (folder / ABOUT).is_file():
                 folder.replace(before)
@@ -218,7 +218,8 @@ def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:
     return {**decided, "thresholds": chosen, "cross_validated": table.loc["all", SCORES].round(6).to_dict()}
 
 
-def _as_json(about: Mapping[str, Any]) -> bytes:
+def as_json(about: Mapping[str, Any]) -> bytes:
+    """What a model's folder holds of it."""
     return json.dumps(about, indent=1, default=str).encode()
 
 
@@ -254,6 +255,6 @@ def open_model(
     if folder is not None:
         model.save(folder)
     elif model.about != trained.about:
-        write_whole(found / ABOUT, _as_json(model.about))
+        write_whole(found / ABOUT, as_json(model.about))
         write_whole(found / CARD, card(model.about))
     return model

@@ -45,6 +45,8 @@ def finalize(options: argparse.Namespace) -> None:
     model = _kept(corpus, params, aim, folder)
     place = folder or final.model_folder(corpus, params)
     print(f"{len(model.criteria)} criteria, {model.model.num_parameters():,} weights")
+    if corpus.sensitive and params.tracking.enabled:
+        print("MLflow has its run and not the model: the data are sensitive.")
     if place:  # a loss that has no digest has none
         print(f"Model:  {run.near(place)}\nuse it: evbind score {run.near(place)} --input FILE")
 
@@ -126,8 +128,9 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
-    by_post = "Whether a post has evidence for a criterion: precision {precision:.4f}, recall {recall:.4f}"
-    print(*show.evaluation_summary(table)[1], by_post.format(**table.attrs["posts"]), sep="\n")
+    print(*show.evaluation_summary(table)[1], "Whether a post has evidence for a criterion:", sep="\n")
+    for name, bounds in table.attrs["posts"].items():
+        print("  {} {:.4f} ({:.4f} to {:.4f})".format(name, *bounds))
     if options.output:
         write_whole(options.output, table.to_csv(float_format="%.4f"))
 

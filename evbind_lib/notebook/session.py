@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.schema import SAMPLING, Params, TrackingParams, flatten
+from evbind_lib.config.schema import Params, TrackingParams, flatten, without_files
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError
@@ -90,7 +90,7 @@ def start(
         raise
     # Where no data were chosen they may come from memory, and the sample must not be named.
     chose_data = data or experiment or any(word.lstrip("+~").startswith(("data", "experiment=")) for word in overrides)
-    begin(params.tracking, name, {**given, **(params.flat() if chose_data else _without_files(params))})
+    begin(params.tracking, name, {**given, **(params.flat() if chose_data else without_files(params.flat()))})
     return params
 
 
@@ -233,7 +233,11 @@ def cross_validate(
 def finalize(
     corpus: Corpus, params: Params, *, predictions: pd.DataFrame | None = None, aim: str = "macro_f1"
 ) -> EvidenceModel:
-    """Train one model on all posts, the one to use; after `start` a training run in MLflow, which does not get the model.
+    """Train one model on all posts, the one to use; after `start` a training run in MLflow, with the model.
+
+    There it is a logged model for ``mlflow.transformers.load_model`` and ``mlflow.pyfunc``, which know of no calibration, with
+    ``about`` as its metadata, registered where ``tracking.registered_model_name`` is set. Of sensitive data there is the run
+    alone.
 
     With out-of-fold predictions its probabilities are calibrated, by logistic regression on their logits in which a sampled
     negative counts for all that it was drawn from (Platt 1999; King and Zeng 2001, Political Analysis 9:137). Without them they
@@ -269,16 +273,27 @@ def finalize(
     from evbind_lib.training.fold import check
 
     check(params)
-    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)):
-        return final.finalize(corpus, params, predictions=predictions, aim=aim)
+    described = functools.partial(_described, params, corpus)
+    with _training_run(f"finalize {params.model.name}", params.tracking, described) as runs:
+        return _logged(final.finalize(corpus, params, predictions=predictions, aim=aim), corpus, runs)
 
 
 def open_model(corpus: Corpus, params: Params, **given: Any) -> EvidenceModel:
     """What `final.open_model` reads or trains; after `start` a training run in MLflow."""
     from evbind_lib.evaluation import final
 
-    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)):
-        return final.open_model(corpus, params, **given)
+    described = functools.partial(_described, params, corpus)
+    with _training_run(f"finalize {params.model.name}", params.tracking, described) as runs:
+        return _logged(final.open_model(corpus, params, **given), corpus, runs)
+
+
+def _logged(model: EvidenceModel, corpus: Corpus, runs: Sequence[TrainingRun]) -> EvidenceModel:
+    """The model, logged to the run that made it; of sensitive data, whose words it may know, no model goes to MLflow."""
+    for run in runs if not corpus.sensitive else ():
+        from evbind_lib.tracking.models import log_model
+
+        log_model(run, model)
+    return model
 
 
 def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
@@ -299,8 +314,8 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
         A row for each criterion, first ``all`` of them, and metric: ``value``, ``low`` and ``high`` of a 95 % interval by
         resampling whole groups, and on how many ``pairs``, ``evidence`` and ``groups`` it rests. F1, precision and recall go by
         ``model.predict``. ``attrs["posts"]`` has precision and recall of a post's evidence for a criterion, by any of its pairs
-        here: where negatives are sampled, a post has more of them than these. A `DataError` where a table is too large or has
-        nothing to score.
+        here, each with its bounds: where negatives are sampled, a post has more pairs. A `DataError` where a table is too large
+        or has nothing to score.
 
     Examples
     --------
@@ -361,14 +376,8 @@ def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fol
     if folds:
         tags["evbind.folds_fingerprint"] = folds_fingerprint(folds)
     if corpus is None:
-        return _without_files(params), tags
+        return without_files(params.flat()), tags
     tags["evbind.data_fingerprint"] = corpus.fingerprint
     if corpus.source != "memory":
         return params.flat(), tags
-    return {**_without_files(params), "data": "memory", "data.fingerprint": corpus.fingerprint}, tags
-
-
-def _without_files(params: Params) -> dict[str, Any]:
-    """Parameters without those that name the files of a corpus: it may be another one."""
-    flat = params.flat()
-    return {name: value for name, value in flat.items() if not name.startswith("data.") or name[5:] in SAMPLING}
+    return {**without_files(params.flat()), "data": "memory", "data.fingerprint": corpus.fingerprint}, tags

@@ -9,6 +9,7 @@ process that trains it.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import tempfile
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import nbformat
+import pandas as pd
 from mlflow import entities
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.masking import masked, masked_notebook
 from evbind_lib.config.processes import lock_between_processes
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import Params, flatten, without_files
 from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.tracking.page import export_html
@@ -201,6 +203,10 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
     results: list[FoldResult] = field(default_factory=list)
     several_seeds: bool = False
 
+    def __enter__(self) -> Self:
+        self.end_metrics = self.store.log_system_metrics(self.run_id)
+        return self
+
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         self.several_seeds = len(params.training.seeds) > 1
 
@@ -236,9 +242,10 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
             if count > written:
                 self.write_fold(folds[:count], began)
 
-    def end_trial(self, trial: FrozenTrial) -> None:
-        """End the run as its trial ended; that of a pruned trial as FINISHED, with a tag and a name for it."""
+    def end_trial(self, trial: FrozenTrial, folds: Sequence[FoldResult]) -> None:
+        """End the run as its trial ended, with its files; that of a pruned trial as FINISHED, with a tag and a name for it."""
         record, state = TrialRecord.read(trial), state_of(trial)
+        self._log_files(record, folds)
         tags = evbind_tags(state=state, **{name: getattr(record, name) for name in FACTS})
         numbers: dict[str, Any] = {f"pooled/{name}": number for name, number in (record.pooled or {}).items()}
         # The value of a pruned trial is of fewer folds: it would sort among the others.
@@ -249,10 +256,21 @@ class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
         ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
         self.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags, ended=ended)
 
+    def _log_files(self, record: TrialRecord, folds: Sequence[FoldResult]) -> None:
+        """Log a trial's parameters, without files of data, and its out-of-fold predictions where their ids may leave."""
+        resolved = masked(without_files(flatten(record.resolved or {})))
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "params.json").write_text(json.dumps(resolved, indent=1), encoding="utf-8")
+            if folds and not any(result.sensitive for result in folds):
+                table = pd.concat([result.predictions for result in folds], ignore_index=True)
+                table.to_parquet(Path(folder, "predictions.parquet"))
+            self.store.client.log_artifacts(self.run_id, folder)
+
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
         numbers = {f"pooled/{name}": value for name, value in pooled.items()}
         seconds = sum(result.seconds for result in self.results)
+        self.end_metrics()
         with self.store.at_end() as had_gaps:
             if had_gaps:
                 self.catch_up(self.results, time.time() - seconds)

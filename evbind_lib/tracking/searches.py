@@ -63,7 +63,7 @@ class TrackedTrials(SearchCallback):
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """End the trial's run, where this process opened it."""
         if run := self.trial_runs.pop(trial.number, None):
-            self.store.live(run.end_trial, trial)
+            self.store.live(run.end_trial, trial, tuple(run.results))
 
 
 class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
@@ -78,7 +78,7 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         """Open the study's run, or the one that it has already, and write what it lacks of earlier trials."""
         name, key, self.study = study.study_name, study_key(study), study
         run = Run.open(self.store, "search", name, parameters=self.parameters, tags=self.tags, study_key=key)
-        self.study_run = run
+        self.study_run, self.end_metrics = run, self.store.log_system_metrics(run.run_id)
         StudyRecord(mlflow=run_address(self.store.shown_uri, run.experiment, run.run_id)).write(study)
         EXECUTION.link(run, "study", name)
         if study.get_trials(deepcopy=False):
@@ -118,6 +118,7 @@ class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
         if self.study_run is None:
             return
         ended = "" if error is None else f"{type(error).__name__}: {error}"
+        self.end_metrics()
         with self.store.at_end():
             for run in self.trial_runs.values():  # cut off
                 if run.run_id:
@@ -169,8 +170,9 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
         run.start_below(study_run, "trial", began=began)
     steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
     read = (cache.load(trial_name(number, fold)) for fold in steps)
-    run.catch_up([result for result in itertools.takewhile(bool, read) if result], began)
-    run.end_trial(trial)
+    folds = [result for result in itertools.takewhile(bool, read) if result]
+    run.catch_up(folds, began)
+    run.end_trial(trial, folds)
 
 
 def _finalist_run(study_run: Run, number: int, run_id: str = "") -> TrainingRun:

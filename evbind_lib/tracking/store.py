@@ -121,6 +121,18 @@ class Store:
             self._last.result(max(0.0, self._left))
         self._left -= time.monotonic() - began
 
+    def log_system_metrics(self, run_id: str) -> Callable[[], None]:
+        """Log what the machine does to a run, as MLflow does where it is asked; what ends that."""
+        with self.going_on():
+            if self.tracking.system_metrics:
+                from mlflow.system_metrics import system_metrics_monitor as mlflows
+
+                logging.getLogger(mlflows.__name__).setLevel(logging.WARNING)  # no line in a cell
+                monitor = mlflows.SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+                monitor.start()
+                return monitor.finish
+        return lambda: None
+
     @contextlib.contextmanager
     def at_end(self) -> Iterator[bool]:
         """Write what remains at the end, after all that waits; gives whether something could not be written before."""
@@ -242,8 +254,10 @@ def _follow_workspace(file: Path, artifacts: str) -> None:
             for number, before in connection.execute(query, (name, now)).fetchall():
                 if before.startswith("file:") and before.endswith(f"/{artifacts}/{name}"):
                     update = "UPDATE {} SET {} = ? || substr({}, ?) WHERE experiment_id = ? AND substr({}, 1, ?) = ?"
-                    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-                        statement = update.format(table, *[column] * 3)
+                    for table in ("experiments", "runs", "logged_models"):
+                        statement = update.format(
+                            table, *["artifact_uri" if table == "runs" else "artifact_location"] * 3
+                        )
                         connection.execute(statement, (now, len(before) + 1, number, len(before), before))
 
 

@@ -47,7 +47,7 @@ def cross_validate(
                 data = prepare_fold(corpus, fold, params)
                 result = train_prepared(data, params, loss, model_init, callbacks, micro_batch=fits, save=save)
             else:
-                result = dataclasses.replace(result, cached=True)
+                result = dataclasses.replace(result, cached=True, sensitive=corpus.sensitive)
                 for callback in ours:
                     callback.on_fold_begin(fold, params)
                 for epoch, callback in itertools.product(result.epochs, ours):

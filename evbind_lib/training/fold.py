@@ -37,6 +37,7 @@ class FoldData:
     training: EncodedPairs
     validation: EncodedPairs
     validation_pairs: pd.DataFrame
+    sensitive: bool
 
 
 # By corpus, so that every fold, trial and notebook cell draws and tokenises once; gone with the corpus.
@@ -66,7 +67,7 @@ def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
     _, training = last(training_pairs, fold.training_groups, data)
     of_training = {"pos_neg_ratio": 1.0, "negative_strategy": "all"}  # may be searched, and change no validation pair
     table, validation = last(validation_pairs, fold.validation_groups, data.model_copy(update=of_training))
-    return FoldData(fold, encoder, training, validation, table)
+    return FoldData(fold, encoder, training, validation, table, corpus.sensitive)
 
 
 def train_fold(
@@ -175,6 +176,7 @@ def train_prepared(
         peak_memory_mb=trainer.peak_memory_mb(),
         micro_batch=micro_batch if micro_batch != batch else None,
         model=model if keep_model else None,
+        sensitive=data.sensitive,
     )
     del model
     trainer.collect_garbage()  # Trainer and model refer to each other; without this, memory is held until some later fold

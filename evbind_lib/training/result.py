@@ -40,6 +40,8 @@ class FoldResult:
     predictions
         A row for each validated pair: fold, post_id, sentence_id, criterion_id, label (int8), logit (float32: evidence minus
         no evidence), probability (float64), weight (float64: how many combinations a sampled pair stands for). No text.
+    sensitive
+        Whether the corpus is: its ids then stay in the workspace.
     seconds, n_training, n_validation, precision, cached, model
         Time and pairs it took; ``bf16``, ``fp16`` or ``fp32``; whether it was read from disk; the model, with ``keep_model``.
     seed, origin
@@ -71,6 +73,7 @@ class FoldResult:
     seed: int | None = None
     origin: str = ""
     model: PreTrainedModel | None = None
+    sensitive: bool = True
 
 
 def prediction_table(fold: int, pairs: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:

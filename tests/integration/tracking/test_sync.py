@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 import socket
 import subprocess
@@ -52,7 +53,7 @@ def fold_result(fold: int, right: float, seconds: float = 0.5) -> FoldResult:
     table = prediction_table(fold, pd.DataFrame({**ids, "label": labels, "weight": 1.0}), 4.0 * decided - 2)
     metrics = compute_metrics(labels, table["probability"].to_numpy())
     epochs = EpochResult(fold, 1, 0.9, None, 0.2), EpochResult(fold, 2, 0.4, metrics, 0.3)
-    return FoldResult(fold, metrics, epochs, table, seconds, 40, 20, "fp32", 100.0, seed=42)
+    return FoldResult(fold, metrics, epochs, table, seconds, 40, 20, "fp32", 100.0, seed=42, sensitive=False)
 
 
 def objective_with(event: Event, params: Params) -> Callable[[optuna.Trial], float]:
@@ -87,7 +88,7 @@ def search(params: Params, store: Store, event: Event = lambda trial, fold: None
 
 
 def tree(store: Store, name: str) -> list[tuple[Any, ...]]:
-    """All runs of a study: name, status, parameters, tags, and every point of every metric."""
+    """All runs of a study: name, status, parameters, tags, every point of every metric, and files, of trials what is in them."""
     found = []
     for run in store.find(store.experiments["search"], {"evbind.study": name}):
         tags = {key: value for key, value in run.data.tags.items() if key not in CHANGING}
@@ -99,11 +100,17 @@ def tree(store: Store, name: str) -> list[tuple[Any, ...]]:
             for point in store.client.get_metric_history(run.info.run_id, metric)
             if metric not in ("seconds",) or tags["evbind.level"] == "fold"
         }
-        files = [file.path for file in store.client.list_artifacts(run.info.run_id)]
+        files = {file.path: "" for file in store.client.list_artifacts(run.info.run_id)}
+        for file in files if tags["evbind.level"] == "trial" else ():
+            files[file] = content(Path(store.client.download_artifacts(run.info.run_id, file)))
         params = {key: value for key, value in run.data.params.items() if key not in OWN}
         tags = {key: value.replace(name, "study") for key, value in tags.items()}
         found.append((run.info.run_name.replace(name, "study"), run.info.status, params, tags, points, files))
     return sorted(found, key=lambda each: each[0])
+
+
+def content(file: Path) -> str:
+    return file.read_text() if file.suffix == ".json" else pd.read_parquet(file).to_csv(index=False)
 
 
 def words_of(name: str) -> list[str]:
@@ -134,6 +141,11 @@ def test_a_study_whose_server_was_lost_has_the_runs_of_one_whose_was_not_after_e
         assert cli.main(command) == 0 and "4 of 5 trials" in capsys.readouterr().out
         whole, synced = tree(lost, "whole"), tree(lost, "lost")
         assert_equal(whole, synced)
+        files = {name: files for name, *_, files in synced if name.startswith("trial")}
+        assert all(files.keys() == {"params.json", "predictions.parquet"} for files in files.values())
+        rows = {name: files["predictions.parquet"].count("\n") - 1 for name, files in files.items()}
+        assert [*rows.values()] == [60, 20, 20, 60, 60], "of the folds that were validated"
+        assert json.loads(files["trial 000"]["params.json"])["training.n_folds"] == N_FOLDS
         assert cli.main(command) == 0 and "0 of 5 trials" in capsys.readouterr().out
         assert tree(lost, "lost") == synced, "a study in step is left as it is"
 

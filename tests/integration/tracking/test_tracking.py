@@ -160,6 +160,8 @@ def test_a_study_is_a_tree_of_trials_and_folds(
     assert [run.data.tags["mlflow.parentRunId"] for run in folds] == [trials[n].info.run_id for n in (0, 0, 1)]
     assert {run.info.status for run in [parent, *trials, *folds, summary]} == {"FINISHED"}
     assert [run.info.run_name for run in trials] == ["trial 000 (best)", "trial 001 (pruned)"]
+    files = [[file.path for file in tracker.client.list_artifacts(run.info.run_id)] for run in trials]
+    assert files == [["params.json"]] * 2, "predictions of sensitive data have ids of posts"
     assert [run.info.run_name for run in folds] == [f"fold {f} of trial 00{t}" for f, t in ((1, 0), (2, 0), (1, 1))]
     assert parent.data.params["training.n_folds"] == "2" and parent.data.tags["evbind.data_fingerprint"] == "d1"
     assert parent.data.tags["evbind.git_commit"] == git_commit()
