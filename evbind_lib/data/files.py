@@ -32,7 +32,6 @@ CSV_ERRORS = {  # words of the csv module's, and what they mean here
     "": 'a quote within a quoted text; write "" for a quote, and quote texts that hold commas',
 }
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-Delimited = tuple[list[str], Sequence[pa.ChunkedArray], np.ndarray]  # header, columns, the lines that rows begin in
 
 
 class NoTableError(Exception):
@@ -102,17 +101,16 @@ def _read(file: Any) -> pd.DataFrame:
 def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
     """Rows that have as many fields as the header, with the lines they begin in; in a TSV a quote is text."""
     content = b"\n%b\n" % file.read().removeprefix(codecs.BOM_UTF8)
-    found = _read_regular(content, delimiter)
-    if found is None:
-        found = _read_exactly(content, delimiter)
-    header, columns, begins = found
-    if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
+    table = _read_regular(content, delimiter)
+    table = _read_exactly(content, delimiter) if table is None else table
+    if len(table.columns) == 1 and (
+        other := next((each for each in OTHER_SEPARATORS if each in table.columns[0]), None)
+    ):
         raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
-    table = pd.concat([column.to_pandas() for column in columns], axis=1) if columns else pd.DataFrame()
-    return table.set_axis(header, axis="columns").set_axis(begins, axis="index")
+    return table
 
 
-def _read_regular(content: bytes, delimiter: str) -> Delimited | None:
+def _read_regular(content: bytes, delimiter: str) -> pd.DataFrame | None:
     """Rows by pyarrow, which is fast; None where it might read others than the csv module, or cannot name a wrong row."""
     if content.count(b"\r") != content.count(b"\r\n"):
         return None
@@ -139,10 +137,11 @@ def _read_regular(content: bytes, delimiter: str) -> Delimited | None:
         return None
     if not len(table) == len(begins) > 0:
         return None
-    return [column[0].as_py() for column in table.columns], table.slice(1).columns, begins[1:]
+    header = [column[0].as_py() for column in table.columns]
+    return table.slice(1).to_pandas().set_axis(header, axis="columns").set_axis(begins[1:], axis="index")
 
 
-def _read_exactly(content: bytes, delimiter: str) -> Delimited:
+def _read_exactly(content: bytes, delimiter: str) -> pd.DataFrame:
     """Rows by the csv module, or what is wrong with the first that is no row."""
     lines = io.StringIO(content[1:-1].decode(), newline="")
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
@@ -164,8 +163,7 @@ def _read_exactly(content: bytes, delimiter: str) -> Delimited:
         raise NoTableError(f", row {begins}: {problem}") from None
     finally:
         csv.field_size_limit(limit)
-    columns = [pa.chunked_array([pa.array(column, pa.string())]) for column in zip(*rows, strict=True)]
-    return header, columns or [pa.chunked_array([], pa.string())] * len(header), np.array(numbers, dtype=np.int64)
+    return pd.DataFrame(rows, numbers, header, dtype="str")
 
 
 def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
