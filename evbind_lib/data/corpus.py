@@ -173,7 +173,7 @@ class Corpus:
     @property
     def groups(self) -> tuple[str, ...]:
         """Units that folds keep whole, sorted."""
-        return tuple(sorted({*self.pairs["group"], *self.sentences["group"]}))
+        return tuple(sorted(pd.concat([self.pairs["group"], self.sentences["group"]]).unique()))
 
     @property
     def summary(self) -> str:

@@ -82,7 +82,7 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
     """Folds, and why they cannot be used; nothing where they can."""
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which reading data need not wait for
 
-    every, pairs = frozenset(corpus.groups), corpus.pairs.sort_values(["group", "criterion", "sentence"], kind="stable")
+    every, pairs = corpus.groups, corpus.pairs
     is_evidence, names = pairs["label"] == 1, pairs["criterion_id"]
     with_evidence = pairs.loc[is_evidence, "group"].nunique()
     if n_folds > len(every):
@@ -92,14 +92,16 @@ def _try_split(corpus: Corpus, n_folds: int, data: DataParams) -> tuple[list[Fol
     spread = pairs[is_evidence].groupby("criterion_id")["group"].nunique()
     is_common = names.isin(spread.index[spread >= n_folds])
     classes = ("criterion " + names).where(is_common, "other evidence").where(is_evidence, "no evidence")
-    silent = sorted(every - set(pairs["group"]))
-    row_classes = np.array([*classes, *["no evidence"] * len(silent)])
-    row_groups = np.array([*pairs["group"], *silent])
+    # Numbers in the order of the names, as the splitter would make of them.
+    row_groups = pd.Index(every).get_indexer(pd.Index(pairs["group"]))
+    silent = np.setdiff1d(np.arange(len(every)), row_groups)
+    classes = pd.concat([classes, pd.Series("no evidence", silent)])
+    row_groups, row_classes = np.append(row_groups, silent), pd.factorize(classes, sort=True)[0]
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of rarer classes than folds; ours are pooled
         splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=data.seed)
         splits = list(splitter.split(row_groups, row_classes, row_groups))
-    validated = [frozenset(row_groups[rows].tolist()) for _, rows in splits]
-    folds = [Fold(index, every - part, part) for index, part in enumerate(validated)]
+    validated = [frozenset(every[group] for group in np.unique(row_groups[rows])) for _, rows in splits]
+    folds = [Fold(index, frozenset(every) - part, part) for index, part in enumerate(validated)]
     parts = {}
     for fold in folds:
         parts[f"training part of fold {fold.index + 1}"] = fold.training_groups
@@ -134,12 +136,13 @@ def _missing_class(corpus: Corpus, parts: Mapping[str, frozenset[str]], data: Da
     samples = corpus.samples_negatives(data)
     withheld = corpus.not_drawn(data) if samples else corpus.pairs.iloc[:0]
     for part, groups in parts.items():
-        pairs, sentences = corpus.inside(groups)
-        criteria = set(pairs.loc[pairs["label"] == 1, "criterion_id"])
-        if not criteria:
+        pairs = corpus.pairs.loc[corpus.pairs["group"].isin(groups), ["criterion_id", "label"]]
+        criteria = pairs.loc[pairs["label"] == 1, "criterion_id"].unique()
+        if not len(criteria):
             return f"the {part} would have no evidence"
         if (pairs["label"] == 0).any():
             continue
+        _, sentences = corpus.inside(groups)
         # One can be sampled where a sentence of this part may be drawn for a criterion with evidence.
         taken = withheld.loc[withheld["sentence"].isin(sentences["sentence"]), "criterion_id"].value_counts()
         if not samples or all(taken.get(name, 0) >= len(sentences) for name in criteria):
