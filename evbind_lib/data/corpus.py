@@ -378,13 +378,14 @@ def _corpus(
     pairs, sentences, repeats, found = merge(rows, posts, groups, by)
     if again := counts["repeated_sentence_ids"]:
         remarks.append(f"{again:,} repeated sentence ids made unique")
-    largest = pairs["group"].value_counts(normalize=True).iloc[0]
-    if len(by) > 1 and largest > MOST_CONNECTED:
-        remarks.append(f"these connect {largest:.0%} of the pairs to one group, so group by one of them")
+    largest, remedy = pairs["group"].value_counts(normalize=True).iloc[0], "group by one of them"
     apart = {*connected(groups, rows["post_id"], rows["criterion_id"]).values()} if "criterion" in by[1:] else ()
     if len(apart) > found["groups"]:
         several = repeats.loc[repeats["sentence"].isin(pairs["sentence"]), "sentence"].nunique()
         why += f", and texts that stand in several posts ({several:,}) join what would be {len(apart):,} groups"
+        remedy = f"take headings and the like out (corpus.repeats has them), or {remedy}"
+    if len(by) > 1 and largest > MOST_CONNECTED:
+        remarks.append(f"these connect {largest:.0%} of the pairs to one group, so {remedy}")
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
     told = counts | found, (why, *remarks)
     return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), form, in_posts, *told)

@@ -171,8 +171,10 @@ def test_a_heading_that_joins_all_claims_is_named_where_folds_are_refused() -> N
     rows = [(f"p{post}", f"Claim {post}.", text, post % 2) for post in range(9) for text in ("Aims:", f"Text {post}.")]
     table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label"])
     params, group_by = compose(["training.n_folds=3"]), ["post_id", "criterion"]
+    joined = Corpus.from_pairs(table, group_by=group_by)
+    assert "100% of the pairs to one group, so take headings and the like out" in joined.summary
     with pytest.raises(FoldError) as caught:
-        make_folds(Corpus.from_pairs(table, group_by=group_by), params)
+        make_folds(joined, params)
     why, _, remedy = str(caught.value).partition(";")
     assert "only 1 groups (post_id, criterion: " in why and "several posts (1) join what would be 9 groups" in why
     assert "group by post_id" in remedy and "corpus.repeats" in remedy and "Aims" not in str(caught.value)
