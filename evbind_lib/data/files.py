@@ -124,8 +124,8 @@ def _read_regular(content: bytes, delimiter: str) -> pd.DataFrame | None:
     last = np.flatnonzero(np.searchsorted(quotes, ends) % 2 == 0)  # line ends outside of texts
     first, length = last[:-1], np.diff(ends[last]) - (letters[ends[last[1:]] - 1] == ord("\r"))
     begins = first[length > 1] + 1  # the first line end is ours
-    names = map(str, range(content.count(delimiter.encode(), 0, ends[begins[:1]].sum()) + 1))
-    types = dict.fromkeys(names, pa.string())
+    width = content.count(delimiter.encode(), 0, ends[begins[:1]].sum()) + 1
+    types = dict.fromkeys(map(str, range(width)), pa.string())
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(content),
@@ -146,8 +146,7 @@ def _read_exactly(content: bytes, delimiter: str) -> pd.DataFrame:
     lines = io.StringIO(content[1:-1].decode(), newline="")
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    limit, begins, header = csv.field_size_limit(MOST_CHARACTERS), 1, list[str]()
-    rows, numbers = list[list[str]](), list[int]()
+    limit, begins, rows, header = csv.field_size_limit(MOST_CHARACTERS), 1, dict[int, list[str]](), list[str]()
     try:
         for row in reader:
             header = header or row
@@ -155,15 +154,14 @@ def _read_exactly(content: bytes, delimiter: str) -> pd.DataFrame:
                 problem = f"it has {len(row)} fields, the header {len(header)}"
                 raise NoTableError(f", row {begins}: {problem}; correct it, and in CSV quote texts that hold commas")
             if row and row is not header:
-                rows.append(row)
-                numbers.append(begins)
+                rows[begins] = row
             begins = reader.line_num + 1
     except csv.Error as error:
         problem = next(problem for words, problem in CSV_ERRORS.items() if words in str(error))
         raise NoTableError(f", row {begins}: {problem}") from None
     finally:
         csv.field_size_limit(limit)
-    return pd.DataFrame(rows, numbers, header, dtype="str")
+    return pd.DataFrame([*rows.values()], [*rows], header, dtype="str")
 
 
 def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
