@@ -63,8 +63,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End of an error sentence: the nearest known name, else all of them where they are few, else a full stop."""
     options = list(dict.fromkeys(known))
     if near := near_name(name, options):
-        return f"; did you mean '{near}'?"
-    return f"; known are: {', '.join(options)}." if 0 < len(options) <= 15 else "."
+        return f"; did you mean '{shown(near)}'?"
+    return f"; known are: {', '.join(map(shown, options))}." if 0 < len(options) <= 15 else "."
 
 
 def shown(value: object) -> str:

@@ -21,7 +21,7 @@ from evbind_lib.data import formats, near_matches, tables
 from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.groups import connected, group_posts
 from evbind_lib.data.merging import merge
-from evbind_lib.errors import DataError, near_name
+from evbind_lib.errors import DataError, did_you_mean, near_name
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
@@ -295,6 +295,7 @@ def _place(data: DataParams, **names: str) -> Place:
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns)
     annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
+    _check_columns(data, posts, annotations)
     criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
     return _corpus(annotations, posts, criteria, data, _place(data), "posts")
 
@@ -302,8 +303,19 @@ def _read_redsm5(data: DataParams) -> Corpus:
 def _read_pairs(data: DataParams) -> Corpus:
     pairs = read_table(data.pairs, "data.pairs", PAIRS, data.columns)
     posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
+    _check_columns(data, pairs, *([] if posts is None else [posts]))
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
     return _corpus(pairs, posts, criteria, data, _place(data))
+
+
+def _check_columns(data: DataParams, *read: pd.DataFrame) -> None:
+    """Refuse a name in ``data.columns`` that no table has."""
+    known = [str(column) for table in read for column in table]
+    for ours, theirs in data.columns.items():
+        if theirs not in known:
+            raise DataError(
+                f"data.columns={{{ours}: {theirs:.100}}}: no table has that column{did_you_mean(theirs, known)}"
+            )
 
 
 READERS = Registry[Callable[[DataParams], Corpus]](
@@ -338,8 +350,8 @@ def _corpus(
     where = place(key)
     posts = None if posts is None else tables.check_posts(posts, place("posts"), counts)
     if "post_id" not in table:
-        if near := near_name("post_id", table.columns):
-            raise DataError(f"{where}: the column post_id is missing; did you mean '{near}'?")
+        if near_name("post_id", table.columns):
+            raise DataError(f"{where}: the column post_id is missing{did_you_mean('post_id', table.columns)}")
         table = table.assign(post_id=[f"row{row}" for row in table.index])
         remarks.append("each row is a post of its own, as there is no column post_id")
     if of_posts:

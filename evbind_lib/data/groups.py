@@ -34,7 +34,7 @@ def _by_column(
     table = next((table for table in (posts, rows) if column in table), None)
     why, groups = "as group_by says", {post: post for post in ids}
     if column != "post_id" and table is not None:
-        values = table[column].str.strip()
+        values = table[column].astype("str").str.strip()  # a label is a number by now
         tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
         why, groups = "a column of the data", dict(zip(table["post_id"], values, strict=True))
     elif column == "author":

@@ -34,7 +34,7 @@ from evbind_lib.hpo.objective import (
 )
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
-from evbind_lib.hpo.space import check_space, draw, enqueue, note_changed_space
+from evbind_lib.hpo.space import check_space, enqueue, note_changed_space
 from evbind_lib.hpo.study import TrialRecord
 from evbind_lib.hpo.workers import check_workers, order_bytes, run_workers, uses_workers
 
@@ -54,15 +54,18 @@ def check_search(params: Params) -> None:
     check_space(params)
     if params.data.negatives == "annotated":
         _refuse_sampling(params)
-    sampler = build_sampler(params.hpo.sampler, n_earlier_trials=0)
+    at_once = params.hpo.sampler.model_copy(update={"n_startup_trials": 1})
+    sampler = build_sampler(at_once, n_earlier_trials=0)
     pruner = build_pruner(params.hpo.pruner, n_folds=params.training.n_folds)
     try:  # some of their options are looked at when they are used
         with studies.quiet_optuna(), warnings.catch_warnings(action="ignore"):
-            trial = optuna.create_study(sampler=sampler, pruner=pruner).ask()
-            draw(trial, params)
-            trial.report(0.5, step=0)
-            trial.should_prune()
-    except (ValueError, ArithmeticError) as error:
+            tried = optuna.create_study(sampler=sampler, pruner=pruner)
+            for _ in range(2):  # the first is drawn at random
+                trial = tried.ask({name: entry.to_optuna() for name, entry in params.hpo.search_space.items()})
+                trial.report(0.5, step=0)
+                trial.should_prune()
+                tried.tell(trial, 0.5)
+    except (ValueError, TypeError, ArithmeticError, AssertionError, MemoryError) as error:
         used = f"hpo.sampler.type={params.hpo.sampler.type}, hpo.pruner.type={params.hpo.pruner.type}"
         raise ParamsError(f"{used}: they cannot be used ({str(error).rstrip('.')}); change their options.") from None
     check_workers(params)

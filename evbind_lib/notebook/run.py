@@ -89,7 +89,7 @@ def _read(notebook: Path) -> Any:
 def composed(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> Params:
     """Parameters that a notebook composes, with the files that its parameters cell chooses where no other is chosen."""
     chosen = {**default_parameters(notebook), **papermill_parameters(notebook, choices, overrides)}
-    return compose(chosen["overrides"], **{group: chosen[group] for group in GROUPS if group in chosen})
+    return compose(chosen["overrides"] or [], **{group: chosen[group] for group in GROUPS if group in chosen})
 
 
 def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
             own[name] = [each.strip() for each in value.strip("[]").split(",") if each.strip()] if listed else value
         else:
             words.append(word)
-    return {**own, "overrides": words}
+    return {**own, "overrides": words} if words else own  # else those of the cell stand
 
 
 def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
@@ -181,7 +181,7 @@ def check_output(notebook: Path, output: Path) -> None:
     if output.exists() and output.samefile(notebook):
         raise ParamsError(f"--output {output}: that is the notebook to be run itself; give another name.")
     for file in (output, output.with_suffix(".html")):
-        if file.exists() and not file.is_file():
+        if os.path.lexists(place := os.path.realpath(file)) and not os.path.isfile(place):  # or a link to itself
             raise ParamsError(f"--output {output}: {file} is there, and is no file; give another name.")
 
 

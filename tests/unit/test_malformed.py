@@ -21,6 +21,7 @@ from evbind_lib.config.masking import masked
 from evbind_lib.config.schema import KEYS, NO_TEXT, Params
 from evbind_lib.data.corpus import load_corpus
 from evbind_lib.errors import DataError, EvbindError, ModelError, ParamsError
+from evbind_lib.hpo.search import check_search
 from evbind_lib.notebook import run
 from evbind_lib.training.fold import check
 from tests import checkpoints
@@ -265,6 +266,23 @@ def test_files_that_use_aliases_as_people_do_are_read_and_params_must_be_a_folde
     assert "is not a folder" in sentence_of(ParamsError, compose)
 
 
+SAMPLERS = {
+    "sampler.n_ei_candidates=many": "many",
+    "sampler.n_ei_candidates=-3": "negative",
+    "sampler.prior_weight=-1": "prior_weight",
+    "sampler.gamma=3": "callable",
+    "sampler.type=cmaes hpo.sampler.popsize=-1": "popsize",
+    "sampler.type=cmaes hpo.sampler.sigma0=x": "float",
+}
+
+
+@pytest.mark.parametrize("words", SAMPLERS)
+def test_an_option_that_a_sampler_looks_at_after_its_first_draws_is_refused_before_a_trial(words: str) -> None:
+    params = compose(f"hpo.{words}".split(), hpo="quick")
+    said = sentence_of(ParamsError, lambda: check_search(params))
+    assert "hpo.sampler.type" in said and SAMPLERS[words] in said
+
+
 PROVENANCE = "training: {provenance: {study: x, lacks: 3}}\n"
 EDITED = {
     f"data: null\nmodel: null\nhpo: null\n{PROVENANCE}": "",
@@ -292,6 +310,22 @@ def test_files_among_the_parameters_that_cannot_be_read_and_ones_without_their_f
         assert "no file params/hpo/" in sentence_of(ParamsError, lambda name=name: compose(hpo=name))
     assert "# @package training" in sentence_of(ParamsError, lambda: compose(trainer="mine"))
     sentence_of(DataError, lambda: load_corpus(compose(["data.pairs='~nobody-here/x.csv'"], data="pairs")))
+
+
+def test_columns_are_named_as_they_are_and_long_or_invisible_names_as_they_can_be_read(workspace: Path) -> None:
+    rows = "".join(f"p{n},C one.,S {n}.,{n % 2}\n" for n in range(9))
+    (workspace / "x.csv").write_text(f"post_id,criterion,sentence,label\n{rows}")
+
+    def read(*words: str) -> str:
+        return sentence_of(DataError, lambda: load_corpus(compose(["data.pairs=x.csv", *words], data="pairs")))
+
+    assert "did you mean 'sentence'?" in read("data.columns={sentence: sentense}")
+    (workspace / "y.csv").write_text(f"post_id,criterion,sentence,label\np1,C one.,T.,0\n{rows}")
+    assert "several values" in read("data.group_by=label", "data.pairs=y.csv")
+    (workspace / "x.csv").write_text(f"\ufeff\ufeffpost_id,criterion,sentence,label\n{rows}")
+    assert r"did you mean '\ufeffpost_id'?" in read()
+    (workspace / "x.csv").write_text(f"{'a' * 100_000}\n1\n")
+    assert "(100000 characters)" in read()
 
 
 # The command line: notebooks that are none, and what is written beside them.

@@ -32,6 +32,8 @@ def test_a_parameters_cell_as_people_edit_it(tmp_path: Path) -> None:
         assert default_parameters(file) == values
         params = composed(file, {}, ["hpo=quick"])
         assert params.data.format == "pairs" and params.hpo.trials.n_trials == 10
+        # Without one of the command, those of the cell stand, as they do by Run All.
+        assert composed(file, {}, []).hpo.trials.n_trials == 30 and papermill_parameters(file, {}, []) == {}
         chosen = papermill_parameters(file, {"data": "sample", "model": "tiny"}, ["training.n_folds=3"])
         assert chosen == {"data": "sample", "overrides": ["model=tiny", "training.n_folds=3"]}
 
