@@ -73,7 +73,7 @@ class _Mask:
             return self.instead(folder + slash, "") + file
         if override := _override.fullmatch(value):
             key, given = override.groups()
-            if is_secret(key) or _file_name.search(key):
+            if (is_secret(key) and not given.startswith(MASK)) or _file_name.search(key):  # else a message about one
                 return value.removesuffix(given) + self(given.strip("'\""), key)
         return self.within(_bare, self.code(value))
 

@@ -184,6 +184,15 @@ class TrackingParams(Section):
     system_metrics: bool = False
     registered_model_name: str | None = None
 
+    @field_validator("artifacts")
+    @classmethod
+    def _without_secret(cls, value: str) -> str:
+        if masked(value) != value:
+            raise ValueError(
+                "MLflow stores this address in every run; leave out user and password: the environment has them"
+            )
+        return value
+
 
 class ClusterParams(Section):
     """Where the workers of a search run (``params/cluster/``)."""

@@ -138,6 +138,7 @@ COMPOSED = {
     "hpo.fixed={learning_rate: inf}": "training.args.learning_rate",
     "hpo.search_space.dataloader_num_workers={type: int, low: 0, high: 1000}": "64",
     "cluster.gpu_share=1000000": "100",
+    "tracking.artifacts=s3://key:word@bucket/x": "environment",
     "hpo=../hpo/quick": "'quick'",
     "hpo=/etc/passwd": "known are",
     "trainer=params/trainer/default.yaml": "'default'",
