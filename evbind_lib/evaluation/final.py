@@ -28,6 +28,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
 from evbind_lib.data.tables import clean, each_text
 from evbind_lib.errors import ModelError, shown
+from evbind_lib.evaluation.attention import speed_up
 from evbind_lib.evaluation.calibration import SCORES, Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.evaluation.card import card
 from evbind_lib.training.cache import fold_key
@@ -139,9 +140,7 @@ class EvidenceModel:
                 # Its attention is transformers' choice: SDPA where the class has it.
                 options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
                 model = AutoModelForSequenceClassification.from_pretrained(place, **options)
-            for layer in model.deberta.encoder.layer[-1:] if model.config.model_type == "deberta-v2" else ():
-                # What follows the last attention is for the first token alone, the only one that is classified.
-                layer.attention.output.register_forward_pre_hook(lambda _, args: tuple(each[:, :1] for each in args))
+            speed_up(model)
             found = cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
         except Exception as error:
             problem = f"no model can be loaded from there ({type(error).__name__})"
