@@ -273,26 +273,24 @@ def finalize(
     from evbind_lib.training.fold import check
 
     check(params)
-    described = functools.partial(_described, params, corpus)
-    with _training_run(f"finalize {params.model.name}", params.tracking, described) as runs:
-        return _logged(final.finalize(corpus, params, predictions=predictions, aim=aim), corpus, runs)
+    return _recorded_model(corpus, params, lambda: final.finalize(corpus, params, predictions=predictions, aim=aim))
 
 
 def open_model(corpus: Corpus, params: Params, **given: Any) -> EvidenceModel:
     """What `final.open_model` reads or trains; after `start` a training run in MLflow."""
     from evbind_lib.evaluation import final
 
-    described = functools.partial(_described, params, corpus)
-    with _training_run(f"finalize {params.model.name}", params.tracking, described) as runs:
-        return _logged(final.open_model(corpus, params, **given), corpus, runs)
+    return _recorded_model(corpus, params, lambda: final.open_model(corpus, params, **given))
 
 
-def _logged(model: EvidenceModel, corpus: Corpus, runs: Sequence[TrainingRun]) -> EvidenceModel:
-    """The model, logged to the run that made it; of sensitive data, whose words it may know, no model goes to MLflow."""
-    for run in runs if not corpus.sensitive else ():
-        from evbind_lib.tracking.models import log_model
+def _recorded_model(corpus: Corpus, params: Params, make: Callable[[], EvidenceModel]) -> EvidenceModel:
+    """A model in a training run that holds it too, unless it may know words of sensitive data."""
+    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)) as runs:
+        model = make()
+        for run in runs if not corpus.sensitive else ():
+            from evbind_lib.tracking.models import log_model
 
-        log_model(run, model)
+            log_model(run, model)
     return model
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 import transformers
 from huggingface_hub import ModelCard
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.models import Model, infer_signature
 
 from evbind_lib.evaluation.card import card
 from evbind_lib.evaluation.final import EvidenceModel, as_json
@@ -21,11 +20,7 @@ from evbind_lib.tracking.runs import Run
 from evbind_lib.tracking.store import Store
 from evbind_lib.training.trainer import quiet_libraries
 
-SIGNATURE = ModelSignature(
-    Schema([ColSpec("string", "text"), ColSpec("string", "text_pair")]),
-    Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
-)
-EXAMPLE = "I lie awake until four."
+SENTENCE, ANSWER = "I lie awake until four.", pd.DataFrame({"label": ["evidence"], "score": [0.9]})  # invented
 
 
 def log_model(run: Run, model: EvidenceModel) -> None:
@@ -46,17 +41,16 @@ def _write(run: Run, model: EvidenceModel, tags: dict[str, str]) -> LoggedModel:
     client, name = run.store.client, re.sub(r"[^\w-]+", "-", Path(model.about["model"]).name)
     logged = client.create_logged_model(run.experiment, name, source_run_id=run.run_id, tags=tags)
     known = {"artifact_path": logged.artifact_location, "model_uuid": logged.model_id, "model_id": logged.model_id}
+    example = pd.DataFrame({"text": [next(iter(model.criteria.values()))], "text_pair": [SENTENCE]})
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         model.save(saved := Path(folder, "saved"))
-        example = {"text": [next(iter(model.criteria.values()))], "text_pair": [EXAMPLE]}
         mlflow.transformers.save_model(
-            # Of its folder, and not as it is here, since MLflow looks up the card and licence of a name in the hub. It does not
-            # take the folder itself with transformers 5.
+            # Of its folder, since MLflow looks up a name in the hub; the folder itself it does not take with transformers 5.
             transformers.pipeline("text-classification", str(saved)),
             str(made := Path(folder, "model")),
             mlflow_model=Model(run_id=run.run_id, **known),
-            signature=SIGNATURE,
-            input_example=pd.DataFrame(example),
+            signature=infer_signature(example, ANSWER),
+            input_example=example,
             model_config={"truncation": "longest_first", "max_length": model.about["max_length"]},
             model_card=ModelCard(card(model.about)),
             metadata={"evbind": json.loads(as_json(model.about))},

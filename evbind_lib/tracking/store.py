@@ -40,6 +40,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.system_metrics import system_metrics_monitor
 
 PROCESS = "evbind.process"  # host, process and its start: whose run it is, and whether it can still be running
 # Without it MLflow 3 takes an experiment for one of language-model traces.
@@ -123,15 +124,12 @@ class Store:
 
     def log_system_metrics(self, run_id: str) -> Callable[[], None]:
         """Log what the machine does to a run, as MLflow does where it is asked; what ends that."""
-        with self.going_on():
-            if self.tracking.system_metrics:
-                from mlflow.system_metrics import system_metrics_monitor as mlflows
-
-                logging.getLogger(mlflows.__name__).setLevel(logging.WARNING)  # no line in a cell
-                monitor = mlflows.SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
-                monitor.start()
-                return monitor.finish
-        return lambda: None
+        if not self.tracking.system_metrics:
+            return lambda: None
+        logging.getLogger(system_metrics_monitor.__name__).setLevel(logging.WARNING)  # no line in a cell
+        monitor = system_metrics_monitor.SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        return monitor.finish
 
     @contextlib.contextmanager
     def at_end(self) -> Iterator[bool]:
