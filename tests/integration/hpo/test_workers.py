@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -50,11 +47,9 @@ def pid_of(trial: FrozenTrial) -> int:
 
 @pytest.fixture(autouse=True)
 def workers_begin_at_once(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
-    """Workers are forked from a process that has loaded the libraries; those of test_crashes begin as they do elsewhere."""
-    forking = {**vars(multiprocessing), "get_context": lambda method: forks.context()}
-    monkeypatch.setattr(workers, "multiprocessing", SimpleNamespace(**forking))
-    begin = functools.partial(forks.in_place, dict(os.environ), os.getcwd(), forks.begin_worker)
-    monkeypatch.setattr(workers, "_begin", begin)
+    """Workers are forked from a process that has the libraries; those of a script in test_ends begin as elsewhere."""
+    for name, value in forks.for_workers(forks.begin_worker).items():
+        monkeypatch.setattr(workers, name, value)
 
 
 class Ends(SearchCallback):

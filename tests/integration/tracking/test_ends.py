@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import optuna
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from evbind_lib.cli import main
+from evbind_lib.config.paths import resolve_sqlite
+from tests import forks
 from tests.conftest import BRIEF
 from tests.integration.tracking.test_executions import executions, papermill, papermill_here, wait_for
 
@@ -55,9 +59,10 @@ def test_ctrl_c_that_a_search_answers_ends_with_130_and_a_tag(workspace: Path) -
         f"import time\ntry:\n    open('begun', 'w').close(); time.sleep(100)\nexcept KeyboardInterrupt:\n    {answer}"
     )
     write(workspace / "own.ipynb", source.replace("\nshow", "\n    show"), "print('the end')")
-    command = [sys.executable, "-m", "evbind_lib.cli", "own.ipynb", "--output", "out0.ipynb"]
-    for number, start in enumerate((lambda: subprocess.Popen(command), lambda: papermill("own.ipynb", "out1.ipynb"))):
-        process, output = start(), workspace / f"out{number}.ipynb"
+    for number in range(2):
+        output = workspace / f"out{number}.ipynb"
+        command = ["own.ipynb", "--output", output.name]
+        process = papermill("own.ipynb", output.name) if number else forks.begin(main, command)
         wait_for((workspace / "begun").exists)
         (workspace / "begun").unlink()
         process.send_signal(signal.SIGINT)
@@ -79,12 +84,18 @@ def test_a_cell_that_takes_too_long_is_not_told_as_a_full_disk(
     assert "in time" in said and "free some space" not in said and (workspace / "out.ipynb").exists()
 
 
-def test_a_script_that_searches_without_a_guard_is_told_so(workspace: Path) -> None:
-    words = [*BRIEF, "hpo.trials.n_jobs=2", "tracking=none"]
-    script = (
+def test_a_script_that_searches_without_a_guard_is_told_so_and_with_one_has_a_worker(workspace: Path) -> None:
+    words, script = [*BRIEF, "hpo.trials.trial_timeout=100", "tracking=none"], workspace / "own.py"
+    source = (
         f"import evbind_lib as ev\nparams = ev.compose({words})\nev.search(lambda trial: 1.0, params, study='own')\n"
     )
-    (workspace / "own.py").write_text(script)
-    done = subprocess.run([sys.executable, "own.py"], capture_output=True, text=True, timeout=100)
-    assert "own.py: " in done.stderr and "if __name__ == '__main__'" in done.stderr and not done.stdout
+    script.write_text(source)
+    told = forks.begin(runpy.run_path, str(script), None, "__main__")
+    said = told.stderr.read() if told.stderr else ""
+    assert "own.py: " in said and "if __name__ == '__main__'" in said and told.wait(60) == 1
     assert not (workspace / "optuna.db").exists()
+    script.write_text(source.replace("ev.search", "if __name__ == '__main__':\n    ev.search"))
+    guarded = subprocess.Popen([sys.executable, "own.py"])
+    assert guarded.wait(100) == 0
+    trials = optuna.load_study(study_name="own", storage=resolve_sqlite("sqlite:///optuna.db")).trials
+    assert len(trials) == 3 and str(guarded.pid) not in {trial.user_attrs["worker"].split()[1] for trial in trials}

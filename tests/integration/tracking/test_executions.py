@@ -28,6 +28,7 @@ from evbind_lib.cli import main
 from evbind_lib.config.paths import resolve_sqlite
 from evbind_lib.notebook.run import find_notebook
 from evbind_lib.tracking.page import PROGRESS
+from tests import forks
 from tests.conftest import BRIEF
 
 pytestmark = pytest.mark.usefixtures("mlflow_tables")
@@ -61,9 +62,13 @@ def write_notebook(file: Path, *cells: str, kernel: str = "python3") -> Path:
     return file
 
 
-def papermill(*words: str, engine: str = "evbind") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "papermill", "--engine", engine, "--no-progress-bar", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def papermill(*words: str) -> forks.Forked:
+    """Papermill's command in a process of its own that begins at once, as do its kernels."""
+    return forks.begin(run_papermill, ["--engine", "evbind", "--no-progress-bar", *words])
+
+
+def run_papermill(words: list[str]) -> None:
+    papermill_command(words)
 
 
 def papermill_here(*words: str, engine: str = "evbind") -> Result:
@@ -109,7 +114,9 @@ def test_the_shell_sees_progress_ctrl_c_reaches_the_cell_and_a_kill_is_marked_at
     patient = f"try:\n    {progress}\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('put', 'away')"
     write_notebook(workspace / "slow.ipynb", "x = 1", f"import time\n{patient}", "time.sleep(100)")
     write_notebook(workspace / "own.ipynb", "x = 1")
-    process, output = papermill("slow.ipynb", "out.ipynb"), workspace / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", "--engine", "evbind", "--no-progress-bar", "slow.ipynb", "out.ipynb"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    output = workspace / "out.ipynb"
     assert process.stderr is not None
     try:
         while process.stderr.readline() != "half\n":
