@@ -31,6 +31,7 @@ from evbind_lib.training.metrics import METRICS
 
 LOOKS_EVERY = 0.5  # seconds between two looks at the study
 HANGS_AFTER = 15.0  # seconds beyond its limit after which a trial that does not end itself is ended with its process
+ANSWERS_WITHIN = "10s"  # a cluster
 FRUITLESS_DEATHS = 4  # workers that die one after the other without a trial finished in between
 ALONE = "search in this process: hpo.trials.n_jobs=1 hpo.trials.trial_timeout=null cluster=local"
 Loop = Callable[[optuna.Study, StopRequest], None]  # runs trials of a study until it is asked to stop
@@ -198,7 +199,7 @@ def _connect(params: Params) -> Any:
     except ImportError:
         raise ParamsError("cluster=dask: the package distributed is missing; pip install 'evbind[cluster]'.") from None
     try:
-        return Client(scheduler, timeout="10s", set_as_default=False)
+        return Client(scheduler, timeout=ANSWERS_WITHIN, set_as_default=False)
     except (OSError, ValueError) as error:
         problem = f"no dask scheduler can be reached there ({type(error).__name__})"
         raise SearchError(f"cluster.scheduler={scheduler}: {problem}; start one with `dask scheduler`.") from None

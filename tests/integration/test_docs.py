@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+import sphinx.cmd.build
 from transformers import TrainerCallback
 
 import evbind_lib as ev
 from evbind_lib.training.losses import LOSSES
 from evbind_lib.training.metrics import METRICS
+from tests import forks
 from tests.conftest import BRIEF
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -46,9 +47,9 @@ class Rates(TrainerCallback):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(folder)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
+    with contextlib.chdir(PROJECT):
+        build = forks.begin(sphinx.cmd.build.main, ["-W", "--keep-going", "-q", "docs", str(folder)])
+    assert build.stderr is not None and (build.stderr.read(), build.wait(60)) == ("", 0)
     return {file: Page(file) for file in folder.glob("*.html")}
 
 

@@ -65,15 +65,15 @@ def test_four_processes_make_exactly_the_total(storage: str) -> None:
 
 def test_killed_processes_lose_and_double_nothing(storage: str) -> None:
     pick, killed = random.Random(7), 0
-    workers = [start(storage, 40, 0.4) for _ in range(3)]
+    workers = [start(storage, 40, 0.25) for _ in range(3)]
     while any(worker.is_alive() for worker in workers) and killed < 3:
-        time.sleep(0.5 + pick.random())  # opening the study takes a part of it
+        time.sleep(0.4 + 0.5 * pick.random())  # opening the study takes a part of it
         victim = pick.randrange(3)
         if workers[victim].is_alive():
             workers[victim].kill()
             workers[victim].join()
             killed += 1
-            workers[victim] = start(storage, 40, 0.4)
+            workers[victim] = start(storage, 40, 0.25)
     assert forks.exit_codes(*workers) == [0] * 3
     assert forks.exit_codes(start(storage, 40, 0.01)) == [0]  # what the last kill left
     study = load(storage)

@@ -118,10 +118,10 @@ def test_a_hanging_trial_is_ended_with_its_process_and_the_search_goes_on(
     brief: Callable[..., Params], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "HANGS_AFTER", 1.0)
-    result = search(brief("hpo.trials.trial_timeout=12", "tracking=none"), corpus, HangInWorker())
+    result = search(brief("hpo.trials.trial_timeout=8", "tracking=none"), corpus, HangInWorker())
     hung = result.study.trials[1]
     assert hung.state == TrialState.FAIL and not hung.user_attrs.get("interrupted")
-    assert "took longer than hpo.trials.trial_timeout=12 seconds" in hung.user_attrs["error"]
+    assert "took longer than hpo.trials.trial_timeout=8 seconds" in hung.user_attrs["error"]
     assert count_trials(result.study) == {"total": 3, "complete": 2, "pruned": 0, "failed": 1}
 
 
@@ -248,9 +248,10 @@ def test_the_same_search_on_a_dask_cluster(
 STORAGE = "hpo.study.storage=postgresql://somebody@somewhere/evbind"
 
 
-def test_a_cluster_that_cannot_be_used(brief: Callable[..., Params]) -> None:
+def test_a_cluster_that_cannot_be_used(brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
+    monkeypatch.setattr(workers, "ANSWERS_WITHIN", "2s")
     with pytest.raises(SearchError, match="no dask scheduler can be reached there"):
         workers.check_workers(brief("cluster=dask", "cluster.scheduler=tcp://127.0.0.1:1", STORAGE))
     with (

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 
 from evbind_lib.cli import main
 from evbind_lib.evaluation.final import EvidenceModel
+from tests import forks
 from tests.conftest import BRIEF
 
 SENTENCES = ["I lie awake until four.", "It rained all day.", "I eat nothing any more."]
@@ -93,7 +92,7 @@ def test_scoring_that_was_killed_goes_on_with_the_same_input_alone(kept: Path, w
     numbers = np.random.default_rng(0).integers(0, 999, 3000)
     pd.DataFrame({"sentence": [f"I counted {number} sheep." for number in numbers]}).to_csv("new.csv", index=False)
     words = ["score", "kept", "--input", "new.csv", "--output", "scores.csv"]
-    part, process = workspace / "scores.csv.part", subprocess.Popen([sys.executable, "-m", "evbind_lib.cli", *words])
+    part, process = workspace / "scores.csv.part", forks.begin(main, words)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if part.exists() and part.read_bytes().count(b"\n") > 2:  # its mark and two parts

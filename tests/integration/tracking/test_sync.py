@@ -7,10 +7,9 @@ import itertools
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from evbind_lib.tracking.searches import TrackedSearch
 from evbind_lib.tracking.store import TRIAL_WAITS, Store
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
+from tests import forks
 from tests.conftest import BRIEF
 from tests.storages import free_port, mlflow_server
 
@@ -176,15 +176,13 @@ def silent_server() -> Iterator[str]:
 
 def test_a_database_that_does_not_answer_is_refused_within_fifteen_seconds() -> None:
     pytest.importorskip("psycopg")
-    with silent_server() as place:
-        for refused, use in {
-            TrackingError: lambda uri: Store(TrackingParams(uri=uri, artifacts="")),
-            SearchError: open_storage,
-        }.items():
-            began = time.monotonic()
-            with pytest.raises(refused, match=f"ada:\\*\\*\\*@{place}"):
-                use(f"postgresql://ada:pass-word-1@{place}/runs")
-            assert time.monotonic() - began < 15
+    with silent_server() as place, ThreadPoolExecutor() as both:
+        address, began = f"postgresql://ada:pass-word-1@{place}/runs", time.monotonic()
+        store = both.submit(Store, TrackingParams(uri=address, artifacts=""))
+        storage = both.submit(open_storage, address)
+        for refused, opened in ((TrackingError, store), (SearchError, storage)):
+            assert isinstance(error := opened.exception(), refused) and f"ada:***@{place}" in str(error)
+        assert time.monotonic() - began < 15
 
 
 def test_the_store_is_that_of_mlflows_variable_unless_the_parameters_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +280,7 @@ run = NotebookRun.open(Store(ev.compose().tracking), "notebooks", "own", paramet
 run.count_cell()
 atexit.register(run.finish, nbformat.v4.new_notebook(), "the kernel was shut down", status="KILLED")
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=100, check=True)
+    assert forks.begin(exec, code, {}).wait(100) == 0
     store = Store(compose().tracking)
     (run,) = store.find(store.experiments["notebooks"], {"evbind.notebook": "own"})
     assert (run.info.status, run.data.tags["evbind.error"]) == ("KILLED", "the kernel was shut down")
