@@ -68,7 +68,7 @@ def make_folds(corpus: Corpus, params: Params) -> list[Fold]:
         return folds
     remedy = "annotate more posts" + ("" if corpus.grouped_by == "post_id" else ", or group by post_id")
     if "criterion" in corpus.grouped_by and len(corpus.repeats):
-        remedy += ", or take out headings and the like, which stand in several posts (corpus.repeats)"
+        remedy = f"take out headings and the like, which stand in several posts (corpus.repeats), or {remedy}"
     if problem.endswith("negatives") and not corpus.samples_negatives(data):
         remedy += ", or set data.negatives=sampled"
     for fewer in range(min(n_folds - 1, MOST_TRIED), 1, -1):
