@@ -27,9 +27,9 @@ search: $(STAMP)
 	$(BIN)/evbind hpo_search hpo=quick
 
 test: $(STAMP)
-# Two files at a time, the longest first, and one thread for each: two trainings with two threads on two cores wait for each other
-# without end.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three files at a time, since tests of servers and kills wait, the longest first, and one thread for each: trainings with two threads on
+# two cores wait for each other without end.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load

@@ -151,7 +151,7 @@ class _Client(PapermillNotebookClient):
     """Notebook client that writes progress to standard error: every change on a terminal, finished steps in a file."""
 
     steps: tuple[int, int] | None = None
-    interrupts = 0
+    interrupts, runs = 0, False  # whether the kernel is at a cell: while it starts or waits it takes no interrupt
 
     def execute(self, **kwargs: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -166,12 +166,14 @@ class _Client(PapermillNotebookClient):
     def _pass_on(self, number: int, frame: Any) -> None:
         self.interrupts += 1
         kernel = getattr(getattr(self.km, "provisioner", None), "process", None)
-        if kernel is None or self.interrupts > 2:
+        if kernel is None or not self.runs or self.interrupts > 2:
             raise KeyboardInterrupt
         kernel.send_signal(signal.SIGINT)
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         data = msg["content"].get("data", {})
+        if msg["msg_type"] == "status":
+            self.runs = msg["content"]["execution_state"] == "busy"
         if msg["msg_type"] in {"display_data", "update_display_data"} and PROGRESS in data:
             steps, terminal = (data[PROGRESS]["done"], data[PROGRESS]["total"]), sys.stderr.isatty()
             if terminal or steps != self.steps:

@@ -171,7 +171,9 @@ def check(n_trials: int, storage: str = STORAGE, tracking: str = "sqlite:///mlfl
     )
 
 
-def first_fold(running: forks.Forked, known: Collection[int] = (), storage: str = STORAGE) -> FrozenTrial:
+def first_fold(
+    running: forks.Forked | subprocess.Popen[bytes], known: Collection[int] = (), storage: str = STORAGE
+) -> FrozenTrial:
     """The first trial in training, but the known ones, that has a fold done."""
     deadline, study = time.monotonic() + 120, None
     while running.poll() is None and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ import pytest
 
 from evbind_lib.hpo.study import finished_trials
 from tests.conftest import BRIEF
-from tests.integration.hpo.test_crashes import SEARCH, check, first_fold
+from tests.integration.hpo.test_crashes import SCRIPT, check, first_fold
 from tests.storages import postgres
 
 SERVER = "10.213.77.1"  # reached from both
@@ -49,7 +49,7 @@ def machines(*names: str) -> Iterator[dict[str, list[str]]]:
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="networks of one's own need root and iproute2")
 def test_two_machines_share_a_study_and_one_takes_over_what_the_other_was_at(workspace: Path) -> None:
     n_trials, script = 6, workspace / "search.py"
-    script.write_text(SEARCH, encoding="utf-8")
+    script.write_text(SCRIPT, encoding="utf-8")
     psycopg = pytest.importorskip("psycopg")
     with machines("evbind-a", "evbind-b") as on, postgres(SERVER) as storage, contextlib.ExitStack() as end:
         with psycopg.connect(storage, autocommit=True) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import signal
 import subprocess
@@ -70,6 +71,25 @@ def test_ctrl_c_that_a_search_answers_ends_with_130_and_a_tag(workspace: Path) -
         assert "the end\\n" in output.read_text()
     runs = executions()
     assert [(run.info.status, run.data.tags["evbind.stopped"]) for run in runs] == [("FINISHED", "true")] * 2
+
+
+def test_ctrl_c_while_the_kernel_starts_ends_the_run_before_any_cell(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := workspace / "kernels" / "late").mkdir(parents=True)
+    described = {"argv": [sys.executable, "-m", "late"], "display_name": "late", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(described))
+    (workspace / "late.py").write_text("import time\nopen('begun', 'w').close()\ntime.sleep(100)\n")
+    monkeypatch.setenv("JUPYTER_PATH", str(workspace))
+    notebook = nbformat.read(write(workspace / "own.ipynb", "print('never')"), as_version=4)
+    notebook.metadata["kernelspec"] = {"name": "late", "language": "python", "display_name": "late"}
+    nbformat.write(notebook, workspace / "own.ipynb")
+    process = forks.begin(main, ["own.ipynb", "--output", "out.ipynb"])
+    wait_for((workspace / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    (run,) = executions()
+    assert run.info.status != "FINISHED" and run.data.tags["evbind.error"].startswith("KeyboardInterrupt")
 
 
 def test_a_cell_that_takes_too_long_is_not_told_as_a_full_disk(
