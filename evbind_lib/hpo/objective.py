@@ -15,8 +15,8 @@ import optuna
 
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.digest import digest_of
-from evbind_lib.config.masking import is_secret, masked
-from evbind_lib.config.schema import Params, dotted_name
+from evbind_lib.config.masking import FILES, is_secret, masked
+from evbind_lib.config.schema import Params, dotted_name, flatten
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint, groups_digest
 from evbind_lib.errors import ParamsError, TrainingError
@@ -30,24 +30,14 @@ if TYPE_CHECKING:
     from evbind_lib.training.losses import Loss
     from evbind_lib.training.trainer import ModelInit
 
-# Settings are these branches whole, so that a new key counts, but for what changes no score or stands in the identity by itself:
-# the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
-BRANCHES = ("data.", "model.", "training.")
-_training = (
-    "n_folds",
-    "seed",
-    "holdout",
-    "validation",
-    "fresh",
-    "provenance",
-    "args.dataloader_",
-    "args.per_device_eval_",
-)
-_model = ("name", "threads", "trainer", "search_space")
-_files = ("posts", "annotations", "criteria", "pairs", "claims", "corpus", "test")
-_data = (*_files, "format", "columns", "labels", "group_by", "special_case", "sensitive", "eval_neg_ratio")
-APART = tuple(
-    f"{branch}{name}" for branch, names in zip(BRANCHES, (_data, _model, _training), strict=True) for name in names
+# Settings are the branches data, model and training whole, so that a new key counts, but for what changes no score or stands in
+# the identity by itself: the folds and the seed, the model, and the data by their fingerprint, wherever they lie.
+APART = (
+    *(f"data.{name}" for name in (*FILES, "format", "columns", "labels", "group_by")),
+    *("data.special_case", "data.sensitive", "data.eval_neg_ratio"),
+    *("model.name", "model.threads", "model.trainer", "model.search_space"),
+    *("training.n_folds", "training.seed", "training.holdout", "training.validation", "training.fresh"),
+    *("training.provenance", "training.args.dataloader_", "training.args.per_device_eval_"),
 )
 _this_process_only = f"no digest {uuid.uuid4().hex}"  # in the identity of what has none
 StopRequest = Callable[[], bool]  # whether somebody asked the search to stop
@@ -196,9 +186,8 @@ class _ReportFolds(Callback):
         self.callbacks = running.callbacks if running and running.trial is trial else ()
         self.cache = studies.fold_cache(trial.study)
         self.results: list[FoldResult] = []
-        record = TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation)
-        record.code = studies.code_version()
-        record.write(trial)
+        code = studies.code_version()
+        TrialRecord(format=studies.FORMAT, metric=metric, fold_aggregation=aggregation, code=code).write(trial)
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         if len(params.training.seeds) > 1:
@@ -339,9 +328,11 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    counted = {name: value for name, value in trained.flat().items() if name.startswith(BRANCHES) and value != {}}
-    apart = {name for name in counted if name.startswith(APART) or name in searched or is_secret(name)}
-    settings = {name: value for name, value in counted.items() if name not in apart}
+    settings = {
+        name: value
+        for name, value in flatten(trained.model_dump(include={"data", "model", "training"})).items()
+        if value != {} and name not in searched and not name.startswith(APART) and not is_secret(name)
+    }
     shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
     shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
     shared["files in model.name"] = model_content(trained)

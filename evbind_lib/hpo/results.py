@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import json
 import math
 import warnings
@@ -17,7 +16,7 @@ import optuna
 import pandas as pd
 import yaml
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.compose import SEARCHED, experiment_name
@@ -132,12 +131,8 @@ class SearchResult:
 def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataFrame:
     """How far each searched parameter lifts a trial into the best tenth, as a part of 1, the largest first; empty for few."""
     # PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023). Columns low and high, with resamples: the middle nine tenths of theirs.
-    # Trials without attributes, which would be copied with every resample.
-    trials = [
-        create_trial(value=trial.value, params=trial.params, distributions=trial.distributions)
-        for trial in studies.complete_trials(study)
-        if trial.value is not None and math.isfinite(trial.value)
-    ]
+    complete = studies.complete_trials(study)
+    trials = [trial for trial in complete if trial.value is not None and math.isfinite(trial.value)]
     if len(trials) < FEWEST_FOR_IMPORTANCE or not any(trial.params for trial in trials):
         return pd.DataFrame({"importance": []}, dtype=float)
     found = pd.DataFrame({"importance": _best_tenth(study, trials)})
@@ -150,6 +145,7 @@ def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataF
 
 def _best_tenth(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Importances for these trials of a study; to make a study of each resample would take a minute for a thousand trials."""
+    # Without attributes, which would be copied with every resample.
     numbered = [
         FrozenTrial(number, each.state, each.value, None, None, each.params, each.distributions, {}, {}, {}, number)
         for number, each in enumerate(trials)
@@ -180,22 +176,19 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int, int]:
     """Folds that the trials trained, also those cut off; that they read of others; that there would be without a pruner."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    records = {trial.number: record for trial in ended if not (record := TrialRecord.read(trial)).surplus}
-    # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.
-    trained = {
-        number: max(0, len(record.fold_scores or ()) - (record.folds_from_before or 0))
-        for number, record in records.items()
-    }
-
-    def before(number: int) -> int:
-        """Folds that were trained by the trials, cut off, that this one goes on with."""
-        first = records[number].retry_of
-        return 0 if first is None or first not in trained else trained[first] + before(first)
-
-    finished = [trial.number for trial in studies.finished_trials(study)]
-    read = sum(max(0, (records[number].folds_from_before or 0) - before(number)) for number in finished)
-    return sum(trained.values()), read, len(finished) * n_folds
+    finished, trained, read = {trial.number for trial in studies.finished_trials(study)}, 0, 0
+    own: dict[int | None, int] = {}  # folds of each trial, with those of the trials, cut off, that it goes on with
+    for trial in study.get_trials(deepcopy=False):
+        record = TrialRecord.read(trial)
+        if not trial.state.is_finished() or record.surplus:
+            continue
+        found, before = record.folds_from_before or 0, own.get(record.retry_of, 0)
+        # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.
+        new = max(0, len(record.fold_scores or ()) - found)
+        own[trial.number] = new + before
+        trained += new
+        read += max(0, found - before) if trial.number in finished else 0
+    return trained, read, len(finished) * n_folds
 
 
 def folds_line(study: optuna.Study, n_folds: int) -> str:
@@ -243,9 +236,11 @@ def summary_text(result: SearchResult, params: Params) -> str:
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
+    values += [corrected_line(result), *finalist_lines(result)]
     codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in studies.trials_by_code(study).items()]
     importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
+    few = f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
     sections = {
         f"Study {study.study_name} in {masked(params.hpo.study.storage)}": [
@@ -254,13 +249,9 @@ def summary_text(result: SearchResult, params: Params) -> str:
             folds_line(study, n_folds),
             f"Model {params.model.name}; data {data}{identity['data'][:12] if 'data' in identity else 'of the objective'}",
         ],
-        f"Best: trial {best.number}, {name} {result.best_value:.4f}": [
-            *values,
-            corrected_line(result),
-            *finalist_lines(result),
-        ],
+        f"Best: trial {best.number}, {name} {result.best_value:.4f}": values,
         f"What lifts a trial into the best tenth by {name} (importance by PED-ANOVA, together 1):": importances
-        or [f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"],
+        or [few],
         "Best trials:": [f"trial {row.trial:>4}  {name} {row.value:.4f}" for row in ranked.itertuples()],
         "Trained by different code of evbind_lib.data and .training:": codes if len(codes) > 1 else [],
         "Failed:": [f"trial {row.trial:>4}  {str(row.error) or 'no reason recorded'}" for row in failed.itertuples()],
@@ -278,15 +269,13 @@ def best_trainer_yaml(result: SearchResult) -> str:
     provenance = {"study": study.study_name, "trial": best.number, "metric": name, "score": round(value, 6)}
     provenance["chosen_by"] = f"{N_SEEDS} fresh seeds among {len(found)} finalists" if found else "the search"
     provenance |= {"score_std": round(found[0].std, 6)} if found else {}
-    provenance |= {"folds": folds, "model": params.model.name, "data_fingerprint": identity.get("data")}
-    provenance |= {"folds_fingerprint": identity.get("folds")}
+    provenance |= {"folds": folds, "model": params.model.name}
+    provenance |= {"data_fingerprint": identity.get("data"), "folds_fingerprint": identity.get("folds")}
     provenance |= {"held_out": identity["held_out"]} if identity.get("held_out") else {}
     with contextlib.suppress(SearchError):
-        corrected = dataclasses.asdict(result.corrected_score())
-        provenance["corrected_score"] = {
-            key: round(each, 6) if key != "method" else each + (BY_FINALISTS if found else "")
-            for key, each in corrected.items()
-        }
+        score = result.corrected_score()
+        numbers = {key: round(getattr(score, key), 6) for key in ("value", "low", "high")}
+        provenance["corrected_score"] = {**numbers, "method": score.method + (BY_FINALISTS if found else "")}
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     provenance |= {"lacks": lacks} if (lacks := not_in_files(study)) else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "fresh", "provenance"})
@@ -316,10 +305,8 @@ def experiment_yaml(result: SearchResult) -> str:
     """A search as a file of the group experiment: its data, model, search and folds, and the chosen trial's parameters."""
     study, params = result.study, result.params
     tree = params.model_dump(include={*SEARCHED})
-    tree["training"] |= {
-        "fresh": False,
-        "provenance": yaml.safe_load(best_trainer_yaml(result))["training"]["provenance"],
-    }
+    provenance = yaml.safe_load(best_trainer_yaml(result))["training"]["provenance"]
+    tree["training"] |= {"fresh": False, "provenance": provenance}
     for name in FILES:
         tree["data"][name] = tree["data"][name] and portable_path(tree["data"][name])
     space = {name: entry.model_dump(exclude_none=True) for name, entry in params.hpo.search_space.items()}

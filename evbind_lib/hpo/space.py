@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.compose import with_trainer
 from evbind_lib.config.encoders import TINY, encoder_default
-from evbind_lib.config.paths import resolve_sqlite, sqlite_file
 from evbind_lib.config.schema import DataParams, Params, dotted_name
 from evbind_lib.errors import ModelError, ParamsError, SearchError
 from evbind_lib.hpo.study import TrialRecord
@@ -57,8 +56,7 @@ def check_space(params: Params) -> None:
                 raise type(error)(f"hpo.search_space.{name}: {error}") from None
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
-            file = sqlite_file(resolve_sqlite(params.hpo.study.storage))
-            _best_of(source, studies.open_storage(params.hpo.study.storage) if file is None or file.exists() else None)
+            _best_of(source, studies.existing_storage(params.hpo.study.storage))
         else:
             with_trainer(params, source)
 

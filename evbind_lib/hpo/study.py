@@ -226,8 +226,7 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
 def load_study(params: Params) -> optuna.Study:
     """Load the study that ``hpo.study`` names; `SearchError` where there is none."""
     name, address = params.hpo.study.study_name, params.hpo.study.storage
-    file = sqlite_file(resolve_sqlite(address))
-    storage = open_storage(address) if file is None or file.exists() else None  # none is made to look into it
+    storage = existing_storage(address)
     if name not in (names := optuna.get_all_study_names(storage) if storage else []):
         place, near = masked(address), did_you_mean(name, names)
         raise SearchError(f"hpo.study.study_name={name}: {place} has no study of that name{near}")
@@ -271,7 +270,7 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
 
 
 def _differences(
-    study: optuna.Study, known: Mapping[str, Any], identity: Mapping[str, Any]
+    study: optuna.Study, known: dict[str, Any], identity: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """What a study was made with other than this, and every parameter that was ever searched in it."""
     different, known = list[str](), {"objective": OBJECTIVE, **known}
@@ -341,6 +340,12 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
         reason += "; for PostgreSQL: pip install 'evbind[postgres]'" if isinstance(error, ImportError) else ""
         problem = f"hpo.study.storage={address}: the storage cannot be opened ({reason})"
         raise SearchError(f"{masked(problem)}; give one that can, for example sqlite:///optuna.db.") from None
+
+
+def existing_storage(address: str) -> optuna.storages.BaseStorage | None:
+    """Open a storage to look into it: a file of SQLite that is not there is not made."""
+    file = sqlite_file(resolve_sqlite(address))
+    return open_storage(address) if file is None or file.exists() else None
 
 
 def lost_ground(study: optuna.Study, error: BaseException | None) -> SearchError | None:
