@@ -1,6 +1,5 @@
 """Tables as people have them, in files or in memory: one rule makes text of a cell, and what is no text is refused."""
 
-import codecs
 import csv
 import gzip
 import io
@@ -17,7 +16,6 @@ from typing import IO, Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
@@ -100,68 +98,31 @@ def _read(file: Any) -> pd.DataFrame:
 
 def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
     """Rows that have as many fields as the header, with the lines they begin in; in a TSV a quote is text."""
-    content = b"\n%b\n" % file.read().removeprefix(codecs.BOM_UTF8)
-    table = _read_regular(content, delimiter)
-    table = _read_exactly(content, delimiter) if table is None else table
-    if len(table.columns) == 1 and (
-        other := next((each for each in OTHER_SEPARATORS if each in table.columns[0]), None)
-    ):
-        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
-    return table
-
-
-def _read_regular(content: bytes, delimiter: str) -> pd.DataFrame | None:
-    """Rows by pyarrow, which is fast; None where it might read others than the csv module, or cannot name a wrong row."""
-    if content.count(b"\r") != content.count(b"\r\n"):
-        return None
-    letters = np.frombuffer(content, np.uint8)
-    ends, quotes = (np.flatnonzero(letters == ord(each)) for each in '\n"')
-    quotes = quotes if delimiter == "," else quotes[:0]
-    # Each second quote ends a text; one within a text is written twice, as if it ended and began there.
-    beside, apart = (letters[quotes[::2] - 1], letters[quotes[1::2] + 1]), np.frombuffer(b',\r\n"', np.uint8)
-    if len(quotes) % 2 or not all(np.isin(each, apart).all() for each in beside):
-        return None
-    last = np.flatnonzero(np.searchsorted(quotes, ends) % 2 == 0)  # line ends outside of texts
-    first, length = last[:-1], np.diff(ends[last]) - (letters[ends[last[1:]] - 1] == ord("\r"))
-    begins = first[length > 1] + 1  # the first line end is ours
-    width = content.count(delimiter.encode(), 0, ends[begins[:1]].sum()) + 1
-    types = dict.fromkeys(map(str, range(width)), pa.string())
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(content),
-            pyarrow.csv.ReadOptions(column_names=[*types], use_threads=False),
-            pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=delimiter == "," and '"', newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(column_types=types),
-        )
-    except pa.ArrowInvalid:
-        return None
-    if not len(table) == len(begins) > 0:
-        return None
-    header = [column[0].as_py() for column in table.columns]
-    return table.slice(1).to_pandas().set_axis(header, axis="columns").set_axis(begins[1:], axis="index")
-
-
-def _read_exactly(content: bytes, delimiter: str) -> pd.DataFrame:
-    """Rows by the csv module, or what is wrong with the first that is no row."""
-    lines = io.StringIO(content[1:-1].decode(), newline="")
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    limit, begins, rows, header = csv.field_size_limit(MOST_CHARACTERS), 1, dict[int, list[str]](), list[str]()
+    limit, line, header = csv.field_size_limit(MOST_CHARACTERS), 1, list[str]()
+    fields, begins = list[str](), list[int]()  # of all rows in one list: a list for each would take twice the memory
     try:
         for row in reader:
             header = header or row
             if row and len(row) != len(header):
                 problem = f"it has {len(row)} fields, the header {len(header)}"
-                raise NoTableError(f", row {begins}: {problem}; correct it, and in CSV quote texts that hold commas")
+                raise NoTableError(f", row {line}: {problem}; correct it, and in CSV quote texts that hold commas")
             if row and row is not header:
-                rows[begins] = row
-            begins = reader.line_num + 1
+                fields += row
+                begins.append(line)
+            line = reader.line_num + 1
     except csv.Error as error:
         problem = next(problem for words, problem in CSV_ERRORS.items() if words in str(error))
-        raise NoTableError(f", row {begins}: {problem}") from None
+        raise NoTableError(f", row {line}: {problem}") from None
     finally:
         csv.field_size_limit(limit)
-    return pd.DataFrame([*rows.values()], [*rows], header, dtype="str")
+    if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
+        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
+    columns = [pa.array(fields[at :: len(header)], pa.string()) for at in range(len(header))]
+    table = pa.table(columns, [*map(str, range(len(header)))]).to_pandas()
+    return table.set_axis(header, axis="columns").set_axis(begins, axis="index")
 
 
 def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import shutil
-import tempfile
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -119,32 +116,6 @@ def test_a_table_is_read_as_it_was_written(
     for file in (plain, packed, archive, shutil.copy(archive, tmp_path / "t.zip")):
         table = read_table(str(file), "data.pairs", COLUMNS)
         assert (table["sentence"].tolist(), table.index.tolist()) == (sentences, rows)
-
-
-FIELDS = st.sampled_from(["", "a", "\u00e9 b", '"a"', '"a,\n"', '"\r\n""\n\n"', '""'])
-ROWS = st.lists(st.tuples(FIELDS, FIELDS, st.sampled_from(["\n", "\r\n", "\n\n"])), min_size=1, max_size=4)
-ODD = ["", "", "\n", "a", "a,b", 'a",', '"a"b,c\n', 'a"b,c\n', '"a,b\n', ',"a\r"\n', '"a""', "\r", 'a, "b"\n']
-
-
-@given(ROWS, st.sampled_from(ODD), ROWS)
-def test_rows_are_those_of_the_csv_module_however_quotes_and_line_ends_lie(
-    before: list[tuple[str, str, str]], odd: str, after: list[tuple[str, str, str]]
-) -> None:
-    content = "x,y\n" + odd.join("".join(f"{one},{other}{end}" for one, other, end in rows) for rows in (before, after))
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    expected, begins = list[tuple[int | str, ...]](), 1
-    try:
-        for row in reader:
-            expected += [(begins, *row)] if row else []
-            begins = reader.line_num + 1
-    except csv.Error:
-        expected = []
-    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
-        Path(file.name).write_text(content, encoding="utf-8", newline="")
-        if any(len(row) != 3 for row in expected) or not expected:
-            refusal(file.name, ("x", "y"))
-        else:
-            assert [*read_table(file.name, "data.pairs", ("x", "y")).itertuples(name=None)] == expected[1:]
 
 
 # fmt: off
