@@ -28,9 +28,9 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs
 from evbind_lib.data.tables import clean, each_text
 from evbind_lib.errors import ModelError, shown
-from evbind_lib.evaluation.attention import speed_up
 from evbind_lib.evaluation.calibration import SCORES, Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.evaluation.card import card
+from evbind_lib.training.attention import speed_up
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.metrics import THRESHOLD

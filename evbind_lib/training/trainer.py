@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean, shown
+from evbind_lib.training.attention import speed_up
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import LOSSES, Loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
@@ -197,7 +198,9 @@ def fit(
     else:
         model = model_init(model_config(params.model, tokenizer), tokenizer)
     loss = loss or TrainerLoss(choose_loss(params, pairs.labels), "all data")
-    with tempfile.TemporaryDirectory(prefix="evbind-") as unused:
+    with tempfile.TemporaryDirectory(prefix="evbind-") as unused, contextlib.ExitStack() as at_the_end:
+        if model_init is None and params.model.attention == "auto":
+            at_the_end.callback(speed_up(model))
         trainer = transformers.Trainer(
             model=model,
             args=training_arguments(params, output_dir=unused),
@@ -210,12 +213,10 @@ def fit(
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.remove_callback(transformers.ProgressCallback)
         threads = torch.get_num_threads()
+        at_the_end.callback(torch.set_num_threads, threads)
         torch.set_num_threads(min(params.model.threads or threads, threads))
-        try:
-            trainer.train()
-            loss.read()
-        finally:
-            torch.set_num_threads(threads)
+        trainer.train()
+        loss.read()
     return model
 
 

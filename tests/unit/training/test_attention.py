@@ -108,8 +108,15 @@ def test_a_fold_is_trained_alike_and_validated_between(
 
 
 @installed
-def test_auto_takes_it_only_where_it_is_equal_and_faster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_it_on_a_gpu_alone_where_it_is_equal_and_faster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = load(folder, "eager").state_dict()
+    monkeypatch.setattr(module, "_gain_of_flash", lambda config, precision: 1.2)
+    assert attention_of(load(folder, "auto")) == "transformers", "on a CPU there is a faster one"
+    replaced = module._replace_attention(load(folder, "eager"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_replace_attention", lambda model: replaced)  # without a GPU there are no kernels
     for gain, taken in ((1.2, FLASH), (0.9, "transformers"), (None, "transformers")):
         monkeypatch.setattr(module, "_gain_of_flash", lambda config, precision, gain=gain: gain)
         model = load(folder, "auto")
@@ -117,6 +124,7 @@ def test_auto_takes_it_only_where_it_is_equal_and_faster(folder: Path, monkeypat
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "also the new head"
     with pytest.raises(ModelError, match=r"model\.attention=disentangled_flash.*model\.attention=auto"):
         load(folder, FLASH)
+    monkeypatch.undo()
     monkeypatch.setattr(module, "_gain_of_flash", lambda config, precision: 0.9)
     assert attention_of(load(folder, FLASH)) == attention_of(load("tiny", FLASH)) == FLASH
     assert attention_of(load("tiny", "auto")) == "transformers", (

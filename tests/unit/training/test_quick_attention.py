@@ -1,0 +1,145 @@
+"""A classifier that computes less gives the logits and gradients of transformers' own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    ElectraConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    T5Config,
+)
+
+from evbind_lib.config.schema import Params
+from evbind_lib.data.corpus import Corpus
+from evbind_lib.data.folds import Fold
+from evbind_lib.training.attention import speed_up
+from evbind_lib.training.fold import train_fold
+from evbind_lib.training.model import autocast
+
+SMALL = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
+WIDE = {"initializer_range": 0.3}  # with narrower ones every token gets the same attention
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DEBERTA = DebertaV2Config(
+    relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=16, **SMALL, **WIDE, **NO_DROPOUT
+)
+
+
+def is_changed(model: PreTrainedModel) -> bool:
+    """Whether the last layer computes its attention otherwise than its class."""
+    return "forward" in vars(model.base_model.encoder.layer[-1].attention.self)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("buckets", [4, 16, -1])
+@pytest.mark.parametrize("length", [1, 2, 7, 40])
+def test_logits_are_those_of_transformers_at_any_length_and_padding(shared: bool, buckets: int, length: int) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 32}
+    options = {
+        "position_buckets": buckets,
+        "share_att_key": shared,
+        "max_relative_positions": 32,
+        "norm_rel_ebd": "layer_norm",
+    }
+    config = DebertaV2Config(
+        vocab_size=50, relative_attention=True, pos_att_type=["c2p", "p2c"], initializer_range=0.5, **sizes, **options
+    )
+    plain = DebertaV2ForSequenceClassification(config).double().eval()  # single precision rounds wide weights at 1e-5
+    quick = copy.deepcopy(plain)
+    speed_up(quick)
+    assert "forward" in vars(quick.deberta.encoder.layer[0].attention.self)
+    ids = torch.randint(1, 50, (5, length))
+    mask = (torch.arange(length) < torch.linspace(length, 1, 5).ceil()[:, None]).long()
+    with torch.no_grad():
+        found, expected = (model(input_ids=ids, attention_mask=mask).logits for model in (quick, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-2)])
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [(DEBERTA, "eager"), (BertConfig, "eager"), (BertConfig, "sdpa"), (RobertaConfig, "sdpa"), (ElectraConfig, "sdpa")],
+)
+def test_a_step_of_training_has_the_gradients_of_transformers(
+    kind: Any, attention: str, precision: str, tolerance: float
+) -> None:
+    config = kind if kind is DEBERTA else kind(**SMALL, **WIDE, **NO_DROPOUT)
+    torch.manual_seed(0)
+    plain = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).train()
+    quick = copy.deepcopy(plain)
+    speed_up(quick)
+    assert is_changed(quick) and quick.training
+    ids = torch.randint(2, 50, (5, 14))
+    mask = (torch.arange(14) < torch.tensor([14, 12, 7, 3, 1])[:, None]).long()
+    for model in (plain, quick):
+        with autocast("cpu", precision):
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        torch.nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 0, 1, 1])).backward()
+    largest = max(weight.grad.abs().max() for weight in plain.parameters() if weight.grad is not None)
+    for (name, one), other in zip(plain.named_parameters(), quick.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=float(tolerance * largest), msg=name)
+
+
+class MeanOfTokens(BertForSequenceClassification):
+    """A head that asks for every token."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        states = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return type("Output", (), {"logits": self.classifier(states.mean(1))})
+
+
+@pytest.mark.parametrize("kind", ["every token", "other parts", "no such layers"])
+def test_a_model_whose_logits_would_change_stays_as_it_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    if kind == "every token":
+        model: PreTrainedModel = MeanOfTokens(BertConfig(**SMALL, **WIDE)).eval()
+    elif kind == "other parts":  # of another version of transformers
+        model = DebertaV2ForSequenceClassification(DEBERTA).eval()
+        monkeypatch.setattr("evbind_lib.training.attention.dropout", lambda weights, *_: 2 * weights)
+    else:
+        config = T5Config(
+            vocab_size=50,
+            d_model=24,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=3,
+            eos_token_id=7,
+            decoder_start_token_id=0,
+        )
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.randint(8, 50, (2, 9))
+    ids[:, -1] = 7
+    expected = model(input_ids=ids).logits
+    speed_up(model)
+    assert torch.equal(model(input_ids=ids).logits, expected)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_the_model_of_a_fold_is_transformers_own_again(
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold]
+) -> None:
+    quick, eager = (
+        train_fold(corpus, folds[0], brief(f"model.attention={attention}"), keep_model=True)
+        for attention in ("auto", "eager")
+    )
+    assert quick.model is not None and not is_changed(quick.model)
+    ids = torch.arange(10)[None]
+    assert quick.model.base_model(input_ids=ids).last_hidden_state.shape[1] == 10
+    assert quick.metrics == pytest.approx(eager.metrics) and quick.model is not eager.model
+    for one, other in zip(quick.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
