@@ -9,7 +9,7 @@ epochs. They alternate, since a machine is not equally fast all the time; what i
 - padded: the same with every pair padded to 512 and a checkpoint after each epoch, on a small part of the pairs, multiplied
 - bertuner: the nearest neighbour, where it is installed; always six epochs, so its time is divided, and on a CPU in fp32
 - bare: a loop over the batches that evbind makes, without any validation: the floor with transformers' attention
-- evbind; and evbind with transformers' attention where there is another
+- evbind; and evbind with transformers' own attention (model.attention=eager)
 
 With --write the tables also go to `results/`, with date and hardware.
 """
@@ -68,11 +68,11 @@ class Setup:
         return words if self.title == "tiny" else ["model=pretrained", f"model.name={folder}", *words]
 
 
-EVERY = ("usual", "padded", "bertuner", "bare", "evbind")
+EVERY = ("usual", "padded", "bertuner", "bare", "evbind", "evbind eager")
 DEBERTA = ("usual", "bare", "evbind", "evbind eager")
 SETUPS = {
     "tiny": Setup("tiny", 220, 3, 3, EVERY, rate=1e-3, precision="fp32", threads=1),
-    "minilm": Setup("MiniLM-L6", 60, 1, 2, ("usual", "bertuner", "bare", "evbind"), rounds=2),
+    "minilm": Setup("MiniLM-L6", 60, 1, 2, ("usual", "bertuner", "bare", "evbind", "evbind eager"), rounds=2),
     "384x4": Setup("DeBERTa-v3, 384 wide, 4 layers", 60, 1, 2, DEBERTA, rounds=2, shape=(384, 4, 6, 8000)),
     "base": Setup("DeBERTa-v3-base's shape", 12, 1, 1, DEBERTA, batch=8, rounds=1, shape=(768, 12, 12, 128100)),
 }
@@ -363,8 +363,6 @@ def table_of(key: str, setup: Setup, quick: bool) -> list[str]:
     """Measure all variants of a setup in alternation; lines of a markdown table."""
     seen: dict[str, list[dict[str, Any]]] = {variant: [] for variant in setup.variants}
     missing = {"bertuner"} if importlib.util.find_spec("bertuner") is None else set()
-    if importlib.util.find_spec("disentangled_flash") is None:
-        missing.add("evbind eager")  # the same as evbind
     with tempfile.TemporaryDirectory(prefix="evbind-bench-") as place:
         folder = Path(place)
         if key == "minilm":
