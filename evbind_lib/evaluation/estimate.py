@@ -1,7 +1,6 @@
 """Estimates from out-of-fold predictions: comparisons over folds, decisions, scores by criterion, errors."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -115,9 +114,7 @@ def _fold_scores(predictions: pd.DataFrame, metric: str, name: str) -> np.ndarra
     numbers = np.unique(fold)
     if len(numbers) < 2:
         raise DataError(f"{name} has {len(numbers)} fold, and a comparison needs 2; cross-validate it on all folds.")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="sklearn")
-        scores = np.array([METRICS[metric](label[fold == number], probability[fold == number]) for number in numbers])
+    scores = np.array([METRICS[metric](label[fold == number], probability[fold == number]) for number in numbers])
     for number in numbers[~np.isfinite(scores)]:
         remedy = "compare by another metric, or on fewer folds"
         raise DataError(f"{name}: {metric} is not defined in fold {number + 1}, which has one class alone; {remedy}.")
@@ -147,12 +144,10 @@ def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np
         parts = np.array_split(weights, -(-len(weights) * len(label) // MOST_CELLS))
         return np.concatenate([_ranked(metric, label, probability, times[:, posts]) for times in parts])
     scores = np.full(len(weights), np.nan)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="sklearn")
-        for number, times in enumerate(weights):
-            drawn = np.repeat(np.arange(len(posts)), times[posts])
-            with contextlib.suppress(ValueError):  # as many metrics raise where only one class occurs
-                scores[number] = METRICS[metric](label[drawn], probability[drawn])
+    for number, times in enumerate(weights):
+        drawn = np.repeat(np.arange(len(posts)), times[posts])
+        with contextlib.suppress(ValueError):  # as many metrics raise where only one class occurs
+            scores[number] = METRICS[metric](label[drawn], probability[drawn])
     return scores
 
 

@@ -23,8 +23,7 @@ class Metric:
     Parameters
     ----------
     function
-        ``function(labels, values)`` or ``function(labels, values, sample_weight=None)`` -> float, as scikit-learn's metrics
-        are; ``labels`` is an int array (n,) of 0 and 1.
+        ``function(labels, values)`` -> float, as scikit-learn's metrics are; ``labels`` is an int array (n,) of 0 and 1.
     on
         What ``values`` are: P(evidence), float64 (n,), or 1 from a probability of 0.5 on and else 0, int (n,).
     greater_is_better, description
@@ -46,12 +45,14 @@ class Metric:
     greater_is_better: bool = True
     description: str = ""
 
-    def __call__(self, labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        """Score of probabilities of evidence (n,), each pair counted ``sample_weight`` times."""
-        probabilities = np.asarray(probabilities)
-        values = (probabilities >= THRESHOLD).astype(int) if self.on == "decisions" else probabilities
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return float(self.function(labels, values, **weights))
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        """Score of probabilities of evidence (n,)."""
+        values = np.asarray(probabilities)
+        if self.on == "decisions":
+            values = (values >= THRESHOLD).astype(int)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="sklearn")  # ranks of one class only are NaN, F1 of nothing is 0
+            return float(self.function(labels, values))
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -62,20 +63,13 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 # Not scikit-learn's, which is ten times slower: racing asks thousands of resamples.
-def _log_loss(labels: np.ndarray, probabilities: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-    return float(np.average(log_losses(labels, probabilities), weights=sample_weight))
+def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return float(log_losses(labels, probabilities).mean())
 
 
 def _of_both_classes(function: Callable[..., float]) -> Callable[..., float]:
     """A metric that ranks; NaN where only one class occurs, whatever scikit-learn of the day does then."""
-
-    def score(labels: np.ndarray, values: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        counted = np.asarray(labels) if sample_weight is None else np.asarray(labels)[sample_weight > 0]
-        if len(np.unique(counted)) < 2:
-            return float("nan")
-        return float(function(labels, values, sample_weight=sample_weight))
-
-    return score
+    return lambda labels, values: function(labels, values) if len(np.unique(labels)) == 2 else np.nan
 
 
 _f1 = partial(scores.f1_score, zero_division=0)
@@ -124,9 +118,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     alike = labels.ndim == 1 and labels.shape == probabilities.shape and labels.size > 0
     if not (alike and np.isin(labels, (0, 1)).all() and ((probabilities >= 0) & (probabilities <= 1)).all()):
         raise ValueError("labels must be 0 or 1 and probabilities from 0 to 1, of the same pairs and at least one")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="sklearn")  # ranks of one class only are NaN, F1 of nothing is 0
-        return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
+    return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
 
 
 def aggregate(values: Sequence[float], how: str) -> float:

@@ -60,17 +60,6 @@ def test_every_metric_is_scikit_learns(rows: list[tuple[int, float]]) -> None:
         assert all(math.isnan(found[name]) for name in RANKING)
 
 
-@given(PREDICTIONS, st.integers(0, 2**16))
-def test_a_pair_that_weighs_two_counts_as_two_pairs(rows: list[tuple[int, float]], seed: int) -> None:
-    labels, probabilities = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    times = np.random.default_rng(seed).integers(0, 3, len(rows))
-    times[0] = 1
-    repeated = [np.repeat(values, times) for values in (labels, probabilities)]
-    for name, metric in METRICS.items():
-        weighed = metric(labels, probabilities, sample_weight=times)
-        assert weighed == pytest.approx(metric(*repeated), abs=1e-9, nan_ok=True), name
-
-
 @given(PREDICTIONS)
 def test_metrics_that_rank_depend_on_the_order_alone(rows: list[tuple[int, float]]) -> None:
     labels, probabilities = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
