@@ -198,30 +198,24 @@ def folds_line(study: optuna.Study, n_folds: int) -> str:
     return f"{trained} of {whole} folds trained ({trained / max(whole, 1):.0%}){others}"
 
 
-def corrected_line(result: SearchResult) -> str:
-    """The corrected score with its interval and what it estimates, as a sentence, or why there is none."""
+def choice_lines(result: SearchResult) -> list[str]:
+    """The corrected score and what it estimates, or why there is none; then the finalists, and which of them is chosen."""
+    found, best, name = result.finalists, result.best_trial, studies.metric_name(result.study)
     try:
         score = result.corrected_score()
+        interval = f"{score.value:.4f}, 95 % interval {score.low:.4f} to {score.high:.4f}"
+        estimated = "expect it of one more training with the chosen set, on new posts like these"
+        lines = [f"Corrected for selection: {interval}; {estimated}{BY_FINALISTS if found else ''}."]
     except SearchError as reason:
-        return f"No score corrected for selection: {reason}"
-    interval = f"{score.value:.4f}, 95 % interval {score.low:.4f} to {score.high:.4f}"
-    estimated = "expect it of one more training with the chosen set, on new posts like these"
-    return f"Corrected for selection: {interval}; {estimated}{BY_FINALISTS if result.finalists else ''}."
-
-
-def finalist_lines(result: SearchResult) -> list[str]:
-    """Each finalist with the mean and the spread of its fresh seeds, and which one is chosen; nothing where there are none."""
-    found, best, name = result.finalists, result.best_trial, studies.metric_name(result.study)
-    if not found:
-        return []
+        lines = [f"No score corrected for selection: {reason}"]
     trials = result.study.get_trials(deepcopy=False)
-    lines = [
-        f"Finalist: trial {each.trial}, {name} {each.mean:.4f} ± {each.std:.4f} with {len(each.values)} fresh seeds"
-        f" ({trials[each.trial].values[0]:.4f} in the search)"
-        for each in found
-    ]
-    other = "" if found[0].trial == best.number else f", not by trial {best.number}, the best of the search"
-    return [*lines, f"Chosen: trial {found[0].trial}, by the mean of its fresh seeds{other}"]
+    for each in found:
+        fresh = f"{each.mean:.4f} ± {each.std:.4f} with {len(each.values)} fresh seeds"
+        lines.append(f"Finalist: trial {each.trial}, {name} {fresh} ({trials[each.trial].values[0]:.4f} in the search)")
+    if found:
+        other = "" if found[0].trial == best.number else f", not by trial {best.number}, the best of the search"
+        lines.append(f"Chosen: trial {found[0].trial}, by the mean of its fresh seeds{other}")
+    return lines
 
 
 def summary_text(result: SearchResult, params: Params) -> str:
@@ -236,7 +230,7 @@ def summary_text(result: SearchResult, params: Params) -> str:
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
-    values += [corrected_line(result), *finalist_lines(result)]
+    values += choice_lines(result)
     codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in studies.trials_by_code(study).items()]
     importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))

@@ -7,12 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    check_distribution_compatibility,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
 import evbind_lib.hpo.study as studies
@@ -23,11 +18,8 @@ from evbind_lib.errors import ModelError, ParamsError, SearchError
 from evbind_lib.hpo.study import TrialRecord
 
 # The evaluation protocol: trials that differ in one of these cannot be compared.
-PROTOCOL = {
-    "training.n_folds",
-    "training.seed",
-    "training.seeds",
-    *(f"data.{name}" for name in DataParams.model_fields),
+PROTOCOL = {"training.n_folds", "training.seed", "training.seeds"} | {
+    f"data.{name}" for name in DataParams.model_fields
 }
 PROTOCOL -= {"data.pos_neg_ratio", "data.negative_strategy"}  # of training pairs alone
 
@@ -180,7 +172,7 @@ def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
     for name in now.keys() & tried.keys():
         try:
             for distribution in tried[name]:
-                check_distribution_compatibility(distribution, now[name])
+                optuna.distributions.check_distribution_compatibility(distribution, now[name])
         except ValueError:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"
             begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     from evbind_lib.evaluation.final import EvidenceModel
     from evbind_lib.tracking.runs import TrainingRun
+    from evbind_lib.tracking.store import Store
     from evbind_lib.training.fold import ModelInit
     from evbind_lib.training.losses import Loss
 
-Described = Callable[[], tuple[dict[str, Any], dict[str, Any]]]  # parameters and tags of a run
+Described = tuple[dict[str, Any], dict[str, Any]]  # parameters and tags of a run
 
 
 def start(
@@ -134,12 +135,12 @@ def search(
     from evbind_lib.hpo.search import run_search
 
     mine, tracked = objective if isinstance(objective, Objective) else None, None
-    described = functools.partial(_described, params, *((mine.corpus, mine.folds) if mine else ()))
     with contextlib.ExitStack() as stack:
-        if recorded := _recorded(params.tracking, described):
+        if store := _open_store(params.tracking):
             from evbind_lib.tracking.searches import TrackedSearch
 
-            tracked = stack.enter_context(TrackedSearch(**recorded))
+            described = _described(params, mine.corpus, mine.folds) if mine else _described(params)
+            tracked = stack.enter_context(TrackedSearch(store, *described))
         shown = SearchMonitor(params) if has_front_end() else SearchProgress(params)
         own = [stack.enter_context(contextlib.closing(shown)), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
@@ -223,9 +224,8 @@ def cross_validate(
     check(params)
     name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
     n_trainings = len(folds) * max(1, len(params.training.seeds))
-    described = functools.partial(_described, params, corpus, folds)
-    progress = Progress(n_trainings, params.training.n_folds)
-    with contextlib.closing(progress) as line, _training_run(name, params.tracking, described) as runs:
+    line, described = Progress(n_trainings, params.training.n_folds), _described(params, corpus, folds)
+    with contextlib.closing(line), _training_run(name, params.tracking, described) as runs:
         line.update("starting")
         return train(callbacks=[*runs, line, *callbacks], cache=cache or FoldCache("training", read_all=True))
 
@@ -285,7 +285,7 @@ def open_model(corpus: Corpus, params: Params, **given: Any) -> EvidenceModel:
 
 def _recorded_model(corpus: Corpus, params: Params, make: Callable[[], EvidenceModel]) -> EvidenceModel:
     """A model in a training run that holds it too, unless it may know words of sensitive data."""
-    with _training_run(f"finalize {params.model.name}", params.tracking, lambda: _described(params, corpus)) as runs:
+    with _training_run(f"finalize {params.model.name}", params.tracking, _described(params, corpus)) as runs:
         model = make()
         for run in runs if not corpus.sensitive else ():
             from evbind_lib.tracking.models import log_model
@@ -334,7 +334,7 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     table.attrs["asked_before"] = before = unseen.note_evaluation(model, corpus, table)
     parameters = {"model.name": model.about["model"], **flatten({"training": model.about["training"]})}
     tags = {"evbind.data_fingerprint": corpus.fingerprint, "evbind.trained_on": model.about["fingerprint"]}
-    with _training_run(f"evaluate {model.about['model']}", tracking, lambda: (parameters, tags)) as runs:
+    with _training_run(f"evaluate {model.about['model']}", tracking, (parameters, tags)) as runs:
         ends, every = {"": "value", "_low": "low", "_high": "high"}, table.loc["all"].iterrows()
         numbers = {f"{metric}{end}": float(row[ends[end]]) for metric, row in every for end in ends}
         for run in runs:
@@ -345,27 +345,26 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
 @contextlib.contextmanager
 def _training_run(name: str, tracking: TrackingParams, described: Described) -> Iterator[list[TrainingRun]]:
     """A training run around some work, as the callback of its folds; none where nothing is recorded."""
-    if not (recorded := _recorded(tracking, described)):
+    if not (store := _open_store(tracking)):
         yield []
         return
     from evbind_lib.tracking.runs import TrainingRun
 
-    with TrainingRun.open(place="training", name=name, **recorded) as run:
+    with TrainingRun.open(store, "training", name, *described) as run:
         executions.EXECUTION.link(run, "training", name)
         yield [run]
 
 
-def _recorded(tracking: TrackingParams, described: Described) -> dict[str, Any]:
-    """Store, parameters and tags of a run; empty after `compose` alone, and with tracking=none."""
+def _open_store(tracking: TrackingParams) -> Store | None:
+    """Where runs are recorded; None after `compose` alone, and with tracking=none."""
     if executions.EXECUTION.tracking is None or not tracking.enabled:
-        return {}
+        return None
     from evbind_lib.tracking.store import Store
 
-    parameters, tags = described()
-    return {"store": Store(tracking), "parameters": parameters, "tags": tags}
+    return Store(tracking)
 
 
-def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fold] = ()) -> tuple[dict, dict]:
+def _described(params: Params, corpus: Corpus | None = None, folds: Sequence[Fold] = ()) -> Described:
     """Parameters and tags of a run: what its numbers were measured on and with."""
     from evbind_lib.training.model import choose_precision
 

@@ -18,14 +18,7 @@ from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.calibration import calibration_scores
 from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
-from evbind_lib.hpo.results import (
-    SearchResult,
-    corrected_line,
-    experiment_choice,
-    finalist_lines,
-    folds_line,
-    folds_spent,
-)
+from evbind_lib.hpo.results import SearchResult, choice_lines, experiment_choice, folds_line, folds_spent
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
 from evbind_lib.notebook.front_end import show_figure
 from evbind_lib.notebook.monitor import short, states
@@ -95,8 +88,7 @@ def search_summary(result: SearchResult) -> Summary:
         aggregation, reported = drawn.fold_aggregation or "mean", drawn.metric or metric
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"
-    lines += [f"Best: trial {best.number}, {metric} {value:.4f}{scored}", corrected_line(result)]
-    lines += finalist_lines(result)
+    lines += [f"Best: trial {best.number}, {metric} {value:.4f}{scored}", *choice_lines(result)]
     found["finalists"] = [dataclasses.asdict(each) for each in result.finalists]
     with contextlib.suppress(SearchError):
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())

@@ -56,7 +56,7 @@ class Run:
 
     @classmethod
     def open(
-        cls, store: Store, place: str, name: str, *, parameters: Values, tags: Values = NONE, **known_by: str
+        cls, store: Store, place: str, name: str, parameters: Values, tags: Values = NONE, **known_by: str
     ) -> Self:
         """Open a run at the top of an experiment, or that ``known_by`` these tags; raises `TrackingError`."""
         experiment, level = store.experiments[place], LEVELS[place]
