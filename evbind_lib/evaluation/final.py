@@ -30,11 +30,11 @@ from evbind_lib.data.tables import clean, each_text
 from evbind_lib.errors import ModelError, shown
 from evbind_lib.evaluation.calibration import SCORES, Calibration, fit_calibration, parse_aim, thresholds
 from evbind_lib.evaluation.card import card
-from evbind_lib.training.attention import speed_up
 from evbind_lib.training.cache import fold_key
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.metrics import THRESHOLD
 from evbind_lib.training.model import choose_precision, load_tokenizer, predict
+from evbind_lib.training.shortcuts import take_shortcuts
 from evbind_lib.training.trainer import fit, quiet_libraries
 
 ABOUT, CARD = "evbind.json", "README.md"
@@ -140,7 +140,7 @@ class EvidenceModel:
                 # Its attention is transformers' choice: SDPA where the class has it.
                 options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
                 model = AutoModelForSequenceClassification.from_pretrained(place, **options)
-            speed_up(model)
+            take_shortcuts(model)
             found = cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, about)
         except Exception as error:
             problem = f"no model can be loaded from there ({type(error).__name__})"
@@ -186,7 +186,8 @@ def finalize(
     with quiet_libraries():
         tokenizer = load_tokenizer(params.model, [*corpus.criteria.values(), *corpus.sentences["sentence"]])
         encoder = PairEncoder(tokenizer, params.model.max_length)
-        model = fit(params, encoder, encoder.encode(pairs)).eval()
+        encoded = encoder.encode(pairs)
+        model = fit(params, encoder, encoded, asked=[encoded]).eval()
     # What plain transformers asks a folder.
     tokenizer.model_max_length = params.model.max_length
     model.config.update({"id2label": dict(enumerate(NAMES)), "label2id": {name: at for at, name in enumerate(NAMES)}})

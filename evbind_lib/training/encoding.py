@@ -74,6 +74,12 @@ class EncodedPairs(Dataset):
         """Length of each pair in tokens after truncation, special tokens counted; shape (n,), int64."""
         return self.kept.sum(axis=1, dtype=np.int64) + len(self.layout)
 
+    def vocabulary(self) -> np.ndarray:
+        """Every token that occurs in the pairs, sorted, special tokens counted; int64."""
+        spans = zip(self.begins.ravel().tolist(), self.kept.ravel().tolist(), strict=True)
+        texts = [self.tokens[begin : begin + length] for begin, length in {*spans}]
+        return np.unique(np.concatenate([*texts, *self.layout.special, [self.layout.pad]])).astype(np.int64)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         (first, second), (n_first, n_second) = self.begins[index].tolist(), self.kept[index].tolist()
         (before, between, after), layout = self.layout.special, self.layout

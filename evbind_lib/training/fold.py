@@ -138,6 +138,7 @@ def train_prepared(
     batch = int(params.training.args.get(trainer.BATCH, 8))
     precision = choose_precision(params.model.precision)
     theirs = [callback for callback in callbacks if isinstance(callback, TrainerCallback)]
+    asked = [] if theirs else [data.training, data.validation]  # theirs may ask the model anything
     # Under one seed the folds of a set might share its luck, which no correction of their mean could see.
     seed = int(np.random.SeedSequence([params.training.seed, fold]).generate_state(1)[0])
     seeded = params.model_copy(update={"training": params.training.model_copy(update={"seed": seed})})
@@ -148,7 +149,7 @@ def train_prepared(
         validation = _Validation(data, params, precision, watched, ours)
         smaller, hooks = trainer.with_micro_batch(seeded, tried), [validation, *theirs]
         try:
-            model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks)
+            model = trainer.fit(smaller, data.encoder, data.training, watched, model_init, hooks, asked)
         except trainer.NotFiniteError:
             if precision == "fp32":
                 raise
@@ -285,7 +286,7 @@ def _try_steps(params: Params, args: dict[str, Any]) -> None:
     training = params.training.model_copy(update={"args": args})
     try:
         with torch.random.fork_rng():
-            trainer.fit(params.model_copy(update={"training": training}), encoder, pairs)
+            trainer.fit(params.model_copy(update={"training": training}), encoder, pairs, asked=[pairs])
     finally:
         trainer.collect_garbage()
 

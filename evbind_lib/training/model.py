@@ -103,7 +103,7 @@ def check_model(model: ModelParams) -> None:
 def _with_attention(loaded: PreTrainedModel, model: ModelParams) -> PreTrainedModel:
     """The model with the attention that ``model.attention`` asks for; names and values of its weights stay as they are."""
     gain, asked = None, model.attention == FLASH
-    # On a CPU training/attention.py is faster; the tiny model, which gains nothing by it, gets the same scores everywhere.
+    # On a CPU training/shortcuts.py is faster; the tiny model, which gains nothing by it, gets the same scores everywhere.
     if model.attention == "eager" or (not asked and (model.name == TINY or not torch.cuda.is_available())):
         return loaded
     if loaded.config.model_type != "deberta-v2":

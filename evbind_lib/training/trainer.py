@@ -25,10 +25,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean, shown
-from evbind_lib.training.attention import speed_up
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
 from evbind_lib.training.losses import LOSSES, Loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
+from evbind_lib.training.shortcuts import take_shortcuts
 
 ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
@@ -189,8 +189,9 @@ def fit(
     loss: TrainerLoss | None = None,
     model_init: ModelInit | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    asked: Sequence[EncodedPairs] = (),
 ) -> PreTrainedModel:
-    """Fine-tune a fresh model on encoded pairs and leave it on its device; no checkpoint is written."""
+    """Fine-tune a fresh model on pairs and leave it on its device, by shortcuts where all pairs that it is asked are known."""
     transformers.set_seed(params.training.seed)
     tokenizer = encoder.tokenizer
     if model_init is None:
@@ -199,8 +200,9 @@ def fit(
         model = model_init(model_config(params.model, tokenizer), tokenizer)
     loss = loss or TrainerLoss(choose_loss(params, pairs.labels), "all data")
     with tempfile.TemporaryDirectory(prefix="evbind-") as unused, contextlib.ExitStack() as at_the_end:
-        if model_init is None and params.model.attention == "auto":
-            at_the_end.callback(speed_up(model))
+        if asked and model_init is None and params.model.attention == "auto":
+            tokens = np.unique(np.concatenate([each.vocabulary() for each in asked]))
+            at_the_end.callback(take_shortcuts(model, tokens))
         trainer = transformers.Trainer(
             model=model,
             args=training_arguments(params, output_dir=unused),

@@ -1,11 +1,13 @@
-"""A classifier that computes less gives the logits and gradients of transformers' own."""
+"""A classifier on a shorter way gives the logits and gradients of transformers' own."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -18,14 +20,16 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     T5Config,
+    TrainerCallback,
 )
 
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
-from evbind_lib.training.attention import speed_up
 from evbind_lib.training.fold import train_fold
 from evbind_lib.training.model import autocast
+from evbind_lib.training.shortcuts import take_shortcuts
+from tests import checkpoints
 
 SMALL = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
 WIDE = {"initializer_range": 0.3}  # with narrower ones every token gets the same attention
@@ -57,7 +61,7 @@ def test_logits_are_those_of_transformers_at_any_length_and_padding(shared: bool
     )
     plain = DebertaV2ForSequenceClassification(config).double().eval()  # single precision rounds wide weights at 1e-5
     quick = copy.deepcopy(plain)
-    speed_up(quick)
+    take_shortcuts(quick)
     assert "forward" in vars(quick.deberta.encoder.layer[0].attention.self)
     ids = torch.randint(1, 50, (5, length))
     mask = (torch.arange(length) < torch.linspace(length, 1, 5).ceil()[:, None]).long()
@@ -79,7 +83,7 @@ def test_a_step_of_training_has_the_gradients_of_transformers(
     torch.manual_seed(0)
     plain = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).train()
     quick = copy.deepcopy(plain)
-    speed_up(quick)
+    take_shortcuts(quick)
     assert is_changed(quick) and quick.training
     ids = torch.randint(2, 50, (5, 14))
     mask = (torch.arange(14) < torch.tensor([14, 12, 7, 3, 1])[:, None]).long()
@@ -92,6 +96,63 @@ def test_a_step_of_training_has_the_gradients_of_transformers(
         assert (one.grad is None) == (other.grad is None), name
         if one.grad is not None:
             torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=float(tolerance * largest), msg=name)
+
+
+@pytest.mark.parametrize("config", [DEBERTA, BertConfig(**SMALL, **WIDE, **NO_DROPOUT)])
+def test_an_embedding_of_the_tokens_that_occur_learns_what_the_whole_one_does(config: Any) -> None:
+    torch.manual_seed(0)
+    plain = AutoModelForSequenceClassification.from_config(config).train()
+    quick, before = copy.deepcopy(plain), plain.get_input_embeddings().weight.detach().clone()
+    occurring = np.array([0, 7, 9, 20, 33, 41])
+    undo = take_shortcuts(quick, occurring)
+    assert quick.get_input_embeddings().num_embeddings == 6
+    with pytest.raises(IndexError):
+        quick(input_ids=torch.tensor([[7, 8]]))
+    ids = torch.tensor([[7, 9, 20, 41], [33, 7, 41, 0]])
+    for model in (plain, quick):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # Adam would make steps of rounding
+        for _ in range(3):
+            torch.nn.functional.cross_entropy(
+                model(input_ids=ids, attention_mask=(ids > 0).long()).logits, torch.tensor([0, 1])
+            ).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    undo()
+    after = quick.get_input_embeddings().weight
+    assert after.shape == before.shape and {*torch.nonzero((after != before).any(1))[:, 0].tolist()} <= {*occurring}
+    for (name, one), (other, two) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
+        assert name == other
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-5, msg=name)
+
+
+class Sizes(TrainerCallback):
+    """Looks at the model that is trained."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rows, self.changed = kwargs["model"].get_input_embeddings().num_embeddings, is_changed(kwargs["model"])
+
+
+def test_a_fold_takes_shortcuts_but_for_a_callback_of_transformers_which_meets_the_whole_model(
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen, shortened = checkpoints.write_bert(tmp_path / "bert"), Sizes(), list[int]()
+    BertForSequenceClassification(BertConfig(**SMALL | {"vocab_size": 1000}, **NO_DROPOUT)).save_pretrained(folder)
+
+    def shorten(model: Any, tokens: Any) -> Callable[[], Any]:
+        undo = take_shortcuts(model, tokens)
+        shortened.append(model.get_input_embeddings().num_embeddings)
+        return undo
+
+    monkeypatch.setattr("evbind_lib.training.trainer.take_shortcuts", shorten)
+    words = ["model=pretrained", f"model.name={folder}", "model.max_length=32", "model.precision=fp32"]
+    watched = train_fold(corpus, folds[0], brief(*words), callbacks=[seen])
+    eager = train_fold(corpus, folds[0], brief(*words, "model.attention=eager"))
+    assert (seen.rows, seen.changed, shortened) == (1000, False, [])
+    quick = train_fold(corpus, folds[0], brief(*words), keep_model=True)
+    assert quick.model is not None and quick.model.get_input_embeddings().num_embeddings == 1000 > 2 * shortened[0]
+    for other in (watched, eager):
+        np.testing.assert_allclose(quick.predictions["logit"], other.predictions["logit"], atol=1e-4)
 
 
 class MeanOfTokens(BertForSequenceClassification):
@@ -109,7 +170,7 @@ def test_a_model_whose_logits_would_change_stays_as_it_is(kind: str, monkeypatch
         model: PreTrainedModel = MeanOfTokens(BertConfig(**SMALL, **WIDE)).eval()
     elif kind == "other parts":  # of another version of transformers
         model = DebertaV2ForSequenceClassification(DEBERTA).eval()
-        monkeypatch.setattr("evbind_lib.training.attention.dropout", lambda weights, *_: 2 * weights)
+        monkeypatch.setattr("evbind_lib.training.shortcuts.dropout", lambda weights, *_: 2 * weights)
     else:
         config = T5Config(
             vocab_size=50,
@@ -125,7 +186,7 @@ def test_a_model_whose_logits_would_change_stays_as_it_is(kind: str, monkeypatch
     ids = torch.randint(8, 50, (2, 9))
     ids[:, -1] = 7
     expected = model(input_ids=ids).logits
-    speed_up(model)
+    take_shortcuts(model)
     assert torch.equal(model(input_ids=ids).logits, expected)
     assert not any("forward" in vars(module) for module in model.modules())
 
