@@ -1,5 +1,7 @@
 """Fields of transformers' ``TrainingArguments`` that are refused, with reason and remedy, and ranges that it leaves open."""
 
+import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, create_model, model_validator
@@ -37,15 +39,12 @@ NEEDS = {f"{name}_kwargs": name for name in ("gradient_checkpointing", "activati
 NEEDS |= {"optim_target_modules": "optim", "liger_kernel_config": "use_liger_kernel"}
 
 
-def _refused(reason: str) -> Any:
-    def refuse(value: Any) -> Any:
-        raise ValueError(reason)
-
-    return Annotated[Any, BeforeValidator(refuse)]
+def _refuse(reason: str, value: Any) -> Any:
+    raise ValueError(reason)
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, float) and value - value != 0:
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return value
 
@@ -83,6 +82,7 @@ class _Open(BaseModel):
         return given
 
 
-_types = RANGES | {name: _refused(reason) for reason, names in REFUSED.items() for name in names.split()}
+_refused = {name: partial(_refuse, reason) for reason, names in REFUSED.items() for name in names.split()}
+_types = RANGES | {name: Annotated[Any, BeforeValidator(refuse)] for name, refuse in _refused.items()}
 _fields: dict[str, Any] = {name: (kind, None) for name, kind in _types.items()}
 Arguments = create_model("Arguments", __base__=_Open, **_fields)

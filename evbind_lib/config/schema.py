@@ -188,9 +188,7 @@ class TrackingParams(Section):
     @classmethod
     def _without_secret(cls, value: str) -> str:
         if masked(value) != value:
-            raise ValueError(
-                "MLflow stores this address in every run; leave out user and password: the environment has them"
-            )
+            raise ValueError("every run would store it; leave user and password out: the environment has them")
         return value
 
 

@@ -54,7 +54,7 @@ class DataReport:
     repeated_pairs: Annotated[int, "same criterion and sentence again: merged into the first post that has it"] = 0
     conflicting_labels: Annotated[int, "merged pairs labelled both 0 and 1: counted as evidence"] = 0
     moved_pairs: Annotated[
-        int, "pairs of a sentence that an earlier post has too: kept with that post, on its side"
+        int, "pairs of a sentence that an earlier post has too: kept with that post, in its fold"
     ] = 0
     repeated_sentences: Annotated[int, "same sentence in several posts: drawn from the first post only"] = 0
     repeated_posts: Annotated[int, "post_id and text stand there again: merged"] = 0
@@ -313,9 +313,8 @@ def _check_columns(data: DataParams, *read: pd.DataFrame) -> None:
     known = [str(column) for table in read for column in table]
     for ours, theirs in data.columns.items():
         if theirs not in known:
-            raise DataError(
-                f"data.columns={{{ours}: {theirs:.100}}}: no table has that column{did_you_mean(theirs, known)}"
-            )
+            place, near = f"data.columns={{{ours}: {theirs:.100}}}", did_you_mean(theirs, known)
+            raise DataError(f"{place}: no table has that column{near}")
 
 
 READERS = Registry[Callable[[DataParams], Corpus]](

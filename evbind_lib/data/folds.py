@@ -173,16 +173,14 @@ def leakage(corpus: Corpus, folds: Sequence[Fold]) -> pd.DataFrame:
     columns = ["group", "post_id", "sentence"]
     every = pd.concat([corpus.pairs[[*columns, "criterion_id"]], corpus.sentences[columns]], ignore_index=True)
     keys = every["sentence"].map({text: text_key(text) for text in every["sentence"].unique()})
-    held = {"posts": every["post_id"], "pairs": every["criterion_id"] + "\t" + keys, "sentences": keys}
-    held["criteria"] = every["criterion_id"]
+    held = {"groups": every["group"], "posts": every["post_id"], "pairs": every["criterion_id"] + "\t" + keys}
+    held |= {"sentences": keys, "criteria": every["criterion_id"]}
     numbers = {what: pd.factorize(values)[0] for what, values in held.items()}  # -1 where there is no pair
     rows = {}
     for fold in folds:
         one, other = (every["group"].isin(groups) for groups in (fold.training_groups, fold.validation_groups))
-        counts = {"groups": len(fold.training_groups & fold.validation_groups)}
-        for what, each in numbers.items():
-            counts[what] = int((np.intersect1d(each[one], each[other]) >= 0).sum())
-        rows[fold.index + 1] = counts
+        shared = {what: np.intersect1d(each[one], each[other]) for what, each in numbers.items()}
+        rows[fold.index + 1] = {what: int((values >= 0).sum()) for what, values in shared.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")
     both, classes = int(table["criteria"].max()), len(corpus.criteria) <= MOST_CLASSES
     if classes:  # no leak, so no column

@@ -42,9 +42,6 @@ def fit_calibration(predictions: pd.DataFrame) -> Calibration:
     separate the classes, or only one occurs. A negative slope becomes 0 (the fraction of evidence for every pair): the likelihood
     is concave, so that is its greatest value where no slope may be negative.
     """
-    if predictions["weight"].isna().any():  # of a cache that did not hold it yet
-        problem = "These predictions were made before pairs had weights, which calibration needs"
-        raise DataError(f"{problem}; cross-validate with these parameters again.")
     labels, logits, weights = (predictions[name].to_numpy(np.float64) for name in ("label", "logit", "weight"))
     positive, negative = weights @ labels, weights @ (1 - labels)
     target = np.where(labels == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))

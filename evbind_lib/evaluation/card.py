@@ -32,13 +32,11 @@ WORDS = "\n\n**Its tokenizer was trained on these texts and holds their words**:
 def card(about: Mapping[str, Any]) -> str:
     """The card in Markdown; it holds no text of a post."""
     training, scores, calibration = dict(about["training"]), "", "Its probabilities are not calibrated, and too high."
-    if about["calibration"]:
-        calibration = "P(evidence) is `expit({slope:.6g} * (logit 1 - logit 0) + {intercept:.6g})`".format(
-            **about["calibration"]
-        )
+    if found := about["calibration"]:
+        calibration = f"P(evidence) is `expit({found['slope']:.6g} * (logit 1 - logit 0) + {found['intercept']:.6g})`"
         calibration += f", called evidence from {about['threshold']:.4f} on (aim {about['aim']})."
-        found = ", ".join(f"{name} {value:.3f}" for name, value in about["cross_validated"].items())
-        scores = f"Cross-validated, calibration and threshold of each fold from the others: {found}. "
+        values = ", ".join(f"{name} {value:.3f}" for name, value in about["cross_validated"].items())
+        scores = f"Cross-validated, calibration and threshold of each fold from the others: {values}. "
     provenance = training.pop("provenance", None) or {}
     if corrected := provenance.get("corrected_score"):
         line = "Of its search, corrected for selection: {metric} {value:.4f}, 95 % interval {low:.4f} to {high:.4f}."

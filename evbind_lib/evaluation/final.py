@@ -191,19 +191,22 @@ def finalize(
     # What plain transformers asks a folder.
     tokenizer.model_max_length = params.model.max_length
     model.config.update({"id2label": dict(enumerate(NAMES)), "label2id": {name: at for at, name in enumerate(NAMES)}})
-    counts = {"annotated": corpus.report.pairs, "evidence": corpus.report.evidence, "groups": corpus.report.groups}
+    report = corpus.report
     about = {
         "criteria": dict(corpus.criteria),
         "fingerprint": corpus.fingerprint,
-        "counts": counts,
+        "counts": {"annotated": report.pairs, "evidence": report.evidence, "groups": report.groups},
         "pairs": len(pairs),
+        "model": params.model.name,
+        "tokens": _tokens_digest(tokenizer, corpus.criteria),
+        **params.model.model_dump(include={"max_length", "precision", "threads"}),
+        **decided,
+        "data": params.data.model_dump(include=SAMPLING),
+        "training": masked(params.training.model_dump(exclude={"n_folds", "fresh"})),
+        "versions": {name: metadata.version(name) for name in ("evbind", "torch", "transformers", "tokenizers")},
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    about |= {"model": params.model.name, "tokens": _tokens_digest(tokenizer, corpus.criteria)}
-    about |= {**params.model.model_dump(include={"max_length", "precision", "threads"}), **decided}
-    about["data"] = params.data.model_dump(include=SAMPLING)
-    about["training"] = masked(params.training.model_dump(exclude={"n_folds", "fresh"}))
-    about["versions"] = {name: metadata.version(name) for name in ("evbind", "torch", "transformers", "tokenizers")}
-    return EvidenceModel(model, tokenizer, {**about, "trained": datetime.now(UTC).isoformat(timespec="seconds")})
+    return EvidenceModel(model, tokenizer, about)
 
 
 def _decided(predictions: pd.DataFrame | None, aim: str) -> dict[str, Any]:

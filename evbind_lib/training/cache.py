@@ -54,9 +54,7 @@ def fold_key(
         "training": params.training.model_dump(exclude=apart | without_focal),
         "loss": name,
         "data": params.data.model_dump(include=SAMPLING),
-        "model": [
-            *params.model.model_dump(include={"name", "max_length", "precision", "attention", "dropout"}).values()
-        ],
+        "model": [*params.model.model_dump(exclude={"threads", "trainer", "search_space"}).values()],
         "corpus": corpus.fingerprint,
         "folds": [folds_fingerprint(folds), fold.index],
         "code": code_digest("data", "training"),
