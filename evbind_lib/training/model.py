@@ -20,8 +20,6 @@ from evbind_lib.errors import ModelError, shown
 from evbind_lib.training.encoding import EncodedPairs
 from evbind_lib.training.tiny import tiny_config, train_tiny_tokenizer
 
-# Only these attention implementations exist for DeBERTa; asking for another makes transformers warn or fail.
-EAGER_ONLY = ("deberta", "deberta-v2")
 # A package of the extra `attention`: DeBERTa-v2's and v3's attention without its largest intermediate tensors.
 FLASH = "disentangled_flash"
 # What hub clients say where a model is not on this machine and cannot be had.
@@ -54,8 +52,6 @@ def load_model(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> PreTra
         return _with_attention(transformers.DebertaV2ForSequenceClassification(config), model)
     # Stored half precision makes DeBERTa's loss NaN within steps (transformers issue 42805); autocast narrows where it can.
     options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    if config.model_type in EAGER_ONLY:
-        options["attn_implementation"] = "eager"
     loaded, found = _from_pretrained(transformers.AutoModelForSequenceClassification, model.name, **options)
     _check_weights(model, loaded, found, max(tokenizer.get_vocab().values()) + 1)
     return _with_attention(loaded.float(), model)
