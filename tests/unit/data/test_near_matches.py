@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evbind_lib.config.compose import compose
-from evbind_lib.data import near_matches
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.negatives import training_pairs, validation_pairs
 from evbind_lib.data.tables import text_key
@@ -68,13 +66,3 @@ def test_no_sampled_sentence_is_near_evidence_of_its_criterion_in_its_post(
     for draw in (training_pairs, validation_pairs):
         drawn = draw(corpus, corpus.groups, params).query("origin == 'sampled'")
         assert not any(expected.get(pair, False) for pair in zip(drawn["criterion_id"], drawn["sentence"], strict=True))
-
-
-def test_many_sentences_are_compared_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    posts = [[f"Now I can't stop {word} number {number}." for word in "ab" for number in range(9)] for _ in range(2)]
-    corpus = corpus_of(posts, [(0, "A")])
-    whole = near_matches.beside_evidence(corpus.pairs, corpus.sentences[["post_id", "sentence"]])
-    monkeypatch.setattr(near_matches, "AT_ONCE", 7)
-    parts = near_matches.beside_evidence(corpus.pairs, corpus.sentences[["post_id", "sentence"]])
-    pd.testing.assert_frame_equal(whole, parts)
-    assert whole["near"].sum() == 17
