@@ -173,8 +173,7 @@ def report_folds(trial: optuna.Trial, metric: str, *, aggregation: str = "mean")
     greater, study = METRICS[metric].greater_is_better, trial.study
     if len(study.directions) == 1 and greater == studies.is_minimised(study):
         problem = f"study {study.study_name} is {'minimized' if greater else 'maximized'}, against this metric"
-        remedy = "report another metric, or set hpo.study.direction"
-        raise ParamsError(f"report_folds(trial, {metric!r}): {problem}; {remedy}.")
+        raise ParamsError(f"report_folds(trial, {metric!r}): {problem}; report another, or set hpo.study.direction.")
     aggregate([0.0], aggregation)  # an unknown one is refused before the folds are trained
     return _ReportFolds(trial, metric, aggregation)
 
@@ -191,8 +190,7 @@ class _ReportFolds(Callback):
 
     def on_fold_begin(self, fold: Fold, params: Params) -> None:
         if len(params.training.seeds) > 1:
-            problem = "training.seeds: a trial reports each of its folds once"
-            raise ParamsError(f"{problem}; leave it out, or one seed in it.")
+            raise ParamsError("training.seeds: a trial reports each fold once; leave it out, or one seed in it.")
         self.n_folds = params.training.n_folds
         for callback in self.callbacks:
             callback.on_fold_begin(fold, params)

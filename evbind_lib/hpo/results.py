@@ -99,10 +99,9 @@ class SearchResult:
         """Parameters that the chosen trial was trained with; `SearchError` where its objective does not use `suggest`."""
         params = studies.resolved_params(self.chosen_trial, self.configured)
         if params is None:
-            trial = self.chosen_trial.number
-            problem = f"its objective does not use ev.suggest, so not all parameters of trial {trial} are known"
+            name = self.study.study_name
             remedy = "begin it with ev.suggest(trial, params), or set best_trial.params yourself"
-            raise SearchError(f"Study {self.study.study_name}: {problem}; {remedy}.")
+            raise SearchError(f"Study {name}: its objective does not record all parameters; {remedy}.")
         return params
 
     def predictions(self, number: int | None = None) -> pd.DataFrame:
@@ -123,8 +122,7 @@ class SearchResult:
         """Read the study that ``hpo.study`` names, without searching; `SearchError` where it has no complete trial."""
         study = studies.load_study(params)
         if (best := studies.best_trial(study)) is None:
-            remedy = "search on with the command that began it"
-            raise SearchError(f"Study {study.study_name}: none of its trials is complete; {remedy}.")
+            raise SearchError(f"Study {study.study_name}: none of its trials is complete; search on.")
         return cls(study, best, params, len(studies.finished_trials(study)))
 
 
@@ -233,13 +231,13 @@ def summary_text(result: SearchResult, params: Params) -> str:
     values += choice_lines(result)
     codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in studies.trials_by_code(study).items()]
     importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
-    complete, pruned, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED", "FAIL"))
+    complete, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "FAIL"))
     few = f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"
     ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
     sections = {
         f"Study {study.study_name} in {masked(params.hpo.study.storage)}": [
             f"To {direction} {name}{aggregated}",
-            f"{len(trials)} trials: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed",
+            f"{len(trials)} trials: {studies.states(studies.count_trials(study))}",
             folds_line(study, n_folds),
             f"Model {params.model.name}; data {data}{identity['data'][:12] if 'data' in identity else 'of the objective'}",
         ],

@@ -87,7 +87,6 @@ def run_search(
     if params.hpo.finalists and not isinstance(objective, Objective):
         problem = "only the trials of an ev.Objective can be trained again, since its folds and parameters are known"
         raise ParamsError(f"hpo.finalists={params.hpo.finalists}: {problem}; use one with score=, or leave it out.")
-    finalists: list[str] = []
     if isinstance(study, optuna.Study) and len(study.directions) > 1:
         raise SearchError(f"Study {study.study_name} has several objectives; call study.optimize(objective) instead.")
     called = [each if isinstance(each, SearchCallback) else _Called(each) for each in callbacks]
@@ -116,6 +115,7 @@ def run_search(
             elif not _is_over(opened, params):
                 sent = [each for each in (each.for_workers() for each in called) if each is not None]
                 run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
+            finalists: list[str] = []
             if params.hpo.finalists and isinstance(objective, Objective) and _is_over(opened, params):
                 finalists = train_finalists(
                     opened, objective, params, called, lambda: asked_to_stop() or time.time() > deadline
@@ -268,8 +268,7 @@ def _note_others(study: optuna.Study) -> list[str]:
     """Notes where trials of this study were trained by other code than this, or are of another program."""
     notes, own = [], {trial.number for trial in studies.own_trials(study)}
     if not studies.trials_by_code(study).keys() <= {studies.code_version()}:
-        changed = "The code of evbind_lib.data or .training changed since the study began"
-        notes.append(f"{changed}; its summary names the trials by code.")
+        notes.append("The code that trains changed since the study began; its summary names the trials by code.")
     if foreign := [str(trial.number) for trial in study.get_trials(deepcopy=False) if trial.number not in own]:
         notes.append(f"Of another program, so never the best and not counted: trial {', '.join(foreign)}.")
     return notes

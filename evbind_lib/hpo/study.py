@@ -141,6 +141,11 @@ def count_trials(study: optuna.Study) -> dict[str, int]:
     return {"total": len(states), **{name: states.count(state) for name, state in named.items()}}
 
 
+def states(counts: Mapping[str, int]) -> str:
+    """How the trials of a study ended, from `count_trials`."""
+    return f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
+
+
 def trials_by_code(study: optuna.Study) -> dict[str, list[int]]:
     """Numbers of the finished trials by the code that trained them; those of studies that did not record it are left out."""
     codes: dict[str, list[int]] = {}

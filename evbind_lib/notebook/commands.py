@@ -64,8 +64,7 @@ def score(options: argparse.Namespace) -> None:
         raise ParamsError("--with-text keeps the texts of --input; leave it out, or give --input FILE.")
     folder, *others = options.parameters or [""]
     if (by_folder := names_folder(options.parameters)) and others:
-        problem = f"the model in {shown(folder)} has its own parameters"
-        raise ParamsError(f"{shown(others[0])}: {problem}; leave it out.")
+        raise ParamsError(f"{shown(others[0])}: {shown(folder)} has its own parameters; leave it out.")
     asked: Any = () if by_folder else _asked(options.parameters)
     from evbind_lib.evaluation import final, scoring  # load torch
 
@@ -92,11 +91,11 @@ def score(options: argparse.Namespace) -> None:
         else:
             write_whole(options.output, table)
             part.unlink()
-    scores = scoring.score_sentences(model, sentences, options.criterion) if sentences else None
-    for number, row in scores.iterrows() if scores is not None else ():
-        if len(sentences) > 1:
-            print(f"sentence {number}")
-        print(*(f"  {value:.3f}  {name}" for name, value in row.sort_values(ascending=False).items()), sep="\n")
+    if sentences:
+        for number, row in scoring.score_sentences(model, sentences, options.criterion).iterrows():
+            if len(sentences) > 1:
+                print(f"sentence {number}")
+            print(*(f"  {value:.3f}  {name}" for name, value in row.sort_values(ascending=False).items()), sep="\n")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -107,8 +106,7 @@ def evaluate(options: argparse.Namespace) -> None:
     params = compose(overrides, **{**({"data": "pairs"} if file else {}), **choices})
     _check_output(options.output, "--output", folder)
     if not file and not any(word.startswith("data") for word in words):
-        problem = "no labelled data; give a table of pairs, or data=... of them"
-        raise ParamsError(f"evbind evaluate {shown(folder)}: {problem}.")
+        raise ParamsError(f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... .")
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.evaluation.final import EvidenceModel
     from evbind_lib.notebook import session, show
@@ -123,8 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
             params = params.model_copy(update={"data": params.data.model_copy(update=data)})
         corpus = load_corpus(params)
     if corpus.fingerprint == model.about["fingerprint"]:
-        problem = "the model was trained on these data; give others, which it has not seen"
-        raise DataError(f"{shown(file or folder)}: {problem}.")
+        raise DataError(f"{shown(file or folder)}: the model was trained on these data; give others.")
     print(f"Data: {corpus.summary}", file=sys.stderr)
     EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
@@ -174,5 +171,4 @@ def _check_output(file: Path | None, option: str, source: str | None) -> None:
         file.open("x").close()
         file.unlink()
     except OSError as error:
-        problem = f"nothing is written to it ({error.strerror}); leave it out or name another file"
-        raise ParamsError(f"{option} {shown(file)}: {problem}.") from None
+        raise ParamsError(f"{option} {shown(file)}: {error.strerror}; leave it out or name another file.") from None

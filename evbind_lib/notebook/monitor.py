@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from evbind_lib.config.schema import Params, TrackingParams
 from evbind_lib.hpo.objective import SearchCallback
 from evbind_lib.hpo.results import folds_line
-from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name
+from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name, states
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
 from evbind_lib.tracking.page import PROGRESS, RUN_VARIABLE, given_by_launcher, run_address
@@ -198,11 +198,6 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
     drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())
     rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in drawn)
     return f"<b>{head}</b><p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
-
-
-def states(counts: dict[str, int]) -> str:
-    """How the trials of a study ended, from `count_trials`."""
-    return f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed"
 
 
 def short(value: Any) -> str:

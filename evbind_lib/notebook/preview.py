@@ -9,7 +9,7 @@ from statistics import fmean
 import optuna
 
 from evbind_lib.config.compose import describe, group_files
-from evbind_lib.config.schema import GROUPS, Params, dotted_name
+from evbind_lib.config.schema import GROUPS, Params
 from evbind_lib.notebook.run import composed, default_parameters
 from evbind_lib.training.result import Callback
 
@@ -81,13 +81,12 @@ def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[st
 
 def _drawn(params: Params) -> list[Params]:
     """Parameters of thirty trials, as the search space has them."""
-    from evbind_lib.hpo.space import draw, put_in
+    from evbind_lib.hpo.objective import suggest
     from evbind_lib.hpo.study import quiet_optuna
 
     with quiet_optuna():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    values = (draw(study.ask(), params) for _ in range(30))
-    return [put_in(params, {dotted_name(name): value for name, value in each.items()}) for each in values]
+    return [suggest(study.ask(), params) for _ in range(30)]
 
 
 def _pairs(params: Params, n_training: int) -> float:

@@ -20,6 +20,7 @@ from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.errors import ParamsError
 from evbind_lib.hpo.objective import Objective, SearchCallback, running_trial
 from evbind_lib.hpo.results import SearchResult, result_texts, summary_numbers, write_results
+from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import StudyRecord, best_trial, load_study
 from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
@@ -132,8 +133,6 @@ def search(
     >>> 0 <= result.best_value <= 1
     True
     """
-    from evbind_lib.hpo.search import run_search
-
     mine, tracked = objective if isinstance(objective, Objective) else None, None
     with contextlib.ExitStack() as stack:
         if store := _open_store(params.tracking):

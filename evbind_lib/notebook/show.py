@@ -19,9 +19,9 @@ from evbind_lib.evaluation.calibration import calibration_scores
 from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
 from evbind_lib.hpo.results import SearchResult, choice_lines, experiment_choice, folds_line, folds_spent
-from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name
+from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name, states
 from evbind_lib.notebook.front_end import show_figure
-from evbind_lib.notebook.monitor import short, states
+from evbind_lib.notebook.monitor import short
 from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
@@ -94,8 +94,7 @@ def search_summary(result: SearchResult) -> Summary:
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files
         lines += [f"  params/{choice.replace('=', '/')}.yaml   use it: evbind train {choice}"] if choice else []
-        lines += ["  params/trainer/hpo_best.yaml"]
-        lines += ["  optuna_study_summary.txt", "  optuna_trials.csv"]
+        lines += ["  params/trainer/hpo_best.yaml", "  optuna_study_summary.txt", "  optuna_trials.csv"]
     found |= {"experiment": choice, "went_on_from": n_earlier, "stopped": result.stopped}
     return found, [*lines, *_mlflow_line(result.configured)]
 

@@ -17,6 +17,7 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import EvbindError
 from evbind_lib.evaluation.estimate import confident_errors
 from evbind_lib.notebook.front_end import has_front_end, show_figure
+from evbind_lib.notebook.show import show
 from evbind_lib.plots.validation import thresholds
 
 if TYPE_CHECKING:
@@ -137,6 +138,4 @@ def _browse(table: pd.DataFrame, view: Callable[..., None], **controls: Any) -> 
 
 def _show_table(table: pd.DataFrame, most: int) -> None:
     """Show the first rows, counted from 1, sentences whole."""
-    shown = table.head(most)
-    with pd.option_context("display.max_colwidth", None):
-        display(shown.set_axis(range(1, len(shown) + 1), axis=0))
+    show(table.head(most).set_axis(range(1, min(most, len(table)) + 1), axis=0))

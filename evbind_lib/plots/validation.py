@@ -72,13 +72,12 @@ def learning_curves(results: Trained | Mapping[str, Trained], metric: str = "mac
 def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
     """Precision against recall over all thresholds, for all folds together and for one result by fold too; dotted is chance."""
     axes = {"x": "recall: fraction of evidence that is found", "y": "precision: fraction of finds that are right"}
-    title, score = "Precision and recall", ("average precision", average_precision_score)
 
     def curve(label: pd.Series, probability: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         precision, recall, _ = precision_recall_curve(label, probability)
         return recall[:-1], precision[:-1]  # the last point is made up: where nothing is called, there is no precision
 
-    figure = _curves(results, curve, title, score, **axes)
+    figure = _curves(results, "Precision and recall", curve, average_precision_score, "average precision", **axes)
     for trace in figure.data:
         trace.mode = "lines" if len(trace.x) > 1 else "markers"
     return figure.update_traces(line_shape="hv")
@@ -87,8 +86,8 @@ def precision_recall(results: Result | Mapping[str, Result]) -> go.Figure:
 def roc(results: Result | Mapping[str, Result]) -> go.Figure:
     """True against false positive rate over all thresholds, of all folds together and of one result by fold too, with chance."""
     axes = {"x": "false positive rate: fraction of the others called evidence", "y": "true positive rate (recall)"}
-    title, score = "Receiver operating characteristic", ("AUC", roc_auc_score)
-    return _curves(results, lambda *pairs: roc_curve(*pairs)[:2], title, score, chance=(0, 1), **axes)
+    title, chance = "Receiver operating characteristic", (0, 1)
+    return _curves(results, title, lambda *pairs: roc_curve(*pairs)[:2], roc_auc_score, "AUC", chance=chance, **axes)
 
 
 def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = THRESHOLD) -> go.Figure:
@@ -209,7 +208,7 @@ def _counted(tables: Mapping[str, pd.DataFrame], weighted: bool = False) -> str:
     return f"{len(first):,} pairs{standing}, {first['label'].sum():,} of them evidence"
 
 
-def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None, **axes: Any) -> go.Figure:
+def _curves(results: Any, title: str, curve: Any, area: Any, name: str, chance: Any = None, **axes: Any) -> go.Figure:
     """Curves over all thresholds, and the line that chance would reach: by default at the fraction of evidence."""
     tables, one = _named(results, predictions_of)
     first = next(iter(tables.values()))
@@ -221,15 +220,14 @@ def _curves(results: Any, curve: Any, title: str, score: Any, chance: Any = None
             across, up = curve(*pairs)
             seen = np.unique(np.linspace(0, len(across) - 1, MOST_POINTS).round().astype(int))
             line = {"color": marker(position)["color"], "width": 3 if model in tables else 1.2}
-            label = f"{model}: {score[1](*pairs):.3f}"
-            figure.add_scatter(x=across[seen], y=up[seen], mode="lines", line=line, name=label)
+            figure.add_scatter(x=across[seen], y=up[seen], mode="lines", line=line, name=f"{model}: {area(*pairs):.3f}")
     if not figure.data:
         return sentence(title, "A curve needs pairs with and without evidence.")
     figure.update_traces(hovertemplate="%{x:.3f}, %{y:.3f}")
     level = chance or [first["label"].mean()] * 2
     look = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "hoverinfo": "skip"}
     figure.add_scatter(x=[0, 1], y=level, mode="lines", name=f"chance: {sum(level) / 2:.3f}", **look)
-    figure.update_layout(legend_title_text=score[0], xaxis_range=[-0.01, 1.01], yaxis_range=[-0.01, 1.03])
+    figure.update_layout(legend_title_text=name, xaxis_range=[-0.01, 1.01], yaxis_range=[-0.01, 1.03])
     return styled(figure, title, _counted(tables), height=440, **axes)
 
 

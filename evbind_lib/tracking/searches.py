@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.hpo.finalists import finalist_name
 from evbind_lib.hpo.objective import SearchCallback, SearchStopped
-from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, study_uid
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, best_trial, count_trials, improvements, states, study_uid
 from evbind_lib.tracking.executions import EXECUTION
 from evbind_lib.tracking.page import run_address
 from evbind_lib.tracking.runs import DATA, Run, TrainingRun, idle_since, state_of
@@ -235,8 +235,7 @@ def write_summary(study_run: Run, study: optuna.Study, numbers: Values, texts: M
     if not there:
         summary.start_below(study_run, "summary")
     counted = {f"trials_{name}": count for name, count in counts.items()}
-    states = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "total")
-    note = f"{counts['total']} trials: {states}. Best value {best.value:.4f}, trial {best.number}."
+    note = f"{counts['total']} trials: {states(counts)}. Best value {best.value:.4f}, trial {best.number}."
     # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.
     tags = {"mlflow.note.content": note, **{f"best.{name}": value for name, value in best.params.items()}}
     for owner in (study_run, summary):

@@ -78,7 +78,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, places: list[Place]) -> list[Any]:
 
 def test_only_a_front_end_gets_widgets(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
     displayed: list[Any] = []
-    monkeypatch.setattr(widgets, "display", displayed.append)
+    for module in (widgets, shows):
+        monkeypatch.setattr(module, "display", displayed.append)
     assert not has_front_end()
     widgets.browse_pairs(corpus)
     (table,) = displayed
