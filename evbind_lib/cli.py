@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from evbind_lib.config.compose import split_arguments
 from evbind_lib.config.masking import masked
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if bad := [word for word in (sys.argv[1:] if arguments is None else arguments) if NO_TEXT.search(word)]:
             problem = "an argument holds a control character or half a character"
             raise ParamsError(f"{shown(masked(bad[0]))}: {problem}; write it again, in UTF-8.")
+        if places := [str(each) for each in (options.output, options.posts) if re.match(r"[\w+.-]{2,}:/", str(each))]:
+            problem = "that is an address, and what is written here goes to a file; name one"
+            raise ParamsError(f"{shown(masked(places[0]))}: {problem}.")
         options.parameters += ["training.fresh=true"] if options.fresh else []
         command = _command(options)
         if options.show:
@@ -65,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nevbind: stopped; the same command goes on with the study.", file=sys.stderr)
         return 130
     files = [f"Notebook: {run.near(executed.notebook)}", f"Page:     {run.near(executed.html)}"]
-    print(*executed.result.get("lines", []), *files, sep="\n")
+    print(*masked([*executed.result.get("lines", []), *files]), sep="\n")
     return 130 if executed.result.get("stopped") else 0
 
 
@@ -96,12 +101,17 @@ def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], None
     return commands.finalize if name == "finalize" else commands.evaluate if by_folder else None
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(masked(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     titles = []
     for name, file in run.notebooks().items():
         first = json.loads(file.read_text(encoding="utf-8"))["cells"][0]
         titles.append(f"  {name:<14} {''.join(first['source']).splitlines()[0].lstrip('# ')}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="evbind",
         usage="evbind NOTEBOOK [GROUP=FILE ...] [KEY=VALUE ...]",
         description="\n".join(["Run a notebook of the kit with other parameters.", "", "notebooks:", *titles]),

@@ -14,8 +14,8 @@ _data_file = rf"\bdata\.(?:{'|'.join(FILES)})"
 _secret_name, _file_name = re.compile(f"{_secret}$"), re.compile(f"{_data_file}$")
 _figure = re.compile(r"\.(image/[\w+-]+|application/vnd\.plotly\.v1\+json)$")  # long, and without parameters
 _override = re.compile(r"[+~]*([\w.@/]+)=(.+)")
-# In a text, `what` has to go. Of an address it goes to the last @, since one may stand in the password.
-_url = re.compile(r"\b(?P<scheme>[a-zA-Z][\w+.-]{0,30})://(?!/)(?P<user>[^\s'\"<>:@]*)(?P<what>[^\s'\"<>]*)@")
+# In a text, `what` has to go. Of an address it goes to the last @: one may be in the password. A path has one slash of it.
+_url = re.compile(r"\b(?P<scheme>[a-zA-Z][\w+.-]{0,30}://?)(?!/)(?P<user>[^\s'\"<>:@]*)(?P<what>[^\s'\"<>]*)@")
 _between = r"\\*['\"]?(?:\s*:\s*[\w.\[\] |]+?)?\s*[:=]\s*"  # a name and its value, in Python, JSON or JSON within JSON
 _quoted = re.compile(rf"{_secret}{_between}(?P<quote>\\*['\"])(?P<what>(?:\\.|[^\\\n])+?)(?P=quote)")
 _bare = re.compile(rf"{_secret}(?:=|: )(?!(?i:none|null|true|false)\b)(?P<what>[^\s&,;:'\"\\\])}}<>]+)")
@@ -92,7 +92,7 @@ class _Mask:
             return found[0]
         self.instead(rest[1:])
         shown = f"{user}{rest and f':{MASK}'}" if scheme.startswith(_databases) else self.instead(user)
-        return f"{scheme}://{shown}@"
+        return f"{scheme}{shown}@"
 
     def instead(self, text: str, to: str = MASK) -> str:
         """Remember a text that is masked; what stands there instead."""

@@ -77,6 +77,17 @@ def test_a_place_that_is_something_else_is_refused_and_left_alone(workspace: Pat
     assert (workspace / "notes.txt").read_text() == "mine"
 
 
+def test_an_address_for_an_output_is_refused_without_its_password(workspace: Path, capsys: Any) -> None:
+    file = write_notebook(workspace / "own.ipynb", "1")
+    for words in ([str(file), "--output"], ["score", "--sentence", "x", "--posts"], ["finalize", "--output"]):
+        assert main([*words, "s3://key:pass@word@host/x.ipynb"]) == 2
+    with pytest.raises(SystemExit):
+        main(["train", "--outputs", "s3://key:pass@word@host/x.ipynb"])
+    said = capsys.readouterr().err
+    assert said.count("***@host/x.ipynb") == 4 and "word" not in said
+    assert list(workspace.iterdir()) == [file]
+
+
 def execute(source: str | Path, output: str | Path, **options: Any) -> None:
     parameters = {"tracking": "none", "api_key": "k-987654"}
     words: dict[str, Any] = {"engine_name": "evbind", "progress_bar": False, "parameters": parameters}

@@ -11,12 +11,13 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from evbind_lib.config.compose import compose
 from evbind_lib.config.masking import masked, masked_notebook
+from evbind_lib.errors import shown
 
 ADDRESS = "postgresql://me:secret@host/db"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         (ADDRESS, "postgresql://me:***@host/db"),
         (
@@ -27,6 +28,7 @@ ADDRESS = "postgresql://me:secret@host/db"
             "postgresql://host/db?user=me&password=s3cret&sslmode=require",
             "postgresql://host/db?user=me&password=***&sslmode=require",
         ),
+        ("s3:/key:wo/rd@bucket/x.ipynb: as a path writes it", "s3:/***@bucket/x.ipynb: as a path writes it"),
         ("https://ghp_0123@mlflow.example.org/x", "https://***@mlflow.example.org/x"),
         ("https://ghp_0123:x-oauth@mlflow.example.org", "https://***@mlflow.example.org"),
         ("+training.args.hub_token=hf_0123", "+training.args.hub_token=***"),
@@ -39,14 +41,20 @@ ADDRESS = "postgresql://me:secret@host/db"
         ('{"data.test": "~/clinic/new"}', '{"data.test": "new"}'),
     ],
 )
-def test_a_text_shows_neither_passwords_nor_tokens_nor_folders_of_data(text: str, shown: str) -> None:
-    assert masked(text) == shown == masked(shown)
+def test_a_text_shows_neither_passwords_nor_tokens_nor_folders_of_data(text: str, expected: str) -> None:
+    assert masked(text) == expected == masked(expected)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("sqlite:///optuna.db", "sqlite:////home/me@work/optuna.db", "http://server:5000", "postgresql://me@host/db"),
+        *(
+            "sqlite:///optuna.db",
+            "sqlite:////home/me@work/optuna.db",
+            "file:/home/me@work/x",
+            "http://server:5000",
+            "postgresql://me@host/db",
+        ),
         *("model.max_length=64", "training.n_folds=3", "mail me@host.org", "https://a.org/@me", "n_tokens=3"),
         "training.args.hub_token=***: a fold reaches no hub; take it out.",
         *("training.args.hub_token=null", "data.posts=evbind_lib/data/sample/posts.csv"),
@@ -54,6 +62,11 @@ def test_a_text_shows_neither_passwords_nor_tokens_nor_folders_of_data(text: str
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
+
+
+def test_a_message_that_shows_the_beginning_of_a_long_address_shows_no_part_of_its_password() -> None:
+    address = f"s3://key:{'secret' * 50}@host/x.ipynb"
+    assert "secret" not in masked(shown(address)) and masked(shown(masked(address))) == "s3://***@host/x.ipynb"
 
 
 def test_values_are_masked_by_their_names_in_whatever_they_are_nested() -> None:
