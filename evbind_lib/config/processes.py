@@ -1,11 +1,11 @@
 """Which process does what: a name for this one, whether another still lives, locks between those of one machine."""
 
+import contextlib
 import hashlib
 import os
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 import psutil
@@ -55,12 +55,32 @@ def _start(number: int, place: str) -> str:
         return ""
 
 
-def lock_between_processes(address: str) -> AbstractContextManager[Any]:
-    """Lock of a database that one process of this machine holds at a time; `filelock.Timeout` after 2 minutes."""
+@contextlib.contextmanager
+def lock_between_processes(address: str) -> Iterator[None]:
+    """Lock of a database that one process of this machine holds at a time; `filelock.Timeout` after 2 minutes.
+
+    Where what is done with it fails, neither the lock nor a folder or an empty file that was made for the database stays behind.
+    """
     # Beside the database, where all who share it find it whatever their TMPDIR and user; one of a server is in the workspace.
     url = resolve_sqlite(address)
     file = sqlite_file(url) or workspace() / f"evbind_{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(file.parent, os.W_OK):
-        return nullcontext()  # nobody can write to a database there either: SQLite needs its journal beside it
-    return filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=120)
+    made = [folder for folder in file.parents if not folder.exists()]
+    lock = file.with_name(f"{file.name}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Where nobody can write, nobody can to a database either: SQLite needs its journal beside it.
+        with filelock.FileLock(lock, timeout=120) if os.access(file.parent, os.W_OK) else contextlib.nullcontext():
+            was_there = file.exists()
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    lock.unlink()  # who waits for a lock that is gone makes it again
+                    if not was_there and not file.stat().st_size:
+                        file.unlink()
+                raise
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise

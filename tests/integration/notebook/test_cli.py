@@ -34,7 +34,7 @@ def refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
         # What only the notebook can find is a failed execution, and MLflow says so; there is nothing else of it.
         record = {
             workspace / "mlflow.db",
-            *workspace.glob("*.lock"),
+            workspace / "mlflow.db.lock",
             *workspace.glob("mlartifacts"),
             *workspace.glob("mlartifacts/notebooks/**/*"),
         }

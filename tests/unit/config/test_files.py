@@ -131,6 +131,22 @@ def test_a_lock_lies_beside_its_database_for_whoever_may_write_there(workspace: 
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    "address", ["postgresql://host/x", "sqlite:///new/deep/x.db", "sqlite:///x.db", "sqlite:///mine.db"]
+)
+def test_a_lock_of_what_cannot_be_used_leaves_nothing_behind_and_touches_nothing_of_the_users(
+    workspace: Path, address: str
+) -> None:
+    (workspace / "mine.db").touch()
+    with pytest.raises(ValueError, match="be used"), lock_between_processes(address):
+        if (file := paths.sqlite_file(resolve_sqlite(address))) is not None:
+            file.touch()
+        raise ValueError("it cannot be used")
+    assert [each.name for each in workspace.iterdir()] == ["mine.db"]
+    with lock_between_processes(address):  # and can be held again
+        assert next(workspace.rglob("*.lock"))
+
+
 def test_a_registry_refuses_an_unknown_name_and_knows_what_was_added() -> None:
     registry = Registry[int]("training.loss_function", "loss", focal=1, weighted_ce=2)
     assert registry["focal"] == 1 and registry.additions() == {} and "fokal" not in registry
