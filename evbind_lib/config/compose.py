@@ -13,7 +13,7 @@ from evbind_lib.config.distribution import FIELDS
 from evbind_lib.config.encoders import TINY, encoder_default
 from evbind_lib.config.masking import SAMPLE, masked
 from evbind_lib.config.paths import project_folder, workspace
-from evbind_lib.config.schema import GROUPS, TYPED, Params, dotted_name, flatten, is_entry, set_values
+from evbind_lib.config.schema import GROUPS, TYPED, Params, TrackingParams, dotted_name, flatten, is_entry, set_values
 from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
@@ -71,6 +71,20 @@ def compose(
         _drop_left_over(search, words)
         _fix(tree, search)
     return Params.from_tree(tree)
+
+
+def tracking_of(given: Mapping[str, Any]) -> TrackingParams:
+    """Where an execution with these parameters is recorded; where they cannot be used, what they say of tracking counts."""
+    overrides = listed if isinstance(listed := given.get("overrides"), list | tuple) else []
+    chosen = {group: given[group] for group in GROUPS if isinstance(given.get(group), str)}
+    alone = [word for word in overrides if str(word).lstrip("+~").startswith("tracking")]
+    for words, files in (
+        (overrides, chosen),
+        (alone, {group: chosen[group] for group in chosen if group == "tracking"}),
+    ):
+        with contextlib.suppress(ParamsError):
+            return compose(words, **files).tracking
+    return compose().tracking
 
 
 def experiment_name(study: str) -> str:

@@ -1,6 +1,5 @@
 """Run a notebook in batch: check parameters and data, execute it by papermill's engine ``evbind``, keep it and its HTML page."""
 
-import ast
 import contextlib
 import os
 import sys
@@ -16,7 +15,7 @@ from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
-from evbind_lib.tracking.page import export_html, recorded_result
+from evbind_lib.tracking.page import UNREADABLE, assigned, export_html, recorded_result
 
 # Seconds that a kernel may take to start, and a cell to end.
 WAITS: dict[str, int | None] = {"start_timeout": 180, "execution_timeout": None}
@@ -52,22 +51,11 @@ def find_notebook(name: str) -> Path:
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
     """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None."""
-    # papermill.inspect_notebook counts equal signs line by line: it loses `overrides = ["training.n_folds=3"]`.
-    cells = _read(notebook).cells
-    tagged = [each for each in cells if each.cell_type == "code" and "parameters" in each.metadata.get("tags", [])]
     try:
-        body = ast.parse(tagged[0].source).body if tagged else []
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        return assigned(_read(notebook), "parameters")
+    except UNREADABLE as error:
         problem = f"its parameters cell cannot be read as Python ({type(error).__name__}); correct that cell"
         raise ParamsError(f"{notebook.name}: {problem}.") from None
-    values: dict[str, Any] = {}
-    for node in body:
-        match node:
-            case ast.Assign([ast.Name(name), *_], value) | ast.AnnAssign(ast.Name(name), _, value):
-                values[name] = None
-                with contextlib.suppress(ValueError, TypeError):
-                    values[name] = ast.literal_eval(value or "None")
-    return values
 
 
 def _read(notebook: Path) -> Any:

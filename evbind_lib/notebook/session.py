@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from evbind_lib.config.compose import GROUPS, compose
+from evbind_lib.config.compose import GROUPS, compose, tracking_of
 from evbind_lib.config.schema import Params, TrackingParams, flatten, without_files
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
@@ -88,7 +88,7 @@ def start(
         params = compose(overrides, **chosen)
     except ParamsError:
         with contextlib.suppress(ParamsError):  # the execution is recorded as failed with the first error
-            begin(compose().tracking, name, given)
+            begin(tracking_of(given), name, given)
         raise
     # Where no data were chosen they may come from memory, and the sample must not be named.
     chose_data = data or experiment or any(word.lstrip("+~").startswith(("data", "experiment=")) for word in overrides)

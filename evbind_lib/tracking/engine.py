@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -78,19 +79,16 @@ def execute_notebook(
 
 
 def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> NotebookRun | None:
-    """Open the run of an execution, in the store that the notebook's own parameters name."""
-    from evbind_lib.config.compose import GROUPS, compose
-    from evbind_lib.errors import ParamsError
+    """Open the run of an execution, in the store that its parameters name: those of its own cell, those put in below it."""
+    from evbind_lib.config.compose import tracking_of
+    from evbind_lib.tracking.page import UNREADABLE, assigned
     from evbind_lib.tracking.runs import NotebookRun
     from evbind_lib.tracking.store import Store
 
-    given = dict(notebook.metadata.get("papermill", {}).get("parameters", {}))
-    choices = {name: value for name, value in given.items() if name in GROUPS and isinstance(value, str)}
-    overrides = given.get("overrides", [])
-    try:
-        tracking = compose(overrides if isinstance(overrides, list) else [], **choices).tracking
-    except ParamsError:  # the notebook will say so
-        tracking = compose().tracking
+    given, values = dict(notebook.metadata.get("papermill", {}).get("parameters", {})), dict[str, Any]()
+    with contextlib.suppress(*UNREADABLE):  # the notebook will say so, or is of another language
+        values = assigned(notebook, "parameters", "injected-parameters")
+    tracking = tracking_of({**values, **given})
     if not tracking.enabled:
         return None
     name, outer = Path(input_path or "notebook").stem, os.environ.get(OUTER_VARIABLE)

@@ -1,5 +1,6 @@
 """An executed notebook as a page of HTML, the result it recorded, and the words between a kernel and whoever runs it."""
 
+import ast
 import contextlib
 import copy
 import os
@@ -18,6 +19,12 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 # What papermill's engine `evbind` gives to a kernel: the run that it opened, empty with tracking=none, and the notebook's file.
 RUN_VARIABLE, FILE_VARIABLE = "EVBIND_NOTEBOOK_RUN", "EVBIND_NOTEBOOK_FILE"
 OUTER_VARIABLE = "EVBIND_OUTER_RUN"  # run of the notebook that an execution was started in
+UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+)  # what Python raises for a cell that it cannot parse
 
 
 def given_by_launcher(name: str) -> str | None:
@@ -33,6 +40,20 @@ def front_end_file() -> str | None:
     """Notebook that JupyterLab or VS Code, which started this kernel, names in it; None where neither did."""
     shell = get_ipython()
     return given_by_launcher("JPY_SESSION_NAME") or (shell.user_ns.get("__vsc_ipynb_file__") if shell else None)
+
+
+def assigned(notebook: Any, *tags: str) -> dict[str, Any]:
+    """Names and values that the cells with one of these tags assign, read without running them; of an expression None."""
+    # papermill.inspect_notebook counts equal signs line by line: it loses `overrides = ["training.n_folds=3"]`.
+    code = [each for each in notebook.cells if each.cell_type == "code" and {*tags} & {*each.metadata.get("tags", ())}]
+    values: dict[str, Any] = {}
+    for node in (node for cell in code for node in ast.parse(cell.source).body):
+        match node:
+            case ast.Assign([ast.Name(name), *_], value) | ast.AnnAssign(ast.Name(name), _, value):
+                values[name] = None
+                with contextlib.suppress(ValueError, TypeError):
+                    values[name] = ast.literal_eval(value or "None")
+    return values
 
 
 def run_address(uri: str, experiment: str, run: str) -> str:

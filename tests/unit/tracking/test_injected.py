@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nbformat
 import pytest
@@ -12,7 +13,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from evbind_lib.errors import ParamsError
-from evbind_lib.tracking import executions, page
+from evbind_lib.tracking import engine, executions, page
 
 OWN, WRONG, RIGHT = "trainer: str = 'default'", "# Parameters\ntrainr = 'mine'\n", "# Parameters\ntrainer = 'mine'\n"
 WITHOUT_COMMENT = "trainer = 'mine'"
@@ -49,6 +50,27 @@ def test_own_cells_that_begin_so_inject_paths_and_what_was_put_right_are_taken(
     monkeypatch: pytest.MonkeyPatch, cells: tuple[str, ...]
 ) -> None:
     run_cells(monkeypatch, *cells)
+
+
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        ("tracking: str = 'none'\noverrides: list = []", {}),
+        ("overrides: list = ['tracking=none']", {"trainer": "default"}),
+        ("overrides: list = ['tracking.enabled=false', 'training.n_flods=3']", {}),
+        ("tracking = 'none'\ndata = 'a table of its own'\noverrides = other", {"limit": 3}),
+        ("tracking = 'local'", {"tracking": "none"}),
+        ("x = (", {"tracking": "none", "overrides": 3}),
+    ],
+)
+def test_the_engine_records_nothing_where_the_notebooks_own_cell_or_who_calls_says_so(
+    workspace: Path, tmp_path: Path, own: str, given: dict[str, Any]
+) -> None:
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
+    cells = [new_code_cell("tracking = 'local'"), new_code_cell(own, metadata={"tags": ["parameters"]})]
+    nbformat.write(new_notebook(metadata=kernel, cells=cells), file := tmp_path / "own.ipynb")
+    made = parameterize_notebook(load_notebook_node(str(file)), given)
+    assert engine.open_run(made, "own.ipynb") is None and not list(workspace.iterdir())
 
 
 def test_where_the_file_is_known_papermills_tag_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
