@@ -29,12 +29,13 @@ def take_shortcuts(model: Any, tokens: np.ndarray | None = None) -> Callable[[],
     return undo.close
 
 
-@torch.no_grad()
 def _logits(model: Any, tokens: np.ndarray | None) -> torch.Tensor:
-    """Logits of a text of eight tokens and one of five."""
+    """Logits of a text of eight tokens and one of five, by the way of training where the tokens are known."""
     known = torch.arange(model.config.vocab_size) if tokens is None else torch.from_numpy(tokens)
     ids = known[torch.arange(16).view(2, 8) % len(known)]
-    return model(input_ids=ids, attention_mask=(torch.arange(8) < torch.tensor([[8], [5]])).long()).logits
+    mask = (torch.arange(8) < torch.tensor([[8], [5]])).long()
+    with torch.set_grad_enabled(tokens is not None):
+        return model(input_ids=ids, attention_mask=mask).logits.detach()
 
 
 class _OccurringTokens(torch.nn.Embedding):
@@ -134,7 +135,11 @@ def _attend_deberta(
         bias = by_query.as_strided(shape, (*strides, row - 1, 1), length - 1)
         bias = bias + by_key.as_strided(shape, (*strides, 1, row - 1), length - 1)
     bias = bias.masked_fill(~mask[:, :, :1].bool().transpose(0, 1), torch.finfo(bias.dtype).min)
-    query, key, value = (states.reshape(heads * n, -1, width) for states in (query, key, value))
-    scores = torch.baddbmm(bias.view(heads * n, -1, length), query, key.transpose(1, 2), alpha=1 / scale)
-    context = torch.bmm(dropout(scores.softmax(-1), own.dropout.p, own.training), value)
-    return context.view(heads, n, -1, width).permute(1, 2, 0, 3).flatten(2), None
+    query, key, value = (states.view(heads, n, -1, width) for states in (query, key, value))
+    if torch.is_grad_enabled():  # on a CPU this is the faster for gradients, the other without
+        bias, query, key = (each.flatten(0, 1) for each in (bias, query, key))
+        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / scale).softmax(-1)
+        context = dropout(scores, own.dropout.p, own.training).view(heads, n, -1, length) @ value
+    else:
+        context = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1 / scale)
+    return context.permute(1, 2, 0, 3).flatten(2), None
