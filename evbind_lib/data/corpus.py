@@ -29,7 +29,6 @@ ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("sentence", "label")
 # Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
 MOST_NOT_FOUND = 0.1
-AT_ONCE = 100_000  # rows of text held for the fingerprint
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
 Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
@@ -161,12 +160,7 @@ class Corpus:
         for table in (self.pairs, self.sentences, self.repeats):
             coded = [pd.factorize(table[name]) for name in sorted(table.columns)]
             values = (np.asarray(each, dtype=object)[codes].tolist() for codes, each in coded)
-            content = sorted(zip(*values, strict=True))
-            # The text of one list, in parts for memory.
-            for start in range(0, len(content) or 1, AT_ONCE):
-                part = json.dumps(content[start : start + AT_ONCE])
-                digest.update(((", " if start else "[") + part[1:-1]).encode())
-            digest.update(b"]")
+            digest.update(json.dumps(sorted(zip(*values, strict=True))).encode())
         digest.update(json.dumps(sorted(self.criteria.items())).encode())
         return digest.hexdigest()
 
