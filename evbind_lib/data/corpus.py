@@ -30,7 +30,6 @@ PAIRS = ("sentence", "label")
 # Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
 MOST_NOT_FOUND = 0.1
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
-Place = Callable[[str], str]  # how messages name a table: `data.pairs=FILE` or, in memory, `pairs`
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,8 @@ class Corpus:
         common is enough; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
         data = DataParams(group_by=group_by or "post_id")
-        return dataclasses.replace(_corpus(as_text(pairs, "pairs", PAIRS), None, None, data), sensitive=sensitive)
+        read = as_text(pairs.reset_index(drop=True), "pairs", PAIRS)
+        return dataclasses.replace(_corpus(read, None, None, data), sensitive=sensitive)
 
     @classmethod
     def from_posts(
@@ -142,9 +142,10 @@ class Corpus:
         like sentence_id; ``criteria`` are texts by id. ``group_by`` and ``sensitive`` are as in `from_pairs`; by default the
         author groups, where there is such a column or every post_id carries one (s_AUTHOR_POST), else the post.
         """
-        read = as_text(annotations, "annotations", ANNOTATIONS), as_text(posts, "posts", POSTS)
+        read = as_text(annotations.reset_index(drop=True), "annotations", ANNOTATIONS)
+        of_posts = as_text(posts.reset_index(drop=True), "posts", POSTS)
         texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
-        return dataclasses.replace(_corpus(*read, texts, data, form="posts"), sensitive=sensitive)
+        return dataclasses.replace(_corpus(read, of_posts, texts, data, "annotations"), sensitive=sensitive)
 
     @functools.cached_property
     def report(self) -> DataReport:
@@ -281,17 +282,12 @@ def _note_provenance(params: Params, fingerprint: str) -> None:
 _warn_once = functools.cache(logging.getLogger("evbind_lib").warning)
 
 
-def _place(data: DataParams, **names: str) -> Place:
-    """How messages name a file or a setting."""
-    return lambda key: f"data.{names.get(key, key)}={getattr(data, names.get(key, key))}"
-
-
 def _read_redsm5(data: DataParams) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns)
     annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
     _check_columns(data, posts, annotations)
     criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
-    return _corpus(annotations, posts, criteria, data, _place(data), "posts")
+    return _corpus(annotations, posts, criteria, data, "annotations")
 
 
 def _read_pairs(data: DataParams) -> Corpus:
@@ -299,7 +295,7 @@ def _read_pairs(data: DataParams) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
     _check_columns(data, pairs, *([] if posts is None else [posts]))
     criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _corpus(pairs, posts, criteria, data, _place(data))
+    return _corpus(pairs, posts, criteria, data)
 
 
 def _check_columns(data: DataParams, *read: pd.DataFrame) -> None:
@@ -316,8 +312,8 @@ READERS = Registry[Callable[[DataParams], Corpus]](
     "format",
     redsm5=_read_redsm5,
     pairs=_read_pairs,
-    scifact=lambda data: _corpus(formats.scifact_pairs(data), None, None, data, _place(data, pairs="claims")),
-    wice=lambda data: _corpus(formats.wice_pairs(data), None, None, data, _place(data)),
+    scifact=lambda data: _corpus(formats.scifact_pairs(data), None, None, data, "claims"),
+    wice=lambda data: _corpus(formats.wice_pairs(data), None, None, data),
 )
 READERS.__doc__ = """Formats that ``data.format`` chooses from, each a function from ``params.data`` to a corpus.
 
@@ -334,12 +330,15 @@ def _corpus(
     posts: pd.DataFrame | None,
     criteria: dict[str, str] | None,
     data: DataParams,
-    place: Place = str,
-    form: Literal["posts", "pairs"] = "pairs",
+    key: str = "pairs",
 ) -> Corpus:
     """Corpus of annotations of posts, in ReDSM5's columns, or of a table of pairs: checked, cleaned, grouped and merged."""
-    of_posts, counts, remarks = form == "posts", dict[str, int](), list[str]()
-    key, label, symptom = ("annotations", "status", "DSM5_symptom") if of_posts else ("pairs", "label", "criterion_id")
+    of_posts, counts, remarks = key == "annotations", dict[str, int](), list[str]()
+    label, symptom = ("status", "DSM5_symptom") if of_posts else ("label", "criterion_id")
+
+    def place(name: str) -> str:  # as messages have it, which name no file of tables in memory
+        return name if getattr(data, key) is None else f"data.{name}={getattr(data, name)}"
+
     where = place(key)
     posts = None if posts is None else tables.check_posts(posts, place("posts"), counts)
     if "post_id" not in table:
@@ -393,4 +392,5 @@ def _corpus(
         remarks.append(f"these connect {largest:.0%} of the pairs to one group, so {remedy}")
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
     told = counts | found, (why, *remarks)
+    form: Literal["posts", "pairs"] = "posts" if of_posts else "pairs"
     return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), form, in_posts, *told)

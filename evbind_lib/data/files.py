@@ -41,7 +41,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table that has these columns, or calls them as in ``names``; as text, with the lines that rows begin in as index."""
     table = read_file(path, key, _read)
-    return as_text(table, f"{key}={path:.200}", columns, names, table.index)
+    return as_text(table, f"{key}={path:.200}", columns, names)
 
 
 def read_file(path: str | None, key: str, reader: Callable[[Any], Any]) -> Any:
@@ -140,13 +140,9 @@ def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def as_text(
-    table: pd.DataFrame,
-    place: str,
-    columns: Sequence[str],
-    names: Mapping[str, str] | None = None,
-    rows: pd.Index | None = None,
+    table: pd.DataFrame, place: str, columns: Sequence[str], names: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """A table with rows and these columns, values as text, missing ones empty; ``rows`` are numbers for messages, else from 0."""
+    """A table with rows and these columns, values as text, missing ones empty; messages name a row as its index does."""
     table = table.rename(columns=str)
     for number, name in enumerate(table.columns, start=1):
         if not name.strip():
@@ -167,7 +163,7 @@ def as_text(
         if "data." in place and end.endswith("."):
             end = f"{end[:-1]}; name the right ones in data.columns={{{missing[0]}: COLUMN}}."
         raise DataError(f"{place}: the {what} missing{end}")
-    table, texts = table.set_axis(pd.RangeIndex(len(table)) if rows is None else rows, axis="index"), {}
+    texts = {}
     for name in table.columns:
         try:
             texts[name] = _column_as_text(table[name])

@@ -41,7 +41,7 @@ def wice_pairs(data: DataParams) -> pd.DataFrame:
 
 def _table(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Pairs]) -> pd.DataFrame:
     rows = pd.DataFrame([(line, *row) for line, row in _read(path, key, rows_of)], columns=["line", *COLUMNS])
-    return as_text(rows[COLUMNS], f"{key}={path:.200}", COLUMNS, rows=pd.Index(rows["line"]))
+    return as_text(rows.set_index("line"), f"{key}={path:.200}", COLUMNS)
 
 
 def _read(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Any]) -> list[tuple[int, Any]]:

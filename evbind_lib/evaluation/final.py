@@ -84,7 +84,7 @@ class EvidenceModel:
         """
         if pairs.empty:
             return np.empty((0, 2))
-        texts = as_text(pairs, "pairs", ["criterion", "sentence"])[["criterion", "sentence"]]
+        texts = as_text(pairs.reset_index(drop=True), "pairs", ["criterion", "sentence"])[["criterion", "sentence"]]
         encoded = self._encoder.encode(texts.apply(each_text, change=clean).assign(label=0))
         threads = torch.get_num_threads()
         torch.set_num_threads(min(self.about.get("threads") or threads, threads))  # as it was trained

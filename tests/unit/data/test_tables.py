@@ -75,7 +75,7 @@ def test_what_is_no_text_is_refused_with_column_and_row(cell: object, words: str
         pd.Index([7, 7, 7])
     )
     with pytest.raises(DataError) as caught:
-        as_text(table, "pairs", ("sentence", "label"))
+        Corpus.from_pairs(table)
     assert str(caught.value).startswith("pairs, row 2: sentence ") and words in str(caught.value)
     # Of a column that nobody asked for there is no word, and it is not there.
     assert as_text(table.rename(columns={"sentence": "vector"}), "pairs", ("label",)).columns.tolist() == ["label"]
