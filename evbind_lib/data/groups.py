@@ -19,10 +19,10 @@ def group_posts(
     found = [_by_column(column, ids, rows, posts, place) for column in columns if column != "criterion"]
     if not found:
         return [*columns], {post: post for post in ids}, "all pairs of one are on one side"
-    names, (groups, *others), (why, *_) = map(list, zip(*found, strict=True))
-    for values in others:
+    _, groups, why = found[0]
+    for _, values, _ in found[1:]:
         groups = connected(groups, pd.Series(ids), pd.Series([values[post] for post in ids]))
-    names += ["criterion"] if "criterion" in columns else []
+    names = [name for name, _, _ in found] + (["criterion"] if "criterion" in columns else [])
     return names, groups, why if len(names) == 1 else "what has one of them in common is one group"
 
 

@@ -68,11 +68,9 @@ def _pairs(rows: pd.DataFrame, own_post: pd.Series) -> tuple[pd.DataFrame, dict[
 def _distinct(rows: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every sentence in the first post that has it, annotated ones before those of posts' texts; and its further posts."""
     every = pd.concat([rows[SENTENCE].assign(order=0), split[SENTENCE].assign(order=1)], ignore_index=True)
-    every[SENTENCE] = every[SENTENCE].astype("category")  # sorted by numbers, three times
-    # Within a post the annotated sentence comes before the same text in the post, so that it keeps its id.
-    within = every.sort_values(["post_id", "order", "sentence_id", "sentence"])
-    within = within.drop_duplicates(["post_id", "sentence"])
-    within = within.sort_values(["order", "post_id", "sentence_id"], kind="stable")
+    every[SENTENCE] = every[SENTENCE].astype("category")  # sorted by numbers, twice
+    # Of an annotated sentence that is found in the text of its post too, the annotation's id stays.
+    within = every.sort_values(["order", *SENTENCE]).drop_duplicates(["post_id", "sentence"])
     again = within.duplicated("sentence")
     sentences = within.loc[~again, SENTENCE].sort_values(SENTENCE, kind="stable", ignore_index=True)
     return sentences.astype("str"), within.loc[again, ["post_id", "sentence"]].reset_index(drop=True).astype("str")
