@@ -254,6 +254,8 @@ def summary_text(result: SearchResult, params: Params) -> str:
 
 def best_trainer_yaml(result: SearchResult) -> str:
     """The best trial's parameters as a file of the trainer group, with where they come from."""
+    from evbind_lib.training.losses import own_settings  # late: it loads torch
+
     study, best, params, name = result.study, result.chosen_trial, result.params, studies.metric_name(result.study)
     identity, found = StudyRecord.read(study).identity or {}, result.finalists
     value = found[0].mean if found else result.best_value
@@ -271,6 +273,7 @@ def best_trainer_yaml(result: SearchResult) -> str:
     provenance |= {"data": "memory"} if identity.get("source") == "memory" else {}
     provenance |= {"lacks": lacks} if (lacks := not_in_files(study)) else {}
     training = params.training.model_dump(exclude={"n_folds", "seed", "seeds", "validation", "fresh", "provenance"})
+    training["loss_args"] = own_settings(identity.get("loss") or params.training.loss_function, training["loss_args"])
     training = {key: value for key, value in _without_secrets(training).items() if key != "loss_args" or value}
     training["provenance"] = {**provenance, "date": datetime.now(UTC).date().isoformat()}
     # What the search decided outside training.

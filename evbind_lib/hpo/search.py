@@ -43,11 +43,11 @@ ObjectiveFunction = Callable[[optuna.Trial], float]
 OptunaCallback = Callable[[optuna.Study, FrozenTrial], Any]
 
 
-def check_search(params: Params) -> None:
+def check_search(params: Params, loss: Any = None) -> None:
     """Refuse what cannot be searched before anything is trained or written: the one list, for shell, papermill and notebook."""
     from evbind_lib.training.fold import check  # late: it loads torch
 
-    check(params)
+    check(params, loss)
     if len(params.training.seeds) > 1:
         problem = f"training.seeds={params.training.seeds}: a search trains each of its trials once"
         raise ParamsError(f"{problem}; leave it out, and train the best again with evbind train trainer=hpo_best.")
@@ -81,7 +81,7 @@ def run_search(
 ) -> SearchResult:
     """Search until the study holds ``hpo.trials.n_trials`` finished trials, or another of its ends is reached."""
     started = time.perf_counter()
-    check_search(params)
+    check_search(params, objective.loss if isinstance(objective, Objective) else objective)
     if isinstance(objective, Objective) and not objective.corpus.samples_negatives(objective.params.data):
         _refuse_sampling(objective.params)
     if params.hpo.finalists and not isinstance(objective, Objective):

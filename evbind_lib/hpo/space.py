@@ -26,7 +26,7 @@ PROTOCOL -= {"data.pos_neg_ratio", "data.negative_strategy"}  # of training pair
 
 def check_space(params: Params) -> None:
     """Refuse conditions that form a cycle, the evaluation protocol, what training does not know, a missing file to enqueue."""
-    from evbind_lib.training.fold import check  # late: it loads torch
+    from evbind_lib.training.fold import check_values  # late: it loads torch
 
     parents_first(params)
     for name, entry in params.hpo.search_space.items():
@@ -43,7 +43,7 @@ def check_space(params: Params) -> None:
             raise ParamsError(f"{problem}; give it a range and a step of common size.") from None
         for value in values:
             try:
-                check(put_in(params, {dotted: value}))
+                check_values(put_in(params, {dotted: value}))
             except (ParamsError, ModelError) as error:
                 raise type(error)(f"hpo.search_space.{name}: {error}") from None
     for source in params.hpo.enqueue:

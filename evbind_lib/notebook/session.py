@@ -220,7 +220,7 @@ def cross_validate(
     train = functools.partial(crossval.cross_validate, corpus, folds, params, loss=loss, model_init=model_init)
     if trial := running_trial():
         return train(callbacks=callbacks, cache=cache or trial.cache)
-    check(params)
+    check(params, loss)
     name = f"train {params.model.name} {'hpo_best' if params.training.provenance else 'default'}"
     n_trainings = len(folds) * max(1, len(params.training.seeds))
     line, described = Progress(n_trainings, params.training.n_folds), _described(params, corpus, folds)

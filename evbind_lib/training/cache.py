@@ -41,18 +41,18 @@ def fold_key(
     model_init: Callable[..., Any] | None = None,
 ) -> str | None:
     """Name of everything that decides a fold's predictions: equal keys, equal results; None where a part has no digest."""
-    from evbind_lib.training.losses import LOSSES  # late: readers of finished folds can do without torch
+    from evbind_lib.training.losses import LOSSES, own_settings  # late: readers of finished folds can do without torch
 
     name = "own" if callable(loss) else loss or params.training.loss_function
     own = [loss if callable(loss) else LOSSES.additions().get(name), model_init]
     digests = [digest_of(function) if function is not None else "evbind" for function in own]
     if None in digests:
         return None
-    apart = {"n_folds", "seeds", "holdout", "validation", "fresh", "provenance", "loss_function"}
+    apart = {"n_folds", "seeds", "holdout", "validation", "fresh", "provenance", "loss_function", "loss_args"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
     tree = {
         "training": params.training.model_dump(exclude=apart | without_focal),
-        "loss": name,
+        "loss": [name, own_settings(loss or name, params.training.loss_args)],
         "data": params.data.model_dump(include=SAMPLING),
         "model": [*params.model.model_dump(exclude={"threads", "trainer", "search_space"}).values()],
         "corpus": corpus.fingerprint,

@@ -13,15 +13,15 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.encoders import TINY
-from evbind_lib.config.schema import Params
+from evbind_lib.config.schema import Params, dotted_name
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
-from evbind_lib.errors import ModelError, ParamsError, TrainingError, shown
+from evbind_lib.errors import ModelError, ParamsError, TrainingError, did_you_mean, shown
 from evbind_lib.training import trainer
 from evbind_lib.training.cache import model_content
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import Loss
+from evbind_lib.training.losses import Loss, settings_of
 from evbind_lib.training.metrics import METRICS, compute_metrics, probabilities_of
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
@@ -235,8 +235,24 @@ class _Validation(TrainerCallback):
             callback.on_epoch_end(epoch)
 
 
-def check(params: Params) -> None:
-    """Refuse a loss, metric, direction, training argument or model that cannot be used, before anything is trained or written."""
+def check(params: Params, loss: str | Loss | None = None) -> None:
+    """Refuse what cannot be used before anything is trained or written; a loss that was handed in keeps what it takes."""
+    check_values(params)
+    searched = {dotted_name(name): entry for name, entry in params.hpo.search_space.items()}
+    drawn, prefix = searched.get("training.loss_function"), "training.loss_args."
+    names = [*params.training.loss_args, *(name.removeprefix(prefix) for name in searched if name.startswith(prefix))]
+    losses = [loss] if loss else dict.fromkeys([params.training.loss_function, *((drawn and drawn.choices) or ())])
+    takes = [settings_of(each) for each in losses]
+    known = {name for each in takes for name in each or ()}
+    for name in {*names} - known if None not in takes else ():
+        problem = f"no setting of that name in {' or '.join(map(str, losses))}"
+        raise ParamsError(
+            f"{prefix}{name}: there is {problem}{did_you_mean(name, known) if known else '; take it out.'}"
+        )
+
+
+def check_values(params: Params) -> None:
+    """Refuse a loss, metric, direction, training argument or model that cannot be used."""
     choose_loss(params, np.array([0, 1]))
     name, key = params.hpo.metric.name, "hpo.study.direction"
     better, order = ("maximize", "higher") if METRICS[name].greater_is_better else ("minimize", "lower")

@@ -1,7 +1,9 @@
 """Losses for few, unbalanced positives: weighted cross-entropy and focal loss, in a registry that takes further ones."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,30 +51,53 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float, alpha: fl
     return -alpha_t * (gamma * log_rest).exp() * log_p
 
 
-LOSSES = Registry[Callable[[TrainingParams, np.ndarray], Loss]](
+LOSSES = Registry[Callable[..., Loss]](
     "training.loss_function",
     "loss",
     weighted_ce=lambda training, labels: partial(weighted_cross_entropy, weights=inverse_frequency_weights(labels)),
-    smoothed_ce=lambda training, labels: partial(
-        weighted_cross_entropy, weights=inverse_frequency_weights(labels), **{"smoothing": 0.1, **training.loss_args}
+    smoothed_ce=lambda training, labels, *, smoothing=0.1: partial(
+        weighted_cross_entropy, weights=inverse_frequency_weights(labels), smoothing=smoothing
     ),
     focal=lambda training, labels: partial(focal, gamma=training.focal_gamma, alpha=training.focal_alpha),
 )
 LOSSES.__doc__ = """Losses by name: what ``training.loss_function`` chooses from.
 
-An entry is a *factory*: ``factory(training, labels)`` is called once per fold with `TrainingParams` (``training.loss_args`` holds
-a loss's own settings) and the labels (n,) of the training pairs, and gives the loss: ``loss(logits, labels)`` with logits (n, 2)
-float and labels (n,) int64 -> (n,) float. The argument ``loss=`` of `train_fold` and `cross_validate` takes such a loss itself.
+An entry is a *factory*: ``factory(training, labels, *, ...)`` is called once per fold with `TrainingParams`, the labels (n,) of
+the training pairs and those of ``training.loss_args`` that it has keywords for (one without keywords may read them there), and
+gives the loss: ``loss(logits, labels)`` with logits (n, 2) float and labels (n,) int64 -> (n,) float. The argument ``loss=`` of
+`train_fold` and `cross_validate` takes such a loss itself.
 
 Examples
 --------
 >>> import torch, evbind_lib as ev
->>> def smooth_ce(training, labels):     # training.loss_function=smooth_ce training.loss_args.smoothing=0.2
-...     smoothing = training.loss_args.get("smoothing", 0.1)
+>>> def smooth_ce(training, labels, *, smoothing=0.1):  # training.loss_function=smooth_ce training.loss_args.smoothing=0.2
 ...     return torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
 >>> ev.LOSSES["smooth_ce"] = smooth_ce
 >>> del ev.LOSSES["smooth_ce"]
 """
+
+
+def settings_of(loss: str | Loss) -> set[str] | None:
+    """Names in ``training.loss_args`` that a loss takes, keywords of its factory; None of one of the user's own without."""
+    if not isinstance(loss, str) or loss not in LOSSES:
+        return None
+    parameters = inspect.signature(LOSSES[loss]).parameters.values()
+    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return None if takes_any or (not named and loss in LOSSES.additions()) else named
+
+
+def own_settings(loss: str | Loss, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``training.loss_args`` that a loss takes: where several are searched, the others are another's."""
+    names = settings_of(loss)
+    return {key: value for key, value in given.items() if names is None or key in names}
+
+
+def make_loss(name: str, training: TrainingParams, labels: np.ndarray) -> Loss:
+    """The loss of this name for these training labels (n,)."""
+    factory = LOSSES[name]
+    given = own_settings(name, training.loss_args) if len(inspect.signature(factory).parameters) > 2 else {}
+    return factory(training, labels, **given)
 
 
 def loss_table() -> pd.DataFrame:

@@ -26,7 +26,7 @@ from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean, shown
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import LOSSES, Loss
+from evbind_lib.training.losses import Loss, make_loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
 from evbind_lib.training.shortcuts import take_shortcuts
 
@@ -135,7 +135,7 @@ def choose_loss(params: Params, labels: np.ndarray, loss: str | Loss | None = No
         return loss
     name = loss or params.training.loss_function
     try:
-        return LOSSES[name](params.training, labels)
+        return make_loss(name, params.training, labels)
     except TypeError as error:
         raise ParamsError(f"training.loss_function={name}: {error}; look at training.loss_args.") from None
 

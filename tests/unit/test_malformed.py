@@ -24,6 +24,7 @@ from evbind_lib.errors import DataError, EvbindError, ModelError, ParamsError
 from evbind_lib.hpo.search import check_search
 from evbind_lib.notebook import run
 from evbind_lib.training.fold import check
+from evbind_lib.training.losses import LOSSES
 from tests import checkpoints
 
 LONG, NESTED = "n" * 5000, "[" * 400 + "]" * 400
@@ -222,6 +223,35 @@ def test_other_arguments_are_judged_by_transformers_before_a_trial(argument: str
 @pytest.mark.parametrize("argument", FINE)
 def test_an_argument_that_is_odd_but_works_is_taken(argument: str) -> None:
     check(compose([f"training.args.{argument}"]))
+
+
+SEARCHED = "hpo.search_space.training.loss_args.{}={{type: uniform, low: 0.1, high: 0.2}}"
+BOTH = "hpo.search_space.loss_function.choices=[smoothed_ce,focal]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["training.loss_args.smoothing=0.1"], "smoothing: there is no setting of that name in weighted_ce or focal"),
+        (["training.loss_function=smoothed_ce", "training.loss_args.smothing=0.1"], "mean 'smoothing'?"),
+        ([SEARCHED.format("smothing"), BOTH], "mean 'smoothing'?"),
+        ([SEARCHED.format("smoothing")], "take it out"),
+    ],
+)
+def test_a_setting_that_no_loss_takes_is_refused_before_a_trial(overrides: list[str], word: str) -> None:
+    said = sentence_of(ParamsError, lambda: check_search(compose(overrides, hpo="quick")))
+    assert said.startswith("training.loss_args.sm") and word in said
+
+
+def test_a_setting_is_taken_where_the_chosen_or_a_searched_loss_or_one_of_ones_own_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check(compose(["training.loss_function=smoothed_ce", "training.loss_args.smoothing=0.1"]))
+    check_search(compose([SEARCHED.format("smoothing"), BOTH]))
+    margin = compose(["training.loss_args.margin=0.1"])
+    check(margin, lambda logits, labels: logits.sum(dim=1))
+    monkeypatch.setitem(LOSSES, "mine", lambda training, labels: None)
+    check(compose(["training.loss_args.margin=0.1", "training.loss_function=mine"]))
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -21,7 +21,7 @@ def test_no_file_of_the_workspace_holds_a_password_a_token_or_the_folder_of_the_
 ) -> None:
     shutil.copytree(PACKAGE / "data" / "sample", clinic := tmp_path / "ada clinic")
     server = database.replace("evbind@", f"evbind:{PASSWORDS[0]}@")
-    words = [*BRIEF, "hpo.trials.n_trials=1", f"hpo.study.storage={server}", f"training.loss_args.hub_token={TOKEN}"]
+    words = [*BRIEF, "hpo.trials.n_trials=1", f"hpo.study.storage={server}", f"model.trainer.hub_token={TOKEN}"]
     words += [f"data.{name}='{clinic}/{name}.csv'" for name in ("posts", "annotations")]
     assert main(["hpo_search", *words]) == 0
     assert main(["hpo_search", *words, "hpo.study.study_name=x", "hpo.metric.name=f2"]) == 2
@@ -32,6 +32,10 @@ def test_no_file_of_the_workspace_holds_a_password_a_token_or_the_folder_of_the_
         and b"evbind:***@127.0.0.1" in places[str(workspace / "mlflow.db")]
     )
     secrets = (*PASSWORDS, TOKEN, "ada clinic")
+    experiment = places.pop(str(workspace / "params" / "experiment" / "redsm5-tiny.yaml"))
+    assert b"ada clinic" in experiment and not any(secret.encode() in experiment for secret in secrets[:-1]), (
+        "by this one file the same data are trained on again"
+    )
     assert [
         (place, secret) for place, content in places.items() for secret in secrets if secret.encode() in content
     ] == []

@@ -19,6 +19,8 @@ from evbind_lib.training.losses import (
     focal,
     inverse_frequency_weights,
     loss_table,
+    make_loss,
+    own_settings,
     weighted_cross_entropy,
 )
 
@@ -60,9 +62,25 @@ def test_smoothed_cross_entropy_is_torchs_times_the_weight_of_the_class(smoothin
 
 def test_smoothing_is_a_setting_of_the_loss() -> None:
     training = TrainingParams(loss_function="smoothed_ce", loss_args={"smoothing": 0.4})
-    loss = LOSSES["smoothed_ce"](training, np.array([0, 1]))
+    loss = make_loss("smoothed_ce", training, np.array([0, 1]))
     expected = functional.cross_entropy(LOGITS, LABELS, label_smoothing=0.4, reduction="none")
     torch.testing.assert_close(loss(LOGITS, LABELS), expected)
+
+
+def test_a_loss_is_given_the_settings_that_its_factory_has_keywords_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"smoothing": 0.4, "margin": 1}
+    factories = {
+        "named": lambda training, labels, *, margin=0.2: margin,
+        "every": lambda training, labels, **settings: settings,
+        "reads": lambda training, labels: training.loss_args,
+    }
+    for name, factory in factories.items():
+        monkeypatch.setitem(LOSSES, name, factory)
+    training = TrainingParams(loss_args=settings)
+    made = {name: make_loss(name, training, np.array([0, 1])) for name in factories}
+    assert made == {"named": 1, "every": settings, "reads": settings}
+    assert own_settings("smoothed_ce", settings) == {"smoothing": 0.4} and own_settings("focal", settings) == {}
+    make_loss("weighted_ce", training, np.array([0, 1]))(LOGITS, LABELS)
 
 
 def test_focal_by_hand() -> None:
