@@ -51,21 +51,20 @@ def fold_pairs(corpus: Corpus, fold: Fold, params: Params) -> tuple[pd.DataFrame
     >>> float(validation["label"].mean())
     0.25
     """
-    training = training_pairs(corpus, fold.training_groups, params)
-    return training, validation_pairs(corpus, fold.validation_groups, params)
+    training = training_pairs(corpus, fold.training_groups, params.data)
+    return training, validation_pairs(corpus, fold.validation_groups, params.data)
 
 
-def training_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
+def training_pairs(corpus: Corpus, groups: Collection[str], data: DataParams) -> pd.DataFrame:
     """Training pairs of some groups, in any order, as `fold_pairs` describes them."""
-    data = params.data
     return _Draw(corpus, groups, "training", data).pairs(data.negative_strategy, data.pos_neg_ratio)
 
 
-def validation_pairs(corpus: Corpus, groups: Collection[str], params: Params) -> pd.DataFrame:
+def validation_pairs(corpus: Corpus, groups: Collection[str], data: DataParams) -> pd.DataFrame:
     """Validation pairs of some groups, in any order, as `fold_pairs` describes them."""
-    ratio = params.data.eval_neg_ratio
+    ratio = data.eval_neg_ratio
     strategy, ratio = ("natural", 0.0) if ratio == "natural" else ("stratified", float(ratio))
-    return _Draw(corpus, groups, "validation", params.data).pairs(strategy, ratio)
+    return _Draw(corpus, groups, "validation", data).pairs(strategy, ratio)
 
 
 def part_counts(corpus: Corpus, folds: Sequence[Fold], params: Params) -> pd.DataFrame:

@@ -182,7 +182,7 @@ def finalize(
 ) -> EvidenceModel:
     """Train one model on all posts, as `evbind_lib.finalize` documents; no post is left to calibrate or measure it on."""
     decided = _decided(predictions, aim)  # refused before it is trained
-    pairs = training_pairs(corpus, corpus.groups, params)
+    pairs = training_pairs(corpus, corpus.groups, params.data)
     with quiet_libraries():
         tokenizer = load_tokenizer(params.model, [*corpus.criteria.values(), *corpus.sentences["sentence"]])
         encoder = PairEncoder(tokenizer, params.model.max_length)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evbind_lib.config.compose import compose
 from evbind_lib.config.paths import workspace
 from evbind_lib.config.processes import lock_between_processes
-from evbind_lib.config.schema import DataParams, TrainingParams
+from evbind_lib.config.schema import DataParams
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.negatives import validation_pairs
 from evbind_lib.evaluation.estimate import bootstrap
@@ -22,10 +21,7 @@ LEDGER = "evaluations.jsonl"  # in runs/ of the workspace
 
 def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
     """Score a model on pairs that it has not seen, as `evbind_lib.evaluate` documents."""
-    about = model.about
-    drawn_by = {"data": DataParams(**about.get("data", {})), "training": TrainingParams(**about["training"])}
-    params = compose().model_copy(update=drawn_by)
-    pairs = validation_pairs(corpus, corpus.groups, params)
+    pairs = validation_pairs(corpus, corpus.groups, DataParams(**model.about["data"]))
     # Intervals are of groups: the bootstrap draws what it finds in post_id.
     table = pairs.assign(post_id=corpus.groups_of(pairs), probability=model.predict_proba(pairs)[:, 1])
     decided = table.assign(probability=(table["probability"] >= model.threshold).astype(float))

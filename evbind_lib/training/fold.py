@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.encoders import TINY
-from evbind_lib.config.schema import Params, dotted_name
+from evbind_lib.config.schema import DataParams, Params, dotted_name
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.data.negatives import training_pairs, validation_pairs
@@ -56,13 +56,13 @@ def prepare_fold(corpus: Corpus, fold: Fold, params: Params) -> FoldData:
         memory[tokenizer] = PairEncoder(load_tokenizer(model, texts), model.max_length)
     encoder = memory[tokenizer]
 
-    def last(draw: Callable[..., pd.DataFrame], groups: frozenset[str], *drawn_with: Any) -> tuple[Any, EncodedPairs]:
+    def last(draw: Callable[..., pd.DataFrame], groups: frozenset[str], data: DataParams) -> tuple[Any, EncodedPairs]:
         """Pairs as they were last drawn; a search over pos_neg_ratio would fill the memory with all of them."""
         place = (draw, model.name, model.max_length, fold)
-        if place not in memory or memory[place][0] != drawn_with:
-            pairs = draw(corpus, groups, params)
-            memory[place] = drawn_with, pairs, encoder.encode(pairs)
-        return memory[place][1], memory[place][2]
+        if place not in memory or memory[place][0] != data:
+            pairs = draw(corpus, groups, data)
+            memory[place] = data, pairs, encoder.encode(pairs)
+        return memory[place][1:]
 
     _, training = last(training_pairs, fold.training_groups, data)
     of_training = {"pos_neg_ratio": 1.0, "negative_strategy": "all"}  # may be searched, and change no validation pair

@@ -132,7 +132,7 @@ def test_an_evaluation_is_scored_recorded_and_counted(
     first, again = session.evaluate(model, unseen), session.evaluate(model, unseen)
     assert (first.attrs["asked_before"], again.attrs["asked_before"]) == (0, 1)
     assert "once before" in evaluation_summary(again)[1][-1] and "not asked before" in evaluation_summary(first)[1][-1]
-    pairs = validation_pairs(unseen, unseen.groups, params)
+    pairs = validation_pairs(unseen, unseen.groups, params.data)
     probability, decided = model.predict_proba(pairs)[:, 1], model.predict(pairs)
     every = first.loc["all"]
     assert every.loc["macro_f1", "value"] == pytest.approx(f1_score(pairs["label"], decided, average="macro"))

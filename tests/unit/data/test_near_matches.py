@@ -64,5 +64,5 @@ def test_no_sampled_sentence_is_near_evidence_of_its_criterion_in_its_post(
     data = {"data.same_post_negatives": True, "data.negative_strategy": strategy, "data.eval_neg_ratio": "natural"}
     params = PARAMS.with_values(data)
     for draw in (training_pairs, validation_pairs):
-        drawn = draw(corpus, corpus.groups, params).query("origin == 'sampled'")
+        drawn = draw(corpus, corpus.groups, params.data).query("origin == 'sampled'")
         assert not any(expected.get(pair, False) for pair in zip(drawn["criterion_id"], drawn["sentence"], strict=True))

@@ -29,6 +29,10 @@ def settings_of(n_folds: int = 5, seed: int = 1, **data: Any) -> Params:
     return DEFAULTS.model_copy(update={"data": branch, "training": TrainingParams(n_folds=n_folds)})
 
 
+def data_of(seed: int = 1, **data: Any) -> DataParams:
+    return settings_of(seed=seed, **data).data
+
+
 def made(rows: Sequence[Row], posts: Mapping[str, str] | None = None, group_by: str = "author") -> Corpus:
     """Corpus of these tables; files would only take time."""
     annotations = pd.DataFrame(rows, columns=["post_id", "sentence_text", "DSM5_symptom", "status"])
@@ -86,7 +90,7 @@ def some_groups(corpus: Corpus) -> frozenset[str]:
 def test_what_is_drawn_is_lawful(rows: list, strategy: str, ratio: float, seed: int) -> None:
     corpus = made(rows)
     groups = some_groups(corpus)
-    pairs = training_pairs(corpus, groups, settings_of(seed=seed, negative_strategy=strategy, pos_neg_ratio=ratio))
+    pairs = training_pairs(corpus, groups, data_of(seed=seed, negative_strategy=strategy, pos_neg_ratio=ratio))
     annotated, sampled = pairs[pairs["origin"] == "annotated"], pairs[pairs["origin"] == "sampled"]
 
     assert list(pairs.columns) == COLUMNS and list(pairs.index) == list(range(len(pairs)))
@@ -107,9 +111,9 @@ def test_sampling_adds_to_all_annotated_negatives_up_to_the_ratio(rows: list, st
     corpus = made(rows)
     groups = some_groups(corpus)
     of_groups, free = inside(corpus.pairs, groups), unannotated(corpus, groups)
-    params = settings_of(negative_strategy=strategy, pos_neg_ratio=ratio, eval_neg_ratio=ratio)
+    data = data_of(negative_strategy=strategy, pos_neg_ratio=ratio, eval_neg_ratio=ratio)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, params)
+        pairs = draw(corpus, groups, data)
         together = (
             strategy == "random" and draw is training_pairs
         )  # else each criterion has the ratio of its own evidence
@@ -128,7 +132,7 @@ def test_sampling_adds_to_all_annotated_negatives_up_to_the_ratio(rows: list, st
 def test_sampled_pairs_weigh_as_many_as_they_were_drawn_from(rows: list, strategy: str, ratio: float) -> None:
     corpus = made(rows)
     groups = some_groups(corpus)
-    pairs = training_pairs(corpus, groups, settings_of(negative_strategy=strategy, pos_neg_ratio=ratio))
+    pairs = training_pairs(corpus, groups, data_of(negative_strategy=strategy, pos_neg_ratio=ratio))
     sampled, free = pairs[pairs["origin"] == "sampled"], unannotated(corpus, groups)
     assert (pairs.loc[pairs["origin"] == "annotated", "weight"] == 1.0).all()
     assert (sampled["weight"] >= 1.0).all() and pairs["weight"].dtype == float
@@ -148,14 +152,14 @@ def test_both_parts_of_a_fold_are_drawn_within_it(corpus: Corpus, folds: list[Fo
     training, validation = fold_pairs(corpus, folds[0], DEFAULTS)
     assert groups_of(corpus, training) <= folds[0].training_groups
     assert groups_of(corpus, validation) <= folds[0].validation_groups
-    pd.testing.assert_frame_equal(validation, validation_pairs(corpus, folds[0].validation_groups, DEFAULTS))
+    pd.testing.assert_frame_equal(validation, validation_pairs(corpus, folds[0].validation_groups, DEFAULTS.data))
 
 
 def test_random_draws_over_all_criteria_alike() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(100)]
     posts = {f"p{number}": f"Told {number}. Wrote {number}. Sang {number}." for number in range(100)}
     pairs = training_pairs(
-        made(rows, posts, "post_id"), set(posts), settings_of(negative_strategy="random", pos_neg_ratio=3.0)
+        made(rows, posts, "post_id"), set(posts), data_of(negative_strategy="random", pos_neg_ratio=3.0)
     )
     counts = pairs[pairs["origin"] == "sampled"]["criterion_id"].value_counts()
     # 300 drawn from 300, 400 and 400 combinations: 82, 109 and 109 expected, standard deviation about 8.
@@ -170,7 +174,7 @@ def test_all_and_natural_take_everything(rows: list) -> None:
     groups = some_groups(corpus)
     everything = set(keys(inside(corpus.pairs, groups))) | unannotated(corpus, groups)
     for draw in (training_pairs, validation_pairs):
-        pairs = draw(corpus, groups, settings_of(negative_strategy="all", eval_neg_ratio="natural"))
+        pairs = draw(corpus, groups, data_of(negative_strategy="all", eval_neg_ratio="natural"))
         assert sorted(keys(pairs)) == sorted(everything)
 
 
@@ -179,7 +183,7 @@ def test_hard_prefers_evidence_for_another_criterion() -> None:
     posts = {f"p{number}": f"Filler {number}. More {number}." for number in range(8)}
     for ratio in (1.0, 2.0):
         corpus = made(rows, posts, "post_id")
-        pairs = training_pairs(corpus, set(posts), settings_of(negative_strategy="hard", pos_neg_ratio=ratio))
+        pairs = training_pairs(corpus, set(posts), data_of(negative_strategy="hard", pos_neg_ratio=ratio))
         negatives = pairs[pairs["label"] == 0]
         hard = negatives[negatives["sentence"].str.startswith("Said")]
         # Four sentences of evidence each: ratio 1 has room for no other, ratio 2 is filled up.
@@ -190,17 +194,17 @@ def test_hard_prefers_evidence_for_another_criterion() -> None:
 @given(ROWS, STRATEGIES, st.randoms(use_true_random=False))
 @EXAMPLES
 def test_draws_depend_on_content_and_seed_alone(rows: list, strategy: str, mixer: random.Random) -> None:
-    corpus, params = made(rows), settings_of(seed=7, negative_strategy=strategy)
+    corpus, data = made(rows), data_of(seed=7, negative_strategy=strategy)
     groups = sorted(some_groups(corpus))
     mixed_rows = list(rows)
     mixer.shuffle(mixed_rows)
     other = made(mixed_rows)
     for draw in (training_pairs, validation_pairs):
-        first = draw(corpus, groups, params)
-        pd.testing.assert_frame_equal(first, draw(corpus, groups, params))
-        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], params))
+        first = draw(corpus, groups, data)
+        pd.testing.assert_frame_equal(first, draw(corpus, groups, data))
+        pd.testing.assert_frame_equal(first, draw(corpus, groups[::-1], data))
         columns = ["criterion", "sentence", "label", "origin", "weight"]
-        reordered = draw(other, frozenset(groups), params)
+        reordered = draw(other, frozenset(groups), data)
         pd.testing.assert_frame_equal(first[columns], reordered[columns])
 
 
@@ -209,9 +213,9 @@ def test_draws_depend_on_content_and_seed_alone(rows: list, strategy: str, mixer
 def test_validation_is_the_same_whatever_training_is_set_to(rows: list, eval_neg_ratio: Any) -> None:
     corpus = made(rows)
     groups = some_groups(corpus)
-    plain = validation_pairs(corpus, groups, settings_of(eval_neg_ratio=eval_neg_ratio))
+    plain = validation_pairs(corpus, groups, data_of(eval_neg_ratio=eval_neg_ratio))
     for strategy, ratio in (("hard", 1.0), ("random", 10.0), ("all", 3.0)):
-        changed = settings_of(eval_neg_ratio=eval_neg_ratio, negative_strategy=strategy, pos_neg_ratio=ratio)
+        changed = data_of(eval_neg_ratio=eval_neg_ratio, negative_strategy=strategy, pos_neg_ratio=ratio)
         pd.testing.assert_frame_equal(plain, validation_pairs(corpus, groups, changed))
 
 
@@ -226,8 +230,8 @@ def test_no_pair_is_trained_on_and_validated(rows: list, strategy: str, eval_neg
     except FoldError:  # so few rows may leave a part without evidence, which is refused
         return
     for fold in folds:
-        training = training_pairs(corpus, fold.training_groups, params)
-        validation = validation_pairs(corpus, fold.validation_groups, params)
+        training = training_pairs(corpus, fold.training_groups, params.data)
+        validation = validation_pairs(corpus, fold.validation_groups, params.data)
         assert not set(keys(training)) & set(keys(validation))
         assert not groups_of(corpus, training) & groups_of(corpus, validation)
         for part in (training, validation):
@@ -238,7 +242,7 @@ def test_seeds_and_roles_draw_differently() -> None:
     rows = [(f"p{number}", f"Said {number}.", "A", 1) for number in range(20)]
     corpus = made(rows, {f"p{number}": f"Filler {number}." for number in range(20)}, "post_id")
     drawn = [
-        sorted(keys(draw(corpus, corpus.groups, settings_of(seed=seed, pos_neg_ratio=0.5, eval_neg_ratio=0.5))))
+        sorted(keys(draw(corpus, corpus.groups, data_of(seed=seed, pos_neg_ratio=0.5, eval_neg_ratio=0.5))))
         for draw in (training_pairs, validation_pairs)
         for seed in (1, 2)
     ]
@@ -251,11 +255,11 @@ def test_more_than_five_million_pairs_are_refused() -> None:
     table["label"] = table.index % 2
     corpus = Corpus.from_pairs(table)
     with pytest.raises(DataError, match=r"data\.negative_strategy=all: .* set .*strategy=stratified\.$"):
-        training_pairs(corpus, corpus.groups, settings_of(negative_strategy="all", negatives="sampled"))
+        training_pairs(corpus, corpus.groups, data_of(negative_strategy="all", negatives="sampled"))
     with pytest.raises(DataError, match=r"data\.eval_neg_ratio=natural: 5,290,000 pairs.*ratio=10\.$"):
-        validation_pairs(corpus, corpus.groups, settings_of(eval_neg_ratio="natural", negatives="sampled"))
+        validation_pairs(corpus, corpus.groups, data_of(eval_neg_ratio="natural", negatives="sampled"))
     # A ratio needs no list of all combinations.
-    drawn = validation_pairs(corpus, corpus.groups, settings_of(negatives="sampled")).query(
+    drawn = validation_pairs(corpus, corpus.groups, data_of(negatives="sampled")).query(
         "criterion_id in @evident", local_dict={"evident": set(corpus.pairs.query("label == 1")["criterion_id"])}
     )
     assert (drawn["label"] == 0).sum() == 3 * (drawn["label"] == 1).sum()
@@ -289,7 +293,7 @@ def test_every_annotated_pair_of_a_table_is_used_and_none_is_added() -> None:
 
 def test_sampled_adds_nothing_where_annotated_negatives_exceed_the_ratio() -> None:
     corpus = Corpus.from_pairs(CLAIMS)
-    drawn = training_pairs(corpus, corpus.groups, settings_of(negatives="sampled", pos_neg_ratio=4.0))
+    drawn = training_pairs(corpus, corpus.groups, data_of(negatives="sampled", pos_neg_ratio=4.0))
     counts = drawn.groupby(["criterion", "origin"]).size()
     assert counts["Few are evidence."].to_dict() == {"annotated": 40, "sampled": 10}
     assert counts["None is evidence."].to_dict() == {"annotated": 20}
@@ -297,9 +301,9 @@ def test_sampled_adds_nothing_where_annotated_negatives_exceed_the_ratio() -> No
 
 def test_a_table_without_negatives_is_sampled_and_annotated_is_refused() -> None:
     corpus = Corpus.from_pairs(CLAIMS[CLAIMS["label"] == 1].assign(criterion=["A.", "B."] * 5))
-    assert set(training_pairs(corpus, corpus.groups, settings_of())["origin"]) == {"annotated", "sampled"}
+    assert set(training_pairs(corpus, corpus.groups, data_of())["origin"]) == {"annotated", "sampled"}
     with pytest.raises(DataError, match=r"data\.negatives=annotated: .*data\.negatives=sampled\.$"):
-        training_pairs(corpus, corpus.groups, settings_of(negatives="annotated"))
+        training_pairs(corpus, corpus.groups, data_of(negatives="annotated"))
 
 
 def test_no_negative_says_its_criterions_evidence_in_other_words() -> None:
@@ -311,11 +315,11 @@ def test_no_negative_says_its_criterions_evidence_in_other_words() -> None:
     far = ["Now I am hungry.", "Knitting is for others.", "I just now ate."]
     posts = {"a": " ".join(["I just can't finish knitting now.", *near, *far]), "b": " ".join(["Well then.", *near])}
     corpus = made([("a", "I just can't finish knitting now!", "B", 1), ("b", "Well then.", "A", 1)], posts, "post_id")
-    everything = training_pairs(corpus, ["a", "b"], settings_of(negative_strategy="all"))
+    everything = training_pairs(corpus, ["a", "b"], data_of(negative_strategy="all"))
     drawn = everything[everything["origin"] == "sampled"].groupby("criterion_id")["sentence"].agg(set)
     assert drawn["B"] == {*far, "Well then."}
     assert drawn["A"] == {"I just can't finish knitting now!", *near, *far}  # of another criterion they are negatives
-    withheld = settings_of(negative_strategy="all", same_post_negatives=False)
+    withheld = data_of(negative_strategy="all", same_post_negatives=False)
     drawn = (
         training_pairs(corpus, ["a", "b"], withheld)
         .query("origin == 'sampled'")
@@ -332,7 +336,7 @@ def test_sentences_beside_evidence_are_drawn_only_where_annotated_sentences_are_
     posts = {f"p{number}": f"Told {number}. {'Said' if found else 'Spoke'} {number}." for number in range(10)}
     corpus = made([(post, f"Said {post[1:]}.", "A", 1) for post in posts], posts, "post_id")
     assert corpus.report.annotations_not_in_post == (0 if found else 10)
-    drawn = training_pairs(corpus, posts, settings_of(negative_strategy="all", same_post_negatives="auto"))
+    drawn = training_pairs(corpus, posts, data_of(negative_strategy="all", same_post_negatives="auto"))
     assert drawn.query("criterion_id == 'A' and origin == 'sampled'").empty is not found
 
 
