@@ -43,12 +43,12 @@ class Finalist:
 def finalists(study: optuna.Study) -> list[Finalist]:
     """Finalists by the mean of their fresh seeds, best first; none where a better trial has come since, not trained again yet."""
     record = StudyRecord.read(study)
-    known, sign = record.finalists or {}, 1 if studies.is_minimised(study) else -1
+    known = record.finalists or {}
     trials = [str(trial.number) for trial in best_trials(study, record.n_finalists or 0)]
     if not known.keys() >= {*trials}:
         return []
     found = [Finalist(int(number), tuple(known[number]["values"])) for number in trials if known[number]["values"]]
-    return sorted(found, key=lambda each: sign * each.mean)
+    return sorted(found, key=lambda each: each.mean, reverse=not studies.is_minimised(study))
 
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:

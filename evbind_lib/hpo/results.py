@@ -111,10 +111,9 @@ class SearchResult:
         cache, folds = FoldCache(str(StudyRecord.read(self.study).uid)), sorted(reported.get(number, ()))
         found = [result for fold in folds if (result := cache.load(trial_name(number, fold))) is not None]
         if not found or len(found) < len(folds):
-            raise SearchError(
-                f"Study {self.study.study_name}, trial {number}: this workspace has predictions of {len(found)} of {len(folds)} "
-                "reported folds; cross-validate its parameters again, or look where it was searched."
-            )
+            problem = f"this workspace has predictions of {len(found)} of {len(folds)} reported folds"
+            remedy = "cross-validate its parameters again, or look where it was searched"
+            raise SearchError(f"Study {self.study.study_name}, trial {number}: {problem}; {remedy}.")
         return pd.concat([result.predictions for result in found], ignore_index=True)
 
     @classmethod
@@ -216,37 +215,42 @@ def choice_lines(result: SearchResult) -> list[str]:
     return lines
 
 
+def short(value: Any) -> str:
+    """A value as it is shown: numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def summary_text(result: SearchResult, params: Params) -> str:
     """Account of a study in plain text."""
-    study, best, trials = result.study, result.best_trial, trials_table(result.study)
-    name = studies.metric_name(study)
+    study, best, name = result.study, result.best_trial, studies.metric_name(result.study)
     identity, record = StudyRecord.read(study).identity or {}, TrialRecord.read(best)
     direction, n_folds = study.directions[0].name.lower(), identity.get("n_folds", params.training.n_folds)
     aggregated = f", {identity['fold_aggregation']} over {n_folds} folds" if "fold_aggregation" in identity else ""
     data = "memory, fingerprint " if identity.get("source") == "memory" else ""
-    values = [f"{key} = {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in best.params.items()]
+    values = [f"{key} = {short(value)}" for key, value in best.params.items()]
     if record.fold_scores:
         scores = ", ".join(f"{score:.4f}" for score in record.fold_scores)
         values.append(f"{record.metric or identity.get('metric') or name} of the folds: {scores}")
     values += choice_lines(result)
     codes = [f"code {code}: trials {', '.join(map(str, each))}" for code, each in studies.trials_by_code(study).items()]
-    importances = [f"{value:.2f}  {key}" for key, value in parameter_importances(study)["importance"].items()]
-    complete, failed = (trials[trials["state"] == state] for state in ("COMPLETE", "FAIL"))
-    few = f"too few trials to say: {len(complete)} complete, {FEWEST_FOR_IMPORTANCE} needed"
-    ranked = complete.sort_values("value", ascending=direction == "minimize", kind="stable").head()
+    counts, importances = studies.count_trials(study), parameter_importances(study)["importance"]
+    lifts = [f"{value:.2f}  {key}" for key, value in importances.items()]
+    few = f"too few trials to say: {counts['complete']} complete, {FEWEST_FOR_IMPORTANCE} needed"
+    ranked = [f"trial {each.number:>4}  {name} {each.values[0]:.4f}" for each in studies.ranked_trials(study)[:5]]
+    ended = [trial for trial in studies.finished_trials(study) if trial.state == TrialState.FAIL]
+    failed = [f"trial {each.number:>4}  {TrialRecord.read(each).error or 'no reason recorded'}" for each in ended]
     sections = {
         f"Study {study.study_name} in {masked(params.hpo.study.storage)}": [
             f"To {direction} {name}{aggregated}",
-            f"{len(trials)} trials: {studies.states(studies.count_trials(study))}",
+            f"{counts['total']} trials: {studies.states(counts)}",
             folds_line(study, n_folds),
             f"Model {params.model.name}; data {data}{identity['data'][:12] if 'data' in identity else 'of the objective'}",
         ],
         f"Best: trial {best.number}, {name} {result.best_value:.4f}": values,
-        f"What lifts a trial into the best tenth by {name} (importance by PED-ANOVA, together 1):": importances
-        or [few],
-        "Best trials:": [f"trial {row.trial:>4}  {name} {row.value:.4f}" for row in ranked.itertuples()],
+        f"What lifts a trial into the best tenth by {name} (importance by PED-ANOVA, together 1):": lifts or [few],
+        "Best trials:": ranked,
         "Trained by different code of evbind_lib.data and .training:": codes if len(codes) > 1 else [],
-        "Failed:": [f"trial {row.trial:>4}  {str(row.error) or 'no reason recorded'}" for row in failed.itertuples()],
+        "Failed:": failed,
     }
     filled = ("\n  ".join([title, *lines]) for title, lines in sections.items() if lines)
     return "\n\n".join(filled) + "\n"

@@ -167,8 +167,7 @@ def metric_name(study: optuna.Study) -> str:
 
 def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Complete trials that count, the best first, the earliest of equals."""
-    sign = 1 if is_minimised(study) else -1
-    return sorted(complete_trials(study), key=lambda trial: sign * trial.values[0])
+    return sorted(complete_trials(study), key=lambda trial: trial.values[0], reverse=not is_minimised(study))
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -103,7 +103,7 @@ def evaluate(options: argparse.Namespace) -> None:
     folder, *words = options.parameters
     file = words.pop(0) if names_folder(words) else None
     choices, overrides = split_arguments(words)
-    params = compose(overrides, **{**({"data": "pairs"} if file else {}), **choices})
+    params = compose(overrides, **({"data": "pairs"} | choices if file else choices))
     _check_output(options.output, "--output", folder)
     if not file and not any(word.startswith("data") for word in words):
         raise ParamsError(f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... .")

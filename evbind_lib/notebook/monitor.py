@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from evbind_lib.config.schema import Params, TrackingParams
 from evbind_lib.hpo.objective import SearchCallback
-from evbind_lib.hpo.results import folds_line
+from evbind_lib.hpo.results import folds_line, short
 from evbind_lib.hpo.study import TrialRecord, best_trial, count_trials, finished_trials, metric_name, states
 from evbind_lib.notebook.front_end import has_front_end, show_figure
 from evbind_lib.plots.search import history
@@ -198,11 +198,6 @@ def trial_details(study: optuna.Study, number: int, tracking: TrackingParams) ->
     drawn = ((html.escape(name), html.escape(short(value))) for name, value in trial.params.items())
     rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in drawn)
     return f"<b>{head}</b><p>folds: {folds}</p>{failed}<table>{rows}</table>{link}"
-
-
-def short(value: Any) -> str:
-    """A value as it is shown: numbers to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _ended(trial: FrozenTrial, metric: str) -> str:

@@ -18,10 +18,9 @@ from evbind_lib.errors import SearchError
 from evbind_lib.evaluation.calibration import calibration_scores
 from evbind_lib.evaluation.estimate import by_criterion
 from evbind_lib.evaluation.selection import CorrectedScore
-from evbind_lib.hpo.results import SearchResult, choice_lines, experiment_choice, folds_line, folds_spent
+from evbind_lib.hpo.results import SearchResult, choice_lines, experiment_choice, folds_line, folds_spent, short
 from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_trials, metric_name, states
 from evbind_lib.notebook.front_end import show_figure
-from evbind_lib.notebook.monitor import short
 from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
 from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
@@ -79,7 +78,7 @@ def search_summary(result: SearchResult) -> Summary:
     n_folds, choice = result.configured.training.n_folds, experiment_choice(result)
     folds = dict(zip(("trained", "read", "whole"), folds_spent(study, n_folds), strict=True))
     found = {"study": study.study_name, "best_trial": best.number, "best_value": value, "best_params": best.params}
-    found |= {"counts": counts, "folds": folds}
+    found |= {"counts": counts, "folds": folds, "finalists": [dataclasses.asdict(each) for each in result.finalists]}
     resumed = f", resumed: {n_earlier} of them are from earlier runs" if n_earlier else ""
     lines = [f"Study {study.study_name}: {counts['total']} trials ({states(counts)}){resumed}", *result.notes]
     scored = ""
@@ -89,7 +88,6 @@ def search_summary(result: SearchResult) -> Summary:
         other = "" if reported == metric else f"{reported} {aggregate(scores, aggregation):.4f}, "
         scored = f" ({other}{aggregation} of {len(scores)} folds)"
     lines += [f"Best: trial {best.number}, {metric} {value:.4f}{scored}", *choice_lines(result)]
-    found["finalists"] = [dataclasses.asdict(each) for each in result.finalists]
     with contextlib.suppress(SearchError):
         found["corrected_score"] = dataclasses.asdict(result.corrected_score())
     if (StudyRecord.read(study).identity or {}).get("objective", OBJECTIVE) == OBJECTIVE:  # others leave no files

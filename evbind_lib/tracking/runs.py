@@ -14,7 +14,6 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -75,7 +74,9 @@ class Run:
         return run
 
     def start_below(self, parent: Run, level: str, *, began: float | None = None) -> Self:
-        """Make the run, as a child of another."""
+        """Make the run, unless it is there, as a child of another."""
+        if self.run_id:
+            return self
         own = {**self.inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
         self.run_id = self.store.start(self.experiment, self.name, own, began)
         if level == "trial":
@@ -197,7 +198,7 @@ class NotebookRun(Run):
 
 
 @dataclass(eq=False)
-class TrainingRun(Run, Callback, AbstractContextManager["TrainingRun"]):
+class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"]):
     """A run whose folds are child runs, of a trial or, as a context that ends as the work in it ended, of a cross-validation."""
 
     results: list[FoldResult] = field(default_factory=list)

@@ -24,7 +24,7 @@ from evbind_lib.tracking.page import run_address
 from evbind_lib.tracking.runs import DATA, Run, TrainingRun, idle_since, state_of
 from evbind_lib.tracking.store import PROCESS, Store, Values, evbind_tags
 from evbind_lib.training.cache import FoldCache, trial_name
-from evbind_lib.training.result import Callback
+from evbind_lib.training.result import Callback, FoldResult
 
 MAY_STILL_WRITE = 60  # seconds after its trial that another process has to end its run
 
@@ -138,9 +138,8 @@ def sync_trials(study_run: Run, study: optuna.Study) -> int:
     """Write what ended trials and finalists lack in MLflow, from Optuna's storage and the finished folds; how many trials."""
     cache = FoldCache(study_uid(study))
     with lock_between_processes(f"sync {study_key(study)}"):  # two searches that end at once must not both write a run
-        known: dict[int, entities.Run] = {}
-        for run in study_run.children("trial"):
-            known.setdefault(int(run.data.tags["evbind.trial"]), run)
+        # Of several of a trial the first.
+        known = {int(run.data.tags["evbind.trial"]): run for run in reversed(study_run.children("trial"))}
         behind = [trial for trial in study.get_trials(deepcopy=False) if _is_behind(known.get(trial.number), trial)]
         for trial in behind:
             _write_trial(study_run, trial, known.get(trial.number), cache)
@@ -166,13 +165,16 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
     number, record = trial.number, TrialRecord.read(trial)
     began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
     run = TrainingRun.below(study_run, trial_run_name(number), known.info.run_id if known else "", trial=str(number))
-    if known is None:
-        run.start_below(study_run, "trial", began=began)
+    run.start_below(study_run, "trial", began=began)
     steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
-    read = (cache.load(trial_name(number, fold)) for fold in steps)
-    folds = [result for result in itertools.takewhile(bool, read) if result]
+    folds = _cached_folds(cache, (trial_name(number, fold) for fold in steps))
     run.catch_up(folds, began)
     run.end_trial(trial, folds)
+
+
+def _cached_folds(cache: FoldCache, names: Iterable[str]) -> list[FoldResult]:
+    """Folds of these names, up to the first that is not there."""
+    return [result for result in itertools.takewhile(bool, map(cache.load, names)) if result]
 
 
 def _finalist_run(study_run: Run, number: int, run_id: str = "") -> TrainingRun:
@@ -195,11 +197,9 @@ def _sync_finalists(study_run: Run, study: optuna.Study, cache: FoldCache) -> No
         if "ended" not in entry or (is_whole and before == numbers.get("objective")):
             continue
         run = _finalist_run(study_run, int(number), there.info.run_id if there and before is None else "")
-        read = (cache.load(finalist_name(int(number), place)) for place in itertools.count())
-        folds = [result for result in itertools.takewhile(bool, read) if result]
+        folds = _cached_folds(cache, (finalist_name(int(number), place) for place in itertools.count()))
         began = entry["ended"] - sum(result.seconds for result in folds if not result.cached)
-        if not run.run_id:
-            run.start_below(study_run, "finalist", began=began)
+        run.start_below(study_run, "finalist", began=began)
         run.several_seeds = True
         run.log(parameters=study.get_trials(deepcopy=False)[int(number)].params)
         run.catch_up(folds, began)
@@ -232,8 +232,7 @@ def write_summary(study_run: Run, study: optuna.Study, numbers: Values, texts: M
     if best is None:
         return
     summary = Run.below(study_run, "Study Summary", there[0].info.run_id if there else "")
-    if not there:
-        summary.start_below(study_run, "summary")
+    summary.start_below(study_run, "summary")
     counted = {f"trials_{name}": count for name, count in counts.items()}
     note = f"{counts['total']} trials: {states(counts)}. Best value {best.value:.4f}, trial {best.number}."
     # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.

@@ -50,6 +50,8 @@ PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas
 TRIAL_WAITS = 2.0  # seconds that a trial waits for what is written while it runs, in all
 HEARTBEATS = ("folds", "cells", "best_value")  # metrics that are logged while a run goes on
 MOST_RUNS = 50_000  # of one answer of MLflow's
+# Columns of its database that hold where files are, by table.
+PLACES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 Values = Mapping[str, Any]
 NONE: Values = {}
 
@@ -99,10 +101,8 @@ class Store:
         try:
             yield
         except Exception as error:
-            raise TrackingError(
-                f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)}); set another "
-                "tracking.uri, or tracking=none to go without."
-            ) from None
+            problem = f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)})"
+            raise TrackingError(f"{problem}; set another tracking.uri, or tracking=none to go without.") from None
 
     def may_wait(self) -> None:
         """Begin a trial, which may wait for this store as long as any other, but not for what the one before did not."""
@@ -251,12 +251,9 @@ def _follow_workspace(file: Path, artifacts: str) -> None:
             query = "SELECT experiment_id, artifact_location FROM experiments WHERE name = ? AND artifact_location != ?"
             for number, before in connection.execute(query, (name, now)).fetchall():
                 if before.startswith("file:") and before.endswith(f"/{artifacts}/{name}"):
-                    update = "UPDATE {} SET {} = ? || substr({}, ?) WHERE experiment_id = ? AND substr({}, 1, ?) = ?"
-                    for table in ("experiments", "runs", "logged_models"):
-                        statement = update.format(
-                            table, *["artifact_uri" if table == "runs" else "artifact_location"] * 3
-                        )
-                        connection.execute(statement, (now, len(before) + 1, number, len(before), before))
+                    for table, column in PLACES.items():
+                        update = f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE experiment_id = ?"
+                        connection.execute(update, (before, now, number))
 
 
 def git_commit() -> str:
