@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_type_hints
 
@@ -51,9 +51,7 @@ class DataReport:
     repeated_criteria: Annotated[int, "criteria with the text of another: taken as one"] = 0
     repeated_pairs: Annotated[int, "same criterion and sentence again: merged into the first post that has it"] = 0
     conflicting_labels: Annotated[int, "merged pairs labelled both 0 and 1: counted as evidence"] = 0
-    moved_pairs: Annotated[
-        int, "pairs of a sentence that an earlier post has too: kept with that post, in its fold"
-    ] = 0
+    moved_pairs: Annotated[int, "pairs of a sentence that an earlier post has too: kept with that post"] = 0
     repeated_sentences: Annotated[int, "same sentence in several posts: drawn from the first post only"] = 0
     repeated_posts: Annotated[int, "post_id and text stand there again: merged"] = 0
     posts_without_text: Annotated[int, "posts whose text is empty: kept for their annotations"] = 0
@@ -282,36 +280,25 @@ def _note_provenance(params: Params, fingerprint: str) -> None:
 _warn_once = functools.cache(logging.getLogger("evbind_lib").warning)
 
 
-def _read_redsm5(data: DataParams) -> Corpus:
-    posts = read_table(data.posts, "data.posts", POSTS, data.columns)
-    annotations = read_table(data.annotations, "data.annotations", ANNOTATIONS, data.columns)
-    _check_columns(data, posts, annotations)
-    criteria = tables.read_criteria(data.criteria or DEFAULT_CRITERIA)
-    return _corpus(annotations, posts, criteria, data, "annotations")
-
-
-def _read_pairs(data: DataParams) -> Corpus:
-    pairs = read_table(data.pairs, "data.pairs", PAIRS, data.columns)
-    posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts else None
-    _check_columns(data, pairs, *([] if posts is None else [posts]))
-    criteria = tables.read_criteria(data.criteria) if data.criteria else None
-    return _corpus(pairs, posts, criteria, data)
-
-
-def _check_columns(data: DataParams, *read: pd.DataFrame) -> None:
-    """Refuse a name in ``data.columns`` that no table has."""
-    known = [str(column) for table in read for column in table]
+def _read(data: DataParams, key: str, columns: Sequence[str]) -> Corpus:
+    """Corpus of a table, of posts where they are named, and of criteria, ReDSM5's where it names none."""
+    of_posts = key == "annotations"
+    posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts or of_posts else None
+    table = read_table(getattr(data, key), f"data.{key}", columns, data.columns)
+    known = [str(column) for each in (table, posts) if each is not None for column in each]
     for ours, theirs in data.columns.items():
         if theirs not in known:
             place, near = f"data.columns={{{ours}: {theirs:.100}}}", did_you_mean(theirs, known)
             raise DataError(f"{place}: no table has that column{near}")
+    file = data.criteria or (DEFAULT_CRITERIA if of_posts else None)
+    return _corpus(table, posts, tables.read_criteria(file) if file else None, data, key)
 
 
 READERS = Registry[Callable[[DataParams], Corpus]](
     "data.format",
     "format",
-    redsm5=_read_redsm5,
-    pairs=_read_pairs,
+    redsm5=lambda data: _read(data, "annotations", ANNOTATIONS),
+    pairs=lambda data: _read(data, "pairs", PAIRS),
     scifact=lambda data: _corpus(formats.scifact_pairs(data), None, None, data, "claims"),
     wice=lambda data: _corpus(formats.wice_pairs(data), None, None, data),
 )
