@@ -30,29 +30,30 @@ def _by_column(
     column: str, ids: list[str], rows: pd.DataFrame, posts: pd.DataFrame, place: str
 ) -> tuple[str, dict[str, str], str]:
     """Group of every post, the post itself, the value of a column, or the author that its id names; the column, and why."""
-    wanted, column = column, "author" if column == "auto" else column
-    table = next((table for table in (posts, rows) if column in table), None)
-    why, groups = "as group_by says", {post: post for post in ids}
-    if column != "post_id" and table is not None:
-        values = table[column].astype("str").str.strip()  # a label is a number by now
+    posts_themselves = {post: post for post in ids}
+    if column == "post_id":
+        return column, posts_themselves, "as group_by says"
+    name = "author" if column == "auto" else column
+    table = next((table for table in (posts, rows) if name in table), None)
+    if table is not None:
+        values = table[name].astype("str").str.strip()  # a label is a number by now
         tables.refuse_several(values, table["post_id"], place, "values; name a column with one per post")
         why, groups = "a column of the data", dict(zip(table["post_id"], values, strict=True))
-    elif column == "author":
-        authors = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
+    elif name == "author":
+        groups = {post: match[1] for post in ids if (match := AUTHOR.fullmatch(post))}
         why = "named by every id, s_AUTHOR_POST"
-        if wanted == "auto" and len(authors) < len(ids):
-            groups |= authors
-            why = f"{len(ids) - len(authors):,} of {len(ids):,} ids name none as s_AUTHOR_POST: each a group of its own"
-            column, why = (column, why) if authors else ("post_id", "no id names an author as s_AUTHOR_POST")
-        else:
-            groups = authors
-    elif column != "post_id":
-        near = did_you_mean(column, ["author", "criterion", *posts.columns, *rows.columns])
-        raise DataError(f"{place}: there is no column {column}{near}")
+        if column == "auto" and not groups:
+            return "post_id", posts_themselves, "no id names an author as s_AUTHOR_POST"
+        if column == "auto" and len(groups) < len(ids):
+            why = f"{len(ids) - len(groups):,} of {len(ids):,} ids name none as s_AUTHOR_POST: each a group of its own"
+            groups = posts_themselves | groups
+    else:
+        near = did_you_mean(name, ["author", "criterion", *posts.columns, *rows.columns])
+        raise DataError(f"{place}: there is no column {name}{near}")
     if without := [post for post in ids if not groups.get(post)]:
         remedy = "add it (an author can stand in the id, as s_AUTHOR_POST) or group by post_id"
-        raise DataError(f"{place}: the post_id {tables.shown(without[0])} has no {column}; {remedy}.")
-    return column, groups, why
+        raise DataError(f"{place}: the post_id {tables.shown(without[0])} has no {name}; {remedy}.")
+    return name, groups, why
 
 
 def connected(groups: dict[str, str], posts: pd.Series, values: pd.Series) -> dict[str, str]:
