@@ -220,9 +220,9 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def summary_text(result: SearchResult, params: Params) -> str:
+def summary_text(result: SearchResult) -> str:
     """Account of a study in plain text."""
-    study, best, name = result.study, result.best_trial, studies.metric_name(result.study)
+    study, best, name, params = result.study, result.best_trial, studies.metric_name(result.study), result.configured
     identity, record = StudyRecord.read(study).identity or {}, TrialRecord.read(best)
     direction, n_folds = study.directions[0].name.lower(), identity.get("n_folds", params.training.n_folds)
     aggregated = f", {identity['fold_aggregation']} over {n_folds} folds" if "fold_aggregation" in identity else ""
@@ -334,10 +334,10 @@ def experiment_choice(result: SearchResult) -> str | None:
     return f"experiment={experiment_name(result.study.study_name)}"
 
 
-def result_texts(result: SearchResult, params: Params) -> dict[str, str]:
+def result_texts(result: SearchResult) -> dict[str, str]:
     """Summary and table and, where the objective uses `suggest`, ``hpo_best.yaml``, by their places in the workspace."""
     texts = {
-        "optuna_study_summary.txt": summary_text(result, params),
+        "optuna_study_summary.txt": summary_text(result),
         "optuna_trials.csv": trials_table(result.study).to_csv(index=False),
     }
     if TrialRecord.read(result.chosen_trial).resolved is not None:
@@ -345,9 +345,9 @@ def result_texts(result: SearchResult, params: Params) -> dict[str, str]:
     return texts
 
 
-def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
+def write_results(result: SearchResult) -> dict[str, Path]:
     """Write `result_texts` to the workspace; the files by name."""
-    texts = result_texts(result, params)
+    texts = result_texts(result)
     for name, text in texts.items():
         write_whole(workspace() / name, text)
     if choice := experiment_choice(result):  # not among the texts: they go to MLflow, and it has the folders of data
@@ -355,13 +355,13 @@ def write_results(result: SearchResult, params: Params) -> dict[str, Path]:
     return {Path(name).name: workspace() / name for name in texts}
 
 
-def summary_numbers(result: SearchResult, params: Params) -> dict[str, float]:
+def summary_numbers(result: SearchResult) -> dict[str, float]:
     """What a study is summed up by beside its best value."""
     numbers = {
         f"importance_for_best_tenth/{name}": float(each)
         for name, each in parameter_importances(result.study)["importance"].items()
     }
-    trained, read, _ = folds_spent(result.study, params.training.n_folds)
+    trained, read, _ = folds_spent(result.study, result.configured.training.n_folds)
     numbers |= {"folds_trained": trained, "folds_read": read}
     if found := result.finalists:
         numbers |= {"chosen_trial": found[0].trial, "chosen_value": found[0].mean, "chosen_std": found[0].std}

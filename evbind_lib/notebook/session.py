@@ -143,10 +143,10 @@ def search(
         shown = SearchMonitor(params) if has_front_end() else SearchProgress(params)
         own = [stack.enter_context(contextlib.closing(shown)), *([tracked] if tracked else [])]
         result = run_search(objective, params, study=study, callbacks=[*own, *callbacks])
-        files = write_results(result, params) if mine else {}
+        files = write_results(result) if mine else {}
         if tracked:
             texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
-            tracked.summary(numbers=summary_numbers(result, params), texts=texts)
+            tracked.summary(numbers=summary_numbers(result), texts=texts)
     return result
 
 
@@ -163,8 +163,8 @@ def sync(params: Params) -> str:
     given: dict[str, Any] = {"parameters": values, "tags": tags, "numbers": {}, "texts": {}}
     if best_trial(study):  # else there is nothing to sum up
         result = SearchResult.load(params)
-        given["texts"] = {Path(name).name: text for name, text in result_texts(result, params).items()}
-        given["numbers"] = summary_numbers(result, params)
+        given["texts"] = {Path(name).name: text for name, text in result_texts(result).items()}
+        given["numbers"] = summary_numbers(result)
     n_written = searches.sync(Store(params.tracking), study, **given)
     return f"Study {study.study_name}: {n_written} of {len(study.get_trials(deepcopy=False))} trials written to MLflow."
 

@@ -3,11 +3,11 @@
 # ruff: noqa: D102 - what calls a hook is documented where it is declared, in SearchCallback
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from statistics import fmean, stdev
 from typing import Any
 
@@ -47,8 +47,9 @@ class TrackedTrials(SearchCallback):
 
         def begin() -> None:
             run.start_below(self.study_run, "trial")
-            # So that a view of the study can lead to it.
-            TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
+            # So that a view of the study can lead to it; a slow server may answer when the trial has ended.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
 
         self.store.may_wait()
         self.store.live(begin)
@@ -66,7 +67,7 @@ class TrackedTrials(SearchCallback):
             self.store.live(run.end_trial, trial, tuple(run.results))
 
 
-class TrackedSearch(TrackedTrials, AbstractContextManager["TrackedSearch"]):
+class TrackedSearch(TrackedTrials, contextlib.AbstractContextManager["TrackedSearch"]):
     """Writes a search to MLflow while it runs; as a context it ends the study's run as the work in it ended."""
 
     def __init__(self, store: Store, parameters: Values, tags: Values) -> None:

@@ -138,10 +138,10 @@ def judge(
     if not greater_is_better:
         aggregation = {"min": "max", "max": "min"}.get(aggregation, aggregation)
     combine: Any = AGGREGATIONS[aggregation]
-    own, own_noise = (sign * np.array([getattr(fold, part) for fold in candidate]) for part in ("value", "noise"))
-    scores, noise = (
-        sign * np.array([[getattr(fold, part) for fold in folds] for folds in complete]) for part in ("value", "noise")
-    )
+    own = sign * np.array([fold.value for fold in candidate])
+    own_noise = sign * np.array([fold.noise for fold in candidate])
+    scores = sign * np.array([[fold.value for fold in folds] for folds in complete])
+    noise = sign * np.array([[fold.noise for fold in folds] for folds in complete])
     if not (np.isfinite(own).all() and np.isfinite(scores).all()):
         return Verdict("a score is not a number")
     (n_done, n_resamples), n_folds = own_noise.shape, scores.shape[1]

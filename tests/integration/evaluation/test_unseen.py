@@ -110,7 +110,7 @@ def test_a_set_is_evaluated_only_on_what_its_search_held_out(brief: Brief, corpu
         params = brief(f"training.holdout={holdout}", "hpo.trials.n_trials=1")
         objective = Objective(corpus, make_folds(corpus, params), params)
         result = run_search(objective, params, study=study)
-        write_results(result, params)
+        write_results(result)
         best = compose(trainer="hpo_best")
         provenance = best.training.provenance or {}
         assert best.training.holdout == holdout and ("held_out" in provenance) == (holdout > 0)

@@ -211,7 +211,7 @@ def test_the_same_seed_searches_the_same_trials(brief: Callable[..., Params], co
 def test_a_search_leaves_its_files(brief: Callable[..., Params], corpus: Corpus) -> None:
     params = brief("hpo.search_space.data.pos_neg_ratio={type:uniform,low:1,high:2}", "hpo.trials.n_trials=4")
     result = search(params, corpus)
-    files = write_results(result, params)
+    files = write_results(result)
     again = compose(trainer="hpo_best")
     assert again.training.args == result.params.training.args
     assert again.data.pos_neg_ratio == result.best_trial.params["data.pos_neg_ratio"]
@@ -231,7 +231,7 @@ def test_a_search_leaves_its_files(brief: Callable[..., Params], corpus: Corpus)
 def test_no_post_text_reaches_the_study(brief: Callable[..., Params], corpus: Corpus, workspace: Path) -> None:
     params = brief("hpo.trials.n_trials=1")
     result = search(params, corpus)
-    write_results(result, params)
+    write_results(result)
     sentences = [text for text in corpus.sentences["sentence"] if len(text) > 25][:200]
     kept = json.dumps([dict(result.study.user_attrs), [trial.user_attrs for trial in result.study.trials]])
     written = b"".join(file.read_bytes() for file in workspace.rglob("*") if file.is_file() and file.suffix != ".npz")

@@ -40,7 +40,7 @@ def test_a_study_that_was_deleted_is_trained_again_unless_reuse_is_asked_for(
     assert trials_table(reused.study)["folds_read"].tolist() == [2]
     line = "0 of 2 folds trained (0%), 2 read that other trials had trained"
     found, lines = search_summary(reused)
-    assert line in lines and line in summary_text(reused, params)
+    assert line in lines and line in summary_text(reused)
     assert found["folds"] == {"trained": 0, "read": 2, "whole": 2}
 
 
@@ -60,7 +60,7 @@ params, resumed = search(2)
 Path("optuna.db").unlink()
 _, anew = search(1, "hpo.reuse=true")
 print(json.dumps({
-    "file": ev.__file__, "notes": resumed.notes, "summary": summary_text(resumed, params), "value": anew.best_value,
+    "file": ev.__file__, "notes": resumed.notes, "summary": summary_text(resumed), "value": anew.best_value,
     "spent": [folds_spent(resumed.study, 2), folds_spent(anew.study, 2)],
 }))
 """

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,9 @@ from evbind_lib.hpo.results import summary_numbers
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import open_storage
 from evbind_lib.notebook import session
-from evbind_lib.tracking.runs import TrainingRun
-from evbind_lib.tracking.searches import TrackedSearch
+from evbind_lib.tracking import store as store_module
+from evbind_lib.tracking.runs import Run, TrainingRun
+from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
 from evbind_lib.tracking.store import TRIAL_WAITS, Store
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
@@ -84,7 +86,7 @@ def search(params: Params, store: Store, event: Event = lambda trial, fold: None
     """Search as `ev.search` does after `start`."""
     with TrackedSearch(store, params.flat(), {"evbind.seed": "42"}) as tracked:
         result = run_search(objective_with(event, params), params, callbacks=[tracked])
-        tracked.summary(numbers=summary_numbers(result, params), texts=dict.fromkeys(FILES, ""))
+        tracked.summary(numbers=summary_numbers(result), texts=dict.fromkeys(FILES, ""))
 
 
 def tree(store: Store, name: str) -> list[tuple[Any, ...]]:
@@ -224,6 +226,23 @@ def test_a_server_that_does_not_answer_costs_two_seconds_of_the_first_trial_and_
 
 
 @pytest.mark.usefixtures("mlflow_tables")
+def test_a_trial_that_ends_before_the_server_has_answered_is_no_gap(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "TRIAL_WAITS", 0.0)
+    store, study, answers = Store(TrackingParams()), optuna.create_study(), threading.Event()
+    tracked, trial = TrackedTrials(store, Run.open(store, "search", "slow", {})), study.ask()
+    store.live(answers.wait)
+    tracked.on_trial_begin(trial)
+    study.tell(trial, 0.5)
+    tracked.on_trial_end(study, study.trials[0])
+    answers.set()
+    with store.at_end() as had_gaps:
+        assert not had_gaps
+    (run,) = store.find(store.experiments["search"], {"evbind.trial": "0"})
+    assert run.info.status == "FINISHED" and run.data.metrics["objective"] == 0.5
+
+
 def test_a_training_writes_at_its_end_what_it_could_not_before(brief: Callable[..., Params]) -> None:
     params = brief("training.n_folds=3")
     store = Store(params.tracking)

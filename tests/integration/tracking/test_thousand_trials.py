@@ -61,8 +61,8 @@ def test_a_thousand_trials_are_handled_in_seconds(brief: Callable[..., Params], 
 
     result = timed("load", lambda: SearchResult.load(params))
     assert isinstance(result, SearchResult)
-    texts = timed("results", lambda: result_texts(result, params))
-    numbers = timed("numbers", lambda: summary_numbers(result, params))
+    texts = timed("results", lambda: result_texts(result))
+    numbers = timed("numbers", lambda: summary_numbers(result))
     for draw in (figures.history, figures.importances, figures.slices):
         timed(draw.__name__, lambda draw=draw: draw(result.study))
     given = {"parameters": {}, "tags": {}, "numbers": numbers, "texts": texts}

@@ -102,7 +102,7 @@ def test_the_table_of_trials(result: SearchResult) -> None:
 def test_the_summary_counts_trials_and_folds(result: SearchResult, params: Params) -> None:
     # 2 + 2 + 1, nothing of the one that took its folds over, nothing failed
     assert folds_spent(result.study, 2) == (5, 2, 10)
-    lines = [line.strip() for line in summary_text(result, params).splitlines()]
+    lines = [line.strip() for line in summary_text(result).splitlines()]
     for line in (
         "To maximize macro_f1, mean over 2 folds",
         "5 trials: 3 complete, 1 pruned, 1 failed",
@@ -127,7 +127,7 @@ def test_importance_for_the_best_tenth_counts_complete_trials_of_the_study_alone
     found = parameter_importances(result_of(params, [*trials, *surplus]).study, n_resamples=20)
     assert found.index.tolist() == ["learning_rate"] and found.loc["learning_rate"].tolist() == [1, 1, 1]
     assert parameter_importances(result_of(params, [*trials[:49], *surplus]).study).empty
-    assert "1.00  learning_rate" in summary_text(result_of(params, trials), params)
+    assert "1.00  learning_rate" in summary_text(result_of(params, trials))
 
 
 def test_the_corrected_score_goes_by_complete_and_stopped_trials_and_stands_in_summary_and_file(
@@ -138,8 +138,8 @@ def test_the_corrected_score_goes_by_complete_and_stopped_trials_and_stands_in_s
     assert corrected == corrected_score([[0.6, 0.7], [0.8, 0.9], [0.6, 0.7], [0.3]])
     assert corrected.low < corrected.value <= result.best_value + 1e-9 < corrected.high
     line = f"Corrected for selection: {corrected.value:.4f}, 95 % interval {corrected.low:.4f} to {corrected.high:.4f}"
-    assert line in summary_text(result, params)
-    files = write_results(result, params)
+    assert line in summary_text(result)
+    files = write_results(result)
     provenance = yaml.safe_load(files["hpo_best.yaml"].read_text())["training"]["provenance"]
     assert set(provenance["corrected_score"]) == {"value", "low", "high", "method"}
     assert provenance["corrected_score"]["value"] == pytest.approx(corrected.value, abs=1e-6)
@@ -150,7 +150,7 @@ def test_a_finalist_is_reported_by_its_fresh_seeds_and_the_corrected_score_says_
 ) -> None:
     result.study.set_user_attr("n_finalists", 2)
     result.study.set_user_attr("finalists", {"1": {"values": [0.70, 0.72]}, "0": {"values": [0.75, 0.77]}})
-    training = yaml.safe_load(write_results(result, params)["hpo_best.yaml"].read_text())["training"]
+    training = yaml.safe_load(write_results(result)["hpo_best.yaml"].read_text())["training"]
     provenance = training["provenance"]
     assert (provenance["trial"], provenance["score"], training["args"]["learning_rate"]) == (0, 0.76, 1e-3)
     assert provenance["chosen_by"] == "2 fresh seeds among 2 finalists"
@@ -171,8 +171,8 @@ def test_where_there_is_no_corrected_score_the_line_says_why(
     params: Params, trials: list[tuple[list[float], float]], identity: dict[str, Any], reason: str
 ) -> None:
     result = result_of(params, [trial(params, 1e-3, folds, value=value) for folds, value in trials], **identity)
-    assert reason in next(line for line in summary_text(result, params).splitlines() if "No score corrected" in line)
-    files = write_results(result, params)
+    assert reason in next(line for line in summary_text(result).splitlines() if "No score corrected" in line)
+    files = write_results(result)
     assert "corrected_score" not in yaml.safe_load(files["hpo_best.yaml"].read_text())["training"]["provenance"]
 
 
@@ -188,9 +188,9 @@ def test_folds_of_a_trial_that_was_cut_off_count_once(params: Params) -> None:
 def test_the_summary_names_the_trials_by_the_code_that_trained_them_where_it_changed(params: Params) -> None:
     codes = {0: "old", 1: "old", 2: "new"}
     trials = [trial(params, 1e-3, [0.6, 0.7], value=0.65, code=code) for code in codes.values()]
-    lines = [line.strip() for line in summary_text(result_of(params, trials), params).splitlines()]
+    lines = [line.strip() for line in summary_text(result_of(params, trials)).splitlines()]
     assert {"code old: trials 0, 1", "code new: trials 2"} <= set(lines)
-    assert "code " not in summary_text(result_of(params, trials[:2]), params)
+    assert "code " not in summary_text(result_of(params, trials[:2]))
 
 
 def written_training(files: dict[str, Path]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def written_training(files: dict[str, Path]) -> dict[str, Any]:
 
 
 def test_the_files_of_a_search(result: SearchResult, params: Params) -> None:
-    files = write_results(result, params)
+    files = write_results(result)
     assert list(files) == ["hpo_best.yaml", "optuna_study_summary.txt", "optuna_trials.csv"]
     written = written_training(files)
     assert written["args"]["learning_rate"] == 2e-3 and not {"n_folds", "seed", "loss_args"} & set(written)
@@ -214,18 +214,18 @@ def test_the_files_of_a_search(result: SearchResult, params: Params) -> None:
     )
     assert compose(trainer="hpo_best").training.args["learning_rate"] == 2e-3
     assert len(pd.read_csv(files["optuna_trials.csv"])) == 5
-    assert files["optuna_study_summary.txt"].read_text() == summary_text(result, params)
+    assert files["optuna_study_summary.txt"].read_text() == summary_text(result)
 
 
 def test_a_searched_or_fixed_parameter_outside_training_goes_into_the_file(workspace: Path) -> None:
     params = compose(["hpo.fixed={data.pos_neg_ratio:2,loss_function:focal}"])
-    write_results(result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)]), params)
+    write_results(result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)]))
     best = compose(trainer="hpo_best")
     assert best.data.pos_neg_ratio == 2 and best.training.loss_function == "focal"
 
 
 def test_a_corpus_in_memory_is_named_so(params: Params) -> None:
-    files = write_results(result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)], source="memory"), params)
+    files = write_results(result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)], source="memory"))
     provenance, summary = written_training(files)["provenance"], files["optuna_study_summary.txt"].read_text()
     assert provenance["data"] == "memory" and provenance["data_fingerprint"] == "d" * 64
     assert f"data memory, fingerprint {'d' * 12}" in summary and "posts.csv" not in summary
@@ -234,7 +234,7 @@ def test_a_corpus_in_memory_is_named_so(params: Params) -> None:
 def test_an_objective_without_suggest_and_folds_leaves_no_trainer_file(params: Params, workspace: Path) -> None:
     study = optuna.create_study(direction="minimize")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    files = write_results(SearchResult(study, study.best_trial, params), params)
+    files = write_results(SearchResult(study, study.best_trial, params))
     assert list(files) == ["optuna_study_summary.txt", "optuna_trials.csv"]
     assert "To minimize" in files["optuna_study_summary.txt"].read_text()
     assert not (workspace / "params").exists()
@@ -264,7 +264,7 @@ def test_an_experiment_takes_a_search_everywhere_whatever_files_a_notebook_choos
     elsewhere: Params, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = result_of(elsewhere, [trial(elsewhere, 1e-3, [0.6, 0.7], value=0.65)])
-    write_results(found, elsewhere)
+    write_results(found)
     written = (workspace / "params" / "experiment" / "made-up.yaml").read_text()
     assert "hush" not in written and "storage" not in written and "tracking" not in written
     monkeypatch.chdir(workspace)
@@ -283,7 +283,7 @@ def test_an_experiment_takes_a_search_everywhere_whatever_files_a_notebook_choos
 def test_a_file_chosen_after_an_experiment_goes_on_top_and_in_the_shell_every_one_that_is_typed(
     params: Params, workspace: Path
 ) -> None:
-    write_results(result_of(params, [trial(params, 3e-3, [0.6, 0.7], value=0.65)]), params)
+    write_results(result_of(params, [trial(params, 3e-3, [0.6, 0.7], value=0.65)]))
     compare, best = find_notebook("compare"), {"experiment": "made-up"}
     assert "trainer" in default_parameters(compare)  # and is hpo_best there, which is no choice of the user's
     taken = composed(compare, best, [])
@@ -307,7 +307,7 @@ def test_a_search_that_no_file_can_hold_leaves_no_experiment_and_its_trainer_fil
     params: Params, workspace: Path, identity: dict[str, Any], lacks: list[str]
 ) -> None:
     found = result_of(params, [trial(params, 1e-3, [0.6, 0.7], value=0.65)], **identity)
-    provenance = written_training(write_results(found, params))["provenance"]
+    provenance = written_training(write_results(found))["provenance"]
     assert provenance["lacks"] == lacks and not (workspace / "params" / "experiment").exists()
     assert not any("evbind" in line for line in search_summary(found)[1])
 
