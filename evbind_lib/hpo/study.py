@@ -206,7 +206,7 @@ def code_version() -> str:
 def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.Study | None = None) -> optuna.Study:
     """Make the study of that name, or load it to go on with it; one that is given is used as it is."""
     if isinstance(study, optuna.Study):
-        _check_identity(study, params, identity)
+        _check_identity(study, identity)
         return study
     settings = params.hpo.study
     name, storage = study or settings.study_name, open_storage(settings.storage)
@@ -223,7 +223,7 @@ def open_study(params: Params, identity: Mapping[str, Any], study: str | optuna.
             opened = optuna.load_study(study_name=name, storage=storage)
             if StudyRecord.read(opened).identity is None and finished_trials(opened):
                 raise refusal(name, "holds trials of a script, and nothing says what they were measured on") from None
-        _check_identity(opened, params, identity)
+        _check_identity(opened, identity)
     return opened
 
 
@@ -245,8 +245,8 @@ def _name_of_default(storage: Any, name: str, params: Params, identity: Mapping[
     if name in names or DEFAULT_STUDY not in names or not params.hpo.study.load_if_exists:
         return name
     former = optuna.load_study(study_name=DEFAULT_STUDY, storage=storage)
-    known = StudyRecord.read(former).identity
-    return name if known is None or _differences(former, known, identity)[0] else DEFAULT_STUDY
+    is_another = StudyRecord.read(former).identity is None or _differences(former, identity)[0]
+    return name if is_another else DEFAULT_STUDY
 
 
 def refusal(name: str, reason: str) -> SearchError:
@@ -255,17 +255,17 @@ def refusal(name: str, reason: str) -> SearchError:
     return SearchError(f"Study {name} {reason}; {remedy}.")
 
 
-def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, Any]) -> None:
+def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     """Write what a study is made with into one that does not say it; refuse one that was made with something else."""
     known = StudyRecord.read(study).identity
     if known is None:
         study_uid(study)
         if identity["objective"] == OBJECTIVE and identity["score"] is None:
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                study.set_metric_names([params.hpo.metric.name])
+                study.set_metric_names([identity["metric"]])
         StudyRecord(identity=dict(identity)).write(study)
         return
-    different, searched = _differences(study, known, identity)
+    different, searched = _differences(study, identity)
     if different:
         reason = f"was made with other {', '.join(different)}, so its trials cannot be compared with new ones"
         raise refusal(study.study_name, reason)
@@ -273,24 +273,20 @@ def _check_identity(study: optuna.Study, params: Params, identity: Mapping[str, 
         StudyRecord(identity={**known, "searched": searched}).write(study)
 
 
-def _differences(
-    study: optuna.Study, known: dict[str, Any], identity: Mapping[str, Any]
-) -> tuple[list[str], list[str]]:
+def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What a study was made with other than this, and every parameter that was ever searched in it."""
-    different, known = list[str](), {"objective": OBJECTIVE, **known}
-    space = StudyRecord.read(study).search_space or {}
+    different, record = list[str](), StudyRecord.read(study)
+    known = {"objective": OBJECTIVE, **(record.identity or {})}
     # A parameter that was ever searched may be fixed now, and the other way round: all are points of one space.
-    searched = {*known.get("searched", map(dotted_name, space)), *identity["searched"]}
+    searched = {*known.get("searched", map(dotted_name, record.search_space or ())), *identity["searched"]}
     for name, now in identity.items():
         before = known.get(name, now)  # what only one of both states is not compared
         if name == "settings":
             either = sorted({*before, *now} - searched)
             different += [each for each in either if _setting(before, each) != _setting(now, each)]
-        elif name == "searched":
-            continue
         elif isinstance(before, dict) and isinstance(now, dict):
             different += [each for each, value in now.items() if before.get(each, value) != value]
-        elif before != now and name != "source":  # the fingerprint of data is the same from wherever
+        elif before != now and name not in ("searched", "source"):  # the fingerprint of data is the same from wherever
             different.append(name)
     return different, sorted(searched)
 
