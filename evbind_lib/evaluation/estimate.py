@@ -78,7 +78,7 @@ def compare(
     for name, table in tables.items():
         as_text(table.head(1), f"results[{name!r}]", [*PAIR, "probability"])  # refuses a missing column
     expected, types = tables[reference][PAIR].sort_values(KEYS, ignore_index=True), tables[reference][PAIR].dtypes
-    scores, rows = {}, {}
+    scores, rows, greater_is_better = {}, {}, METRICS[metric].greater_is_better
     for name, table in tables.items():
         if not expected.equals(table[PAIR].astype(types.to_dict()).sort_values(KEYS, ignore_index=True)):
             remedy = "cross-validate both on the same corpus and folds, with the same data.eval_neg_ratio"
@@ -97,9 +97,8 @@ def compare(
         gain = [np.nan] * 7
         if name != reference and selected.get(name, True) and selected.get(reference, True):
             apart = moved[name] - moved[reference]
-            gain = [*corrected_t(apart), *probability_of_practical_difference(apart, rope)]
-            if not METRICS[metric].greater_is_better:
-                gain[4:] = gain[:3:-1]
+            below, alike, above = probability_of_practical_difference(apart, rope)
+            gain = [*corrected_t(apart), *((below, alike, above) if greater_is_better else (above, alike, below))]
         rows[name] = (*own[:3], *gain, len(tables[name]), int(tables[name]["label"].sum()), own[3])
     columns = ["mean", "low", "high", "difference", "difference_low", "difference_high", "p_value"]
     columns += ["worse", "alike", "better", "pairs", "evidence", "mean_is"]
