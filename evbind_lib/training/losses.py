@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from evbind_lib.config.registry import Registry
@@ -18,10 +19,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
     """Class weights N / (2 N_c), scikit-learn's ``balanced``, float32 (2,): both classes weigh the same in all."""
-    counts = np.bincount(labels, minlength=2)
-    if len(counts) != 2 or (counts == 0).any():
-        raise ValueError(f"both classes 0 and 1 must occur, counts are {counts.tolist()}")
-    return torch.tensor(len(labels) / (2 * counts), dtype=torch.float32)
+    weights = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def weighted_cross_entropy(

@@ -36,7 +36,7 @@ def test_class_weights_are_scikit_learns_balanced(labels: list[int]) -> None:
 
 
 def test_class_weights_need_both_classes() -> None:
-    with pytest.raises(ValueError, match="both classes"):
+    with pytest.raises(ValueError, match="classes"):
         inverse_frequency_weights(np.zeros(3, dtype=int))
 
 
