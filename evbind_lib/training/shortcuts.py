@@ -136,7 +136,7 @@ def _attend_deberta(
         bias = bias + by_key.as_strided(shape, (*strides, 1, row - 1), length - 1)
     bias = bias.masked_fill(~mask[:, :, :1].bool().transpose(0, 1), torch.finfo(bias.dtype).min)
     query, key, value = (states.view(heads, n, -1, width) for states in (query, key, value))
-    if torch.is_grad_enabled():  # on a CPU this is the faster for gradients, the other without
+    if own.training or torch.is_grad_enabled():  # on a CPU this is the faster for gradients, the other without
         bias, query, key = (each.flatten(0, 1) for each in (bias, query, key))
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / scale).softmax(-1)
         context = dropout(scores, own.dropout.p, own.training).view(heads, n, -1, length) @ value

@@ -98,6 +98,27 @@ def test_a_step_of_training_has_the_gradients_of_transformers(
             torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=float(tolerance * largest), msg=name)
 
 
+def test_dropout_is_the_same_where_activations_are_computed_again_for_the_gradients() -> None:
+    config = DebertaV2Config(**DEBERTA.to_dict() | {"attention_probs_dropout_prob": 0.3, "hidden_dropout_prob": 0.3})
+    model = DebertaV2ForSequenceClassification(config).train()
+    take_shortcuts(model, np.arange(50))
+    ids, weight, found = (
+        torch.randint(1, 50, (4, 12)),
+        model.deberta.encoder.layer[0].attention.self.query_proj.weight,
+        [],
+    )
+    for again in (False, True):
+        if again:  # the first pass is without gradients then
+            model.gradient_checkpointing_enable({"use_reentrant": True})
+            model.enable_input_require_grads()
+        torch.manual_seed(3)
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(input_ids=ids).logits, torch.tensor([0, 1, 1, 0])).backward()
+        found.append(weight.grad.clone())
+    torch.testing.assert_close(*found)
+    assert found[0].abs().max() > 0
+
+
 @pytest.mark.parametrize("config", [DEBERTA, BertConfig(**SMALL, **WIDE, **NO_DROPOUT)])
 def test_an_embedding_of_the_tokens_that_occur_learns_what_the_whole_one_does(config: Any) -> None:
     torch.manual_seed(0)
