@@ -44,6 +44,8 @@ def _refuse(reason: str, value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(each)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return value
@@ -77,6 +79,8 @@ class _Open(BaseModel):
     @classmethod
     def _used(cls, given: dict[str, Any]) -> dict[str, Any]:
         for name in given:
+            if name in RANGES and isinstance(given[name], bool):
+                raise ValueError(f"{name}={given[name]} must be a number")
             if NEEDS.get(name, name) not in given:
                 raise ValueError(f"{name} has no effect without {NEEDS[name]}; set both or leave it out")
         return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,14 @@ NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 class Section(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """A branch of the tree: unknown keys and numbers without an end are refused, values cannot be changed after validation."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError("must be a number")  # else true would be 1
+        return value
 
 
 class DataParams(Section):

@@ -65,7 +65,7 @@ def check_search(params: Params, loss: Any = None) -> None:
                 trial.report(0.5, step=0)
                 trial.should_prune()
                 tried.tell(trial, 0.5)
-    except (ValueError, TypeError, ArithmeticError, AssertionError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, MemoryError) as error:
         used = f"hpo.sampler.type={params.hpo.sampler.type}, hpo.pruner.type={params.hpo.pruner.type}"
         raise ParamsError(f"{used}: they cannot be used ({str(error).rstrip('.')}); change their options.") from None
     check_workers(params)

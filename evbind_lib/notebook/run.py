@@ -15,7 +15,7 @@ from evbind_lib.config.compose import GROUPS, compose
 from evbind_lib.config.paths import project_folder, workspace, write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
-from evbind_lib.tracking.page import UNREADABLE, assigned, export_html, recorded_result
+from evbind_lib.tracking.page import UNREADABLE, assigned, export_html, recorded_result, tagged
 
 # Seconds that a kernel may take to start, and a cell to end.
 WAITS: dict[str, int | None] = {"start_timeout": 180, "execution_timeout": None}
@@ -52,7 +52,7 @@ def find_notebook(name: str) -> Path:
 def default_parameters(notebook: Path) -> dict[str, Any]:
     """Names and stored values of the cell tagged ``parameters``, read without running it; of an expression the value is None."""
     try:
-        return assigned(_read(notebook), "parameters")
+        return assigned(*tagged(_read(notebook), "parameters"))
     except UNREADABLE as error:
         problem = f"its parameters cell cannot be read as Python ({type(error).__name__}); correct that cell"
         raise ParamsError(f"{notebook.name}: {problem}.") from None

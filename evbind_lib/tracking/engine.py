@@ -81,13 +81,13 @@ def execute_notebook(
 def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> NotebookRun | None:
     """Open the run of an execution, in the store that its parameters name: those of its own cell, those put in below it."""
     from evbind_lib.config.compose import tracking_of
-    from evbind_lib.tracking.page import UNREADABLE, assigned
+    from evbind_lib.tracking.page import UNREADABLE, assigned, tagged
     from evbind_lib.tracking.runs import NotebookRun
     from evbind_lib.tracking.store import Store
 
     given, values = dict(notebook.metadata.get("papermill", {}).get("parameters", {})), dict[str, Any]()
     with contextlib.suppress(*UNREADABLE):  # the notebook will say so, or is of another language
-        values = assigned(notebook, "parameters", "injected-parameters")
+        values = assigned(*tagged(notebook, "parameters", "injected-parameters"))
     tracking = tracking_of({**values, **given})
     if not tracking.enabled:
         return None

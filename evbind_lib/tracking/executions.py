@@ -5,7 +5,6 @@ Where papermill's engine ``evbind`` started the kernel, the engine owns the run;
 
 from __future__ import annotations
 
-import ast
 import atexit
 import contextlib
 import functools
@@ -231,20 +230,15 @@ def check_injected() -> None:
         put_in = next((pair for pair in reversed(pairs) if pair[1].startswith("# Parameters\n")), put_in)
     if [pair for pair in pairs if pair[0] == put_in[0]][-1:] != [put_in]:
         return  # never run, or run again with something else
-    known, given = map(_assigned, put_in)
+    try:
+        known, given = map(page.assigned, put_in)
+    except page.UNREADABLE:  # a cell that failed before stands in the history too
+        return
     if ": " in put_in[1] or (evbinds & {*given} and not evbinds & {*known}):
         return  # a parameters cell that begins with this comment
     for name in given if known else []:
         if name not in known and not name.startswith("PAPERMILL_"):  # as --inject-paths has them
             raise ParamsError(f"{name} is not a parameter of this notebook{did_you_mean(name, known)}")
-
-
-def _assigned(source: str) -> list[str]:
-    try:
-        nodes = ast.walk(ast.parse(source))
-    except SyntaxError:  # a cell that failed before stands in the history too
-        return []
-    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def notebook_file(name: str | None) -> Path | None:

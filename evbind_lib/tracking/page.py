@@ -42,18 +42,25 @@ def front_end_file() -> str | None:
     return given_by_launcher("JPY_SESSION_NAME") or (shell.user_ns.get("__vsc_ipynb_file__") if shell else None)
 
 
-def assigned(notebook: Any, *tags: str) -> dict[str, Any]:
-    """Names and values that the cells with one of these tags assign, read without running them; of an expression None."""
+def assigned(*sources: str) -> dict[str, Any]:
+    """Names and values that code assigns, read without running it; of what is no literal the value is None."""
     # papermill.inspect_notebook counts equal signs line by line: it loses `overrides = ["training.n_folds=3"]`.
-    code = [each for each in notebook.cells if each.cell_type == "code" and {*tags} & {*each.metadata.get("tags", ())}]
     values: dict[str, Any] = {}
-    for node in (node for cell in code for node in ast.parse(cell.source).body):
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         match node:
             case ast.Assign([ast.Name(name), *_], value) | ast.AnnAssign(ast.Name(name), _, value):
                 values[name] = None
                 with contextlib.suppress(ValueError, TypeError):
                     values[name] = ast.literal_eval(value or "None")
+            case ast.Name(name, ast.Store()):
+                values.setdefault(name)
     return values
+
+
+def tagged(notebook: Any, *tags: str) -> list[str]:
+    """Code of the cells with one of these tags, in their order."""
+    code = (each for each in notebook.cells if each.cell_type == "code")
+    return [each.source for each in code if {*tags} & {*each.metadata.get("tags", ())}]
 
 
 def run_address(uri: str, experiment: str, run: str) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -253,7 +254,12 @@ def check(params: Params, loss: str | Loss | None = None) -> None:
 
 def check_values(params: Params) -> None:
     """Refuse a loss, metric, direction, training argument or model that cannot be used."""
-    choose_loss(params, np.array([0, 1]))
+    tried, labels = SimpleNamespace(logits=torch.zeros(2, 2)), torch.tensor([0, 1])
+    try:
+        TrainerLoss(choose_loss(params, labels.numpy()), "two pairs")(tried, labels)
+    except (RuntimeError, TypeError, ValueError) as error:
+        place, problem = f"training.loss_function={params.training.loss_function}", _reason(error)
+        raise ParamsError(f"{place}: it cannot be computed ({problem}); look at training.loss_args.") from None
     name, key = params.hpo.metric.name, "hpo.study.direction"
     better, order = ("maximize", "higher") if METRICS[name].greater_is_better else ("minimize", "lower")
     if params.hpo.study.direction != better:

@@ -133,11 +133,7 @@ def choose_loss(params: Params, labels: np.ndarray, loss: str | Loss | None = No
     """The loss itself: the function that was handed in, else made by its factory for these training labels (n,)."""
     if callable(loss):
         return loss
-    name = loss or params.training.loss_function
-    try:
-        return make_loss(name, params.training, labels)
-    except TypeError as error:
-        raise ParamsError(f"training.loss_function={name}: {error}; look at training.loss_args.") from None
+    return make_loss(loss or params.training.loss_function, params.training, labels)
 
 
 class NotFiniteError(TrainingError):

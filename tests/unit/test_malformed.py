@@ -121,6 +121,11 @@ COMPOSED = {
     "training.args=3": "dictionary",
     "training.loss_args.margin=inf": "finite",
     "training.focal_gamma=1e308": "100",
+    "training.focal_gamma=true": "number",
+    "hpo.trials.n_trials=true": "number",
+    "training.args.learning_rate=true": "number",
+    "training.args.lr_scheduler_kwargs={power: nan}": "finite",
+    "training.args.optim_args=[[inf]]": "finite",
     "data.pos_neg_ratio=1e308": "1000000",
     "data.eval_neg_ratio=1e308": "natural",
     "model.max_length=1000000000": "131072",
@@ -243,6 +248,12 @@ def test_a_setting_that_no_loss_takes_is_refused_before_a_trial(overrides: list[
     assert said.startswith("training.loss_args.sm") and word in said
 
 
+@pytest.mark.parametrize("value", ["x", "2", "null", "{a: 1}"])
+def test_a_value_that_a_loss_cannot_be_computed_with_is_refused_before_a_trial(value: str) -> None:
+    params = compose(["training.loss_function=smoothed_ce", f"training.loss_args.smoothing={value}"])
+    assert "training.loss_args" in sentence_of(ParamsError, lambda: check(params))
+
+
 def test_a_setting_is_taken_where_the_chosen_or_a_searched_loss_or_one_of_ones_own_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -250,7 +261,7 @@ def test_a_setting_is_taken_where_the_chosen_or_a_searched_loss_or_one_of_ones_o
     check_search(compose([SEARCHED.format("smoothing"), BOTH]))
     margin = compose(["training.loss_args.margin=0.1"])
     check(margin, lambda logits, labels: logits.sum(dim=1))
-    monkeypatch.setitem(LOSSES, "mine", lambda training, labels: None)
+    monkeypatch.setitem(LOSSES, "mine", lambda training, labels: lambda logits, labels: logits.sum(dim=1))
     check(compose(["training.loss_args.margin=0.1", "training.loss_function=mine"]))
 
 
@@ -299,6 +310,7 @@ def test_files_that_use_aliases_as_people_do_are_read_and_params_must_be_a_folde
 
 SAMPLERS = {
     "sampler.n_ei_candidates=many": "many",
+    "sampler.n_ei_candidates=0": "cannot be used",
     "sampler.n_ei_candidates=-3": "negative",
     "sampler.prior_weight=-1": "prior_weight",
     "sampler.gamma=3": "callable",
