@@ -55,12 +55,14 @@ def _take(study: optuna.Study, number: int | None) -> int | None:
     if number is None:
         running = create_trial(state=TrialState.RUNNING, user_attrs=record.values())
         return int(storage.get_trial_number_from_id(storage.create_new_trial(study_id, template_trial=running)))
-    taken = _write(study, number, record, TrialState.RUNNING)
+    if _heartbeat_interval(study) is not None:
+        storage.record_heartbeat(_id_of(study, number))  # of one that was stopped the last is old
+    taken = mark(study, number, record, TrialState.RUNNING)
     # Written again: of several that wrote at once this one took it.
-    return number if taken and _write(study, number, record) else None
+    return number if taken and mark(study, number, record) else None
 
 
-def _write(study: optuna.Study, number: int, record: TrialRecord, state: TrialState | None = None) -> bool:
+def mark(study: optuna.Study, number: int, record: TrialRecord, state: TrialState | None = None) -> bool:
     """Write a record and then a state; False where another process was faster."""
     storage, trial_id = storage_of(study), _id_of(study, number)
     try:
@@ -124,12 +126,11 @@ def close_dead(study: optuna.Study, *, counts_as_death: bool = True, left_by: st
 
 
 def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None, counts_as_death: bool = True) -> bool:
-    """Close a RUNNING trial, failed with ``error`` or to be done again; False where another process closed it before."""
+    """Close a trial that did not end, failed with ``error`` or to be done again; False where another process closed it before."""
     deaths = (TrialRecord.read(trial).deaths or 0) + counts_as_death
     if error is None and deaths >= DEATHS_ALLOWED:
         error = TOO_DEADLY.format(deaths)
-    record = TrialRecord(error=error, interrupted=None if error else True)
-    closed = _write(study, trial.number, record, TrialState.FAIL)
+    closed = mark(study, trial.number, TrialRecord(error=error, interrupted=not error or None), TrialState.FAIL)
     if closed and error is None:
         queue_again(study, trial, deaths=deaths)
     return closed

@@ -45,7 +45,7 @@ TOO_LONG = "the trial took longer than hpo.trials.trial_timeout={:g} seconds; ra
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: the user asked for it
-    """Ends the search after this fold; the trial is queued again with its parameters."""
+    """Ends the search after this fold; the trial waits under its number, and goes on with the next search."""
 
 
 class SearchCallback:
@@ -64,7 +64,7 @@ class SearchCallback:
         return ()
 
     def on_trial_end(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        """A trial, of this process or of one of its workers, is complete, pruned or failed."""
+        """A trial, of this process or of one of its workers, has ended, or one of this process was stopped and will wait."""
 
     def on_running(self, study: optuna.Study, running: Sequence[optuna.trial.FrozenTrial]) -> None:
         """Workers are at these trials; called twice a second."""
@@ -205,10 +205,16 @@ class _ReportFolds(Callback):
 
     def on_fold_end(self, result: FoldResult) -> None:
         _check_pairs(self.trial, result)
-        self.cache.save(trial_name(self.trial.number, result.fold), result)
+        name = trial_name(self.trial.number, result.fold)
+        result = (
+            result.cached and self.cache.load(name)
+        ) or result  # its own, before it was stopped, as it was trained
+        self.cache.save(name, result)
         for callback in self.callbacks:
             callback.on_fold_end(result)
         self.results.append(result)
+        if result.fold in self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values:
+            return  # before it was stopped
         scores, cached = [one.metrics[self.metric] for one in self.results], sum(one.cached for one in self.results)
         TrialRecord(
             fold_scores=scores,

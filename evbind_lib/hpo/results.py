@@ -172,12 +172,12 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def folds_spent(study: optuna.Study, n_folds: int) -> tuple[int, int, int]:
-    """Folds that the trials trained, also those cut off; that they read of others; that there would be without a pruner."""
+    """Folds that trials trained, also cut off or stopped; that they read of others; that there would be without a pruner."""
     finished, trained, read = {trial.number for trial in studies.finished_trials(study)}, 0, 0
     own: dict[int | None, int] = {}  # folds of each trial, with those of the trials, cut off, that it goes on with
     for trial in study.get_trials(deepcopy=False):
         record = TrialRecord.read(trial)
-        if not trial.state.is_finished() or record.surplus:
+        if trial.state == TrialState.RUNNING or record.surplus:
             continue
         found, before = record.folds_from_before or 0, own.get(record.retry_of, 0)
         # Never below 0: before the rebuild, folds that a trial did not get to were counted as well.

@@ -21,7 +21,7 @@ from evbind_lib.config.masking import masked
 from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
-from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
+from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, mark, requeue_lost
 from evbind_lib.hpo.finalists import train_finalists
 from evbind_lib.hpo.objective import (
     RUNNING,
@@ -150,25 +150,22 @@ def run_trials(
 
 def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: RunningTrial) -> None:
     """Run a claimed trial, findable as the one that runs here, write how it ended, tell it to Optuna, and call the callbacks."""
-    trial, record, state, value = running.trial, TrialRecord(), TrialState.COMPLETE, None
+    trial, record, state, value = running.trial, TrialRecord(), TrialState.WAITING, None
     ending: BaseException | None = None
     token = RUNNING.set(running)
     try:
         with heartbeat(trial):
             for callback in running.search_callbacks:
                 callback.on_trial_begin(trial)
-            value = _finite(objective(trial))
+            value, state = _finite(objective(trial)), TrialState.COMPLETE
     except optuna.TrialPruned as pruned:
         state, record.error = TrialState.PRUNED, str(pruned) or None
     except (SearchStopped, KeyboardInterrupt) as stop:
-        # FAIL, as Optuna's own retries leave it: samplers and pruners would learn from the folds of one that is PRUNED.
-        state, record.interrupted = TrialState.FAIL, True
+        # It waits: it did not FAIL, and from the folds of one that is PRUNED samplers and pruners would learn.
         ending = stop if isinstance(stop, KeyboardInterrupt) else None
     except Exception as error:
-        state = TrialState.FAIL
-        if (ending := studies.lost_ground(study, error)) is not None:
-            record.interrupted = True
-        else:
+        if (ending := studies.lost_ground(study, error)) is None:
+            state = TrialState.FAIL
             record.error = masked(f"{type(error).__name__}: {error}")
             # Files and lines without values: those could hold text of posts.
             frames = traceback.extract_tb(error.__traceback__)
@@ -177,22 +174,23 @@ def run_trial(study: optuna.Study, objective: ObjectiveFunction, running: Runnin
                 record.surplus, ending = True, error
     finally:
         RUNNING.reset(token)
-    record.seconds = round(time.monotonic() - running.began, 3)
+    record.seconds = round((TrialRecord.read(trial).seconds or 0.0) + time.monotonic() - running.began, 3)
     try:
         record.write(trial)
-        trial.study.tell(trial, value, state)
+        if state.is_finished():
+            trial.study.tell(trial, value, state)
         ended = study.get_trials(deepcopy=False)[trial.number]
-        if record.interrupted:
-            queue_again(study, ended)
     except optuna.exceptions.UpdateFinishedTrialError:
         return  # another host took this process for dead, and queued the trial again
     except Exception as error:  # the next search closes the trial and queues it again
         raise ending or studies.lost_ground(study, error) or error from None
-    for callback in running.search_callbacks:
-        callback.on_trial_end(study, ended)
-    if ending is None and state == TrialState.FAIL and not record.interrupted:
-        ending = _same_failures(study)
-    if ending is not None:
+    try:
+        for callback in running.search_callbacks:
+            callback.on_trial_end(study, ended)
+    finally:
+        if state == TrialState.WAITING:
+            mark(study, trial.number, TrialRecord(), state)  # from here on it may be another process's
+    if ending := ending or (_same_failures(study) if state == TrialState.FAIL else None):
         raise ending from None
 
 
@@ -231,7 +229,8 @@ class _Called(SearchCallback):
     def on_trial_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         handed = copy.copy(study)
         handed.stop = lambda: setattr(self, "wants_stop", True)  # Optuna's own needs its own loop
-        self.function(handed, trial)
+        if trial.state.is_finished():
+            self.function(handed, trial)
 
 
 @contextlib.contextmanager

@@ -204,4 +204,5 @@ def _ended(trial: FrozenTrial, metric: str) -> str:
     """How a trial ended: number, state, value and time."""
     value = "" if trial.value is None else f", {metric} {trial.value:.4f}"
     took = timedelta(seconds=round(TrialRecord.read(trial).seconds or 0))
-    return f"{trial.number}: {trial.state.name.lower()}{value}, {took}"
+    state = trial.state.name.lower() if trial.state.is_finished() else "stopped"
+    return f"{trial.number}: {state}{value}, {took}"

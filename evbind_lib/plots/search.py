@@ -172,7 +172,7 @@ def intermediate_values(study: optuna.Study) -> go.Figure:
     metric, aggregation = _reported(study)
     best, figure, shown = getattr(best_trial(study), "number", None), go.Figure(), set()
     for trial in sorted(trials, key=lambda trial: trial.number == best):  # the best over the others
-        name, shade, dash, symbol = STATES[trial.state]
+        name, shade, dash, symbol = STATES.get(trial.state, ("waiting to go on", GREEN, "dot", "diamond-open"))
         if trial.number == best:
             name, shade = f"best (trial {best})", VERMILION
         line = {"color": shade, "dash": dash, "width": 4 if trial.number == best else 1.5}
@@ -190,7 +190,7 @@ def intermediate_values(study: optuna.Study) -> go.Figure:
 
 def timeline(study: optuna.Study) -> go.Figure:
     """When each trial ran and how it ended; one that is running, perhaps a dead process's, is as long as the longest at most."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
+    trials = [each for each in study.get_trials(deepcopy=False) if each.datetime_start and each.state in STATES]
     if not trials:
         return sentence("When each trial ran", "No trial has been started yet.")
     longest = max((trial.duration for trial in trials if trial.duration is not None), default=timedelta.max)

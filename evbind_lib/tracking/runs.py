@@ -203,6 +203,7 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
 
     results: list[FoldResult] = field(default_factory=list)
     several_seeds: bool = False
+    resumed: bool = False
 
     def __enter__(self) -> Self:
         self.end_metrics = self.store.log_system_metrics(self.run_id)
@@ -213,7 +214,7 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
 
     def on_fold_end(self, result: FoldResult) -> None:
         self.results.append(result)
-        self.store.live(self.write_fold, tuple(self.results), time.time())
+        self.store.live(self.catch_up if self.resumed else self.write_fold, tuple(self.results), time.time())
 
     def write_fold(self, done: Sequence[FoldResult], ended: float) -> None:
         """Write the run of the last of these folds, whole, and log its metrics and their mean so far here."""
@@ -231,17 +232,15 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
         here |= {f"fold/{name}": value for name, value in {**result.metrics, "seconds": result.seconds}.items()}
         self.log({**here, "folds": n_folds}, step=n_folds)
 
-    def catch_up(self, folds: Sequence[FoldResult], began: float) -> None:
-        """Write what the run lacks of these folds; the run of one that was written in part is made again."""
+    def catch_up(self, folds: Sequence[FoldResult], ended: float) -> None:
+        """Write what the run lacks of these folds, the last of which ended then; one that was written in part is made again."""
         written = int(self.store.client.get_run(self.run_id).data.metrics.get("folds", 0))
         whole = {(str(result.fold + 1), str(result.seed)) for result in folds[:written]}
         for run in self.children("fold") if written < len(folds) else ():
             if (run.data.tags["evbind.fold"], run.data.tags["evbind.seed"]) not in whole:
                 self.store.client.delete_run(run.info.run_id)
-        for count, result in enumerate(folds, start=1):
-            began += _trained_for(result)
-            if count > written:
-                self.write_fold(folds[:count], began)
+        for count in range(written + 1, len(folds) + 1):
+            self.write_fold(folds[:count], ended - sum(map(_trained_for, folds[count:])))
 
     def end_trial(self, trial: FrozenTrial, folds: Sequence[FoldResult]) -> None:
         """End the run as its trial ended, with its files; that of a pruned trial as FINISHED, with a tag and a name for it."""
@@ -254,7 +253,7 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
         self.log(parameters=trial.params)
         if state == "PRUNED":
             self.store.client.update_run(self.run_id, name=f"{self.name} (pruned)")
-        ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
+        ended = trial.datetime_complete.timestamp() - self.idle if trial.datetime_complete else None
         self.end(record.error, numbers, status=state if state in CUT_OFF else "FINISHED", tags=tags, ended=ended)
 
     def _log_files(self, record: TrialRecord, folds: Sequence[FoldResult]) -> None:
@@ -274,7 +273,7 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
         self.end_metrics()
         with self.store.at_end() as had_gaps:
             if had_gaps:
-                self.catch_up(self.results, time.time() - seconds)
+                self.catch_up(self.results, time.time())
             self.end(error, {**numbers, "seconds": seconds})
 
 
@@ -289,5 +288,6 @@ def _trained_for(result: FoldResult) -> float:
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """How a trial ended, in MLflow's words where it was cut off."""
-    return "KILLED" if TrialRecord.read(trial).interrupted else trial.state.name.replace("FAIL", "FAILED")
+    """How a trial ended, in MLflow's words where it was cut off or stopped."""
+    cut_off = TrialRecord.read(trial).interrupted or not trial.state.is_finished()
+    return "KILLED" if cut_off else trial.state.name.replace("FAIL", "FAILED")

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 from mlflow import entities
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.processes import is_dead, lock_between_processes, this_process
 from evbind_lib.hpo.finalists import finalist_name
@@ -46,6 +46,10 @@ class TrackedTrials(SearchCallback):
         run = self.trial_runs[number] = TrainingRun.below(self.study_run, trial_run_name(number), trial=str(number))
 
         def begin() -> None:
+            for known in self.study_run.children("trial", trial=str(number)) if TrialRecord.read(trial).seconds else ():
+                run.run_id, run.resumed, run.idle = known.info.run_id, True, idle_since(known)  # it was stopped
+                run.log(tags={PROCESS: this_process()})
+                self.store.client.update_run(run.run_id, status="RUNNING")
             run.start_below(self.study_run, "trial")
             # So that a view of the study can lead to it; a slow server may answer when the trial has ended.
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -150,13 +154,13 @@ def sync_trials(study_run: Run, study: optuna.Study) -> int:
 
 
 def _is_behind(run: entities.Run | None, trial: FrozenTrial) -> bool:
-    """Whether an ended trial of a search has no run, or one that lacks its end, and nobody is about to write that."""
-    record = TrialRecord.read(trial)
-    if not trial.state.is_finished() or record.worker is None or (record.surplus and record.seconds is None):
+    """Whether a trial that ended or was stopped has no run, or one that lacks its end, and nobody is about to write that."""
+    record, has_run = TrialRecord.read(trial), trial.datetime_start is not None and trial.state != TrialState.RUNNING
+    if not has_run or record.worker is None or (record.surplus and record.seconds is None):
         return False
     if run is not None and run.info.status != "RUNNING" and run.data.tags.get("evbind.state") == state_of(trial):
         return False
-    recent = trial.datetime_complete is not None and time.time() - trial.datetime_complete.timestamp() < MAY_STILL_WRITE
+    recent = trial.datetime_complete is None or time.time() - trial.datetime_complete.timestamp() < MAY_STILL_WRITE
     # Whoever ends its own trial writes the seconds first; one without was closed by another process.
     return not recent or record.seconds is None or record.worker == this_process() or is_dead(record.worker)
 
@@ -169,7 +173,7 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
     run.start_below(study_run, "trial", began=began)
     steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
     folds = _cached_folds(cache, (trial_name(number, fold) for fold in steps))
-    run.catch_up(folds, began)
+    run.catch_up(folds, trial.datetime_complete.timestamp() if trial.datetime_complete else time.time())
     run.end_trial(trial, folds)
 
 
@@ -203,7 +207,7 @@ def _sync_finalists(study_run: Run, study: optuna.Study, cache: FoldCache) -> No
         run.start_below(study_run, "finalist", began=began)
         run.several_seeds = True
         run.log(parameters=study.get_trials(deepcopy=False)[int(number)].params)
-        run.catch_up(folds, began)
+        run.catch_up(folds, entry["ended"])
         run.end(f"TrainingError: {entry['error']}" if "error" in entry else None, numbers, ended=entry["ended"])
 
 

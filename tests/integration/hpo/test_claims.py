@@ -18,7 +18,15 @@ from optuna.trial import TrialState
 from evbind_lib.config.compose import compose
 from evbind_lib.config.processes import is_dead, this_process
 from evbind_lib.config.schema import Params
-from evbind_lib.hpo.claims import DEATHS_ALLOWED, claim_trial, close_dead, heartbeat, queue_again, requeue_lost
+from evbind_lib.hpo.claims import (
+    DEATHS_ALLOWED,
+    claim_trial,
+    close_dead,
+    heartbeat,
+    mark,
+    queue_again,
+    requeue_lost,
+)
 from evbind_lib.hpo.study import TrialRecord, finished_trials, open_storage, open_study
 from tests import forks
 
@@ -215,3 +223,22 @@ def test_a_trial_without_heartbeat_on_another_host_is_done_again(
         assert close_dead(study) == [silent.number]
     (again,) = study.get_trials(states=(TrialState.WAITING,))
     assert again.user_attrs["retry_of"] == silent.number
+
+
+def test_a_stopped_trial_that_is_taken_after_a_while_is_not_taken_for_dead(
+    brief: Callable[..., Params], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evbind_lib.hpo.study.HEARTBEAT", 1)
+    monkeypatch.setattr("evbind_lib.hpo.study.GRACE", 1)
+    params = brief(f"hpo.study.storage={database}")
+    study = open_study(params, IDENTITY)
+    trial = claim(study, params)
+    assert trial is not None
+    with heartbeat(trial):
+        time.sleep(0.5)
+    mark(study, trial.number, TrialRecord(), TrialState.WAITING)
+    time.sleep(2)
+    again = claim(study, params)
+    assert again is not None and again.number == trial.number
+    TrialRecord(worker="another-host 1 0.0").write(again)
+    assert close_dead(study) == []

@@ -124,16 +124,16 @@ def test_the_button_ends_the_search_after_the_fold_and_loses_nothing(
     assert shown == [monitor.view] and len(places) == 1
     monitor.close()
     assert count_trials(result.study)["total"] == 1
-    cut_off, waiting = result.study.trials[1:]
-    assert TrialRecord.read(cut_off).interrupted and len(TrialRecord.read(cut_off).fold_scores or ()) == 1
-    assert waiting.state.name == "WAITING" and monitor.button.description == "Stopped"
+    (waiting,) = result.study.trials[1:]
+    assert waiting.state.name == "WAITING" and len(TrialRecord.read(waiting).fold_scores or ()) == 1
+    assert monitor.button.description == "Stopped"
     assert "1 of 3 trials (1 complete, 0 pruned, 0 failed)" in monitor.head.value and "left" not in monitor.head.value
 
     again = SearchMonitor(params)
     result = searched(params, again)
     again.close()
     assert count_trials(result.study)["total"] == 3
-    assert result.study.trials[2].params == cut_off.params  # done again with its own parameters
+    assert result.study.trials[1].params == waiting.params  # it went on with its own parameters
     assert again.trials.value == 3 and again.button.description == "Done"
     assert again.now.value == ""  # nothing is said to run
     plain = json.loads(history(result.study).to_json())

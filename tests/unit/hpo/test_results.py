@@ -183,6 +183,8 @@ def test_folds_of_a_trial_that_was_cut_off_count_once(params: Params) -> None:
     for attributes in (retried, half, of_another_study):
         study.add_trial(trial(params, 1e-3, [0.6, 0.7], value=0.65, **{"folds_from_before": 1, **attributes}))
     assert folds_spent(study, 2) == (1 + 1 + 1 + 0, 0 + 1 + 2, 6)
+    study.add_trial(trial(params, 1e-3, [0.6], state=TrialState.WAITING))  # stopped, and not yet gone on with
+    assert folds_spent(study, 2) == (1 + 1 + 1 + 0 + 1, 0 + 1 + 2, 6)
 
 
 def test_the_summary_names_the_trials_by_the_code_that_trained_them_where_it_changed(params: Params) -> None:

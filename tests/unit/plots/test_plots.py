@@ -226,6 +226,14 @@ def test_timeline_has_a_bar_for_each_trial_and_one_that_was_killed_does_not_run_
     assert traces(plots.timeline(make_study(made({}, 0.5), killed)), "running")[0].x[0] < 1000
 
 
+def test_a_trial_that_was_stopped_shows_its_folds_and_no_bar(study: optuna.Study) -> None:
+    stopped = made({}, state=TrialState.WAITING, intermediate_values={0: 0.4})
+    stopped.datetime_start = study.trials[0].datetime_start
+    held = make_study(made({}, 0.5), stopped)
+    assert points(traces(plots.intermediate_values(held), "waiting to go on")[0]) == {0: 0.4}
+    assert [trace.name for trace in plots.timeline(held).data] == ["complete"]
+
+
 def test_too_little_to_plot_gives_a_sentence_and_no_error() -> None:
     rate, bare = [made({RATE: 1e-5}, 0.5), made({RATE: 2e-5}, 0.6)], [made({}, 0.5), made({}, 0.6)]
     alike, infinite = [made({RATE: 1e-5, "gamma": 2}, 0.5)] * 3, [made({RATE: 1e-5}, float("inf")), rate[1]]
