@@ -11,9 +11,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evbind_lib.config.processes import is_dead, is_here, lock_between_processes, this_process
-from evbind_lib.config.schema import SamplerParams
+from evbind_lib.config.schema import Params, SamplerParams
 from evbind_lib.hpo.samplers import build_sampler
-from evbind_lib.hpo.study import FORMAT, TrialRecord, address_of, is_finished, own_trials, storage_of
+from evbind_lib.hpo.study import FORMAT, TrialRecord, address_of, code_version, is_finished, own_trials, storage_of
 
 DEATHS_ALLOWED = 5  # parameters that took their process with them this often are not tried again
 TOO_DEADLY = "ExecutionError: its process died {} times, most often for lack of memory; exclude such parameters."
@@ -134,6 +134,17 @@ def interrupt(study: optuna.Study, trial: FrozenTrial, error: str | None = None,
     if closed and error is None:
         queue_again(study, trial, deaths=deaths)
     return closed
+
+
+def close_outdated(study: optuna.Study, params: Params) -> None:
+    """Close stopped trials that drew from another space, or were trained by other code, and queue their parameters again."""
+    space = {name: entry.to_optuna() for name, entry in params.hpo.search_space.items()}
+    always = {name for name, entry in params.hpo.search_space.items() if not entry.when}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        record, drawn = TrialRecord.read(trial), trial.distributions
+        same = always <= drawn.keys() and drawn.items() <= space.items() and record.code in (None, code_version())
+        if record.resolved and not same:
+            interrupt(study, trial, counts_as_death=False)
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, *, deaths: int = 0) -> None:

@@ -21,7 +21,7 @@ from evbind_lib.config.masking import masked
 from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import Params, SamplerParams, dotted_name
 from evbind_lib.errors import ParamsError, SearchError, TrainingError
-from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, heartbeat, mark, requeue_lost
+from evbind_lib.hpo.claims import alone_with, claim_trial, close_dead, close_outdated, heartbeat, mark, requeue_lost
 from evbind_lib.hpo.finalists import train_finalists
 from evbind_lib.hpo.objective import (
     RUNNING,
@@ -105,6 +105,7 @@ def run_search(
             requeue_lost(opened)
         n_earlier = len(studies.finished_trials(opened))
         notes = note_changed_space(opened, params) + _note_others(opened)
+        close_outdated(opened, params)
         if not opened.get_trials(deepcopy=False):
             notes += enqueue(opened, params)
         for each in called:

@@ -22,7 +22,7 @@ from evbind_lib.errors import SearchError
 from evbind_lib.hpo import workers
 from evbind_lib.hpo.claims import claim_trial, close_dead, mark
 from evbind_lib.hpo.objective import Objective, SearchCallback
-from evbind_lib.hpo.results import folds_spent, trials_table
+from evbind_lib.hpo.results import SearchResult, folds_spent, trials_table
 from evbind_lib.hpo.search import run_search
 from evbind_lib.hpo.study import TrialRecord, open_storage, open_study
 from evbind_lib.notebook import session
@@ -208,6 +208,30 @@ def test_trials_of_two_workers_that_were_stopped_go_on_under_their_numbers(
     search("whole")
     store = Store(params_of(brief, "whole").tracking)
     assert runs_of(store, "stopped") == runs_of(store, "whole")
+
+
+def test_a_stopped_trial_whose_space_was_changed_since_is_closed_and_its_parameters_are_tried_again(
+    brief: Callable[..., Params], corpus: Corpus
+) -> None:
+    class Stop(SearchCallback, Callback):
+        def fold_callbacks(self, trial: optuna.Trial) -> Sequence[Callback]:
+            return (self,)
+
+        def on_fold_end(self, result: FoldResult) -> None:
+            self.wants_stop = True
+
+    def run(*overrides: str, callbacks: Sequence[SearchCallback] = ()) -> SearchResult:
+        params = brief("hpo.trials.n_trials=1", *overrides)
+        return run_search(Objective(corpus, make_folds(corpus, params), params), params, callbacks=callbacks)
+
+    with pytest.raises(SearchError, match="Stopped on request"):
+        run(callbacks=[Stop()])
+    result = run("hpo.fixed.learning_rate=1e-3")
+    closed, again = result.study.trials
+    assert closed.state == TrialState.FAIL and TrialRecord.read(closed).interrupted
+    assert again.state == TrialState.COMPLETE and TrialRecord.read(again).retry_of == 0
+    assert "learning_rate" in closed.params and "learning_rate" not in again.params
+    assert folds_spent(result.study, 2) == (1 + 2, 0, 2)
 
 
 def test_a_trial_that_was_put_back_is_claimed_once_as_it_was(brief: Callable[..., Params]) -> None:
