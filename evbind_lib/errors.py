@@ -70,7 +70,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def shown(value: object) -> str:
     """A value of the user's in a message: what cannot be printed as Python writes it, and of a long one the beginning."""
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(value))
-    begins = (
-        text[:100].partition("://")[0] if "@" in text[100:] else text[:100]
-    )  # no part of an address, which may be a password
+    # No part of an address, which may be a password.
+    begins = text[:100].partition("://")[0] if "@" in text[100:] else text[:100]
     return text if len(text) <= 200 else f"{begins}... ({len(text)} characters)"

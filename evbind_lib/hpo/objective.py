@@ -206,9 +206,8 @@ class _ReportFolds(Callback):
     def on_fold_end(self, result: FoldResult) -> None:
         _check_pairs(self.trial, result)
         name = trial_name(self.trial.number, result.fold)
-        result = (
-            result.cached and self.cache.load(name)
-        ) or result  # its own, before it was stopped, as it was trained
+        if result.cached:  # perhaps its own, from before it was stopped
+            result = self.cache.load(name) or result
         self.cache.save(name, result)
         for callback in self.callbacks:
             callback.on_fold_end(result)

@@ -19,12 +19,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 # What papermill's engine `evbind` gives to a kernel: the run that it opened, empty with tracking=none, and the notebook's file.
 RUN_VARIABLE, FILE_VARIABLE = "EVBIND_NOTEBOOK_RUN", "EVBIND_NOTEBOOK_FILE"
 OUTER_VARIABLE = "EVBIND_OUTER_RUN"  # run of the notebook that an execution was started in
-UNREADABLE = (
-    ValueError,
-    SyntaxError,
-    RecursionError,
-    MemoryError,
-)  # what Python raises for a cell that it cannot parse
+# What Python raises for a cell that it cannot parse.
+UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError)
 
 
 def given_by_launcher(name: str) -> str | None:

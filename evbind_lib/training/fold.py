@@ -162,7 +162,7 @@ def train_prepared(
             if tried == 1:
                 remedy = "lower model.max_length, or choose a smaller model"
                 raise TrainingError(f"fold {fold + 1}: memory does not hold a single pair; {remedy}.") from None
-            micro_batch = trainer.half_of(tried)
+            micro_batch = max(size for size in range(1, tried // 2 + 1) if tried % size == 0)
         finally:
             trainer.collect_garbage()
     result = FoldResult(

@@ -149,8 +149,8 @@ def _gain_of_flash(config: str, precision: str) -> float | None:
             eager = transformers.DebertaV2ForSequenceClassification(shape)
             models = [model.to(device) for model in (eager, _replace_attention(copy.deepcopy(eager)))]
             for pairs, length in ((3, 37), (8, 64)):
-                for one, other in zip(*(learn(model, pairs, length, "fp32")[0] for model in models), strict=True):
-                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+                learned = (learn(model, pairs, length, "fp32")[0] for model in models)
+                torch.testing.assert_close(*learned, rtol=1e-4, atol=1e-5)
             seconds = np.array([[learn(model, 8, 64, precision)[1] for model in models] for _ in range(4)])
     except Exception:  # kernels are compiled for the GPU that is there, which may fail in any way
         return None

@@ -46,8 +46,7 @@ class _OccurringTokens(torch.nn.Embedding):
     def __init__(self, whole: torch.nn.Embedding, tokens: torch.Tensor) -> None:
         rows = torch.full((whole.num_embeddings,), len(tokens))
         rows[tokens] = torch.arange(len(tokens))
-        padding = None if whole.padding_idx is None else int(rows[whole.padding_idx])
-        padding = None if padding == len(tokens) else padding
+        padding = int(rows[whole.padding_idx]) if whole.padding_idx in tokens.tolist() else None
         super().__init__(len(tokens), whole.embedding_dim, padding, _weight=whole.weight.detach()[tokens])
         self.register_buffer("rows", rows, persistent=False)
 
@@ -82,11 +81,10 @@ def _ask_the_first_token(model: Any, tokens: np.ndarray | None, undo: contextlib
         own, asked = layer.attention.self, 1 if layer is layers[-1] else None
         own.forward = functools.partial(_attend_deberta if is_deberta else _attend_bert, own, asked)
         undo.callback(delattr, own, "forward")
-    undo.callback(layers[-1].attention.output.register_forward_pre_hook(_of_first_token).remove)
-
-
-def _of_first_token(module: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(each[:, :1] for each in states)
+    hook = layers[-1].attention.output.register_forward_pre_hook(
+        lambda _, states: tuple(each[:, :1] for each in states)
+    )
+    undo.callback(hook.remove)
 
 
 def _attend_bert(

@@ -110,11 +110,6 @@ def with_micro_batch(params: Params, micro_batch: int) -> Params:
     return params.with_values({f"training.args.{name}": value for name, value in fitting.items()})
 
 
-def half_of(micro_batch: int) -> int:
-    """Largest divisor of a batch that is at most half of it."""
-    return max(size for size in range(1, micro_batch // 2 + 1) if micro_batch % size == 0)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU or of the machine is used up."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -11,8 +11,6 @@ import optuna
 import psutil
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.config.compose import compose
@@ -24,18 +22,9 @@ from evbind_lib.hpo.objective import Objective
 from evbind_lib.hpo.search import run_search
 from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.losses import Loss
-from evbind_lib.training.trainer import half_of, is_out_of_memory, with_micro_batch
+from evbind_lib.training.trainer import is_out_of_memory, with_micro_batch
 from tests import forks
 from tests.conftest import BRIEF
-
-
-@given(st.integers(2, 512))
-def test_half_of_a_batch_divides_it(batch: int) -> None:
-    sizes = [batch]
-    while sizes[-1] > 1:
-        sizes.append(half_of(sizes[-1]))
-    assert all(batch % size == 0 for size in sizes)
-    assert all(small <= large / 2 for large, small in itertools.pairwise(sizes))
 
 
 def test_smaller_steps_make_the_same_batch() -> None:
@@ -75,13 +64,15 @@ def test_a_trial_that_does_not_fit_is_trained_in_smaller_steps_and_says_so(
     assert trial.params["per_device_train_batch_size"] == 16  # what was searched is the effective batch
 
 
-def test_later_folds_begin_with_what_fitted(
-    brief: Callable[..., Params], corpus: Corpus, folds: Sequence[Fold]
+@pytest.mark.parametrize(("fits", "sizes"), [(5, [16, 8, 4]), (2, [18, 9, 3, 1]), (6, [7, 1])])
+def test_later_folds_begin_with_what_fitted_the_largest_divisor_of_the_batch(
+    fits: int, sizes: list[int], brief: Callable[..., Params], corpus: Corpus, folds: Sequence[Fold]
 ) -> None:
     tried: list[int] = []
-    result = cross_validate(corpus, folds, brief(), loss=fits_only(5, tried))
-    assert [size for size, _ in itertools.groupby(tried)] == [16, 8, 4]
-    assert [fold.micro_batch for fold in result.folds] == [4, 4]
+    params = brief(f"training.args.per_device_train_batch_size={sizes[0]}")
+    result = cross_validate(corpus, folds, params, loss=fits_only(fits, tried))
+    assert [size for size, _ in itertools.groupby(tried)] == sizes
+    assert [fold.micro_batch for fold in result.folds] == [sizes[-1]] * 2
 
 
 def test_a_single_pair_that_does_not_fit_is_refused(
