@@ -73,8 +73,9 @@ def execute_notebook(
         finally:
             if run:
                 run.finish(course.nb, course.error)
-    if client.interrupts and not save_to:  # all is saved; papermill itself would end as if nobody had stopped it
-        raise SystemExit(130)
+    # All is saved; papermill itself would end as if nobody had stopped it.
+    if course.interrupts and (course.error or not save_to):
+        raise KeyboardInterrupt if save_to else SystemExit(130)
     return masked_notebook(course.nb)  # papermill writes it once more
 
 
@@ -110,7 +111,7 @@ class _Course(NotebookExecutionManager):
     """Follows an execution: saves the notebook whole, counts its cells in the run, keeps the error it stopped at."""
 
     run: NotebookRun | None = None
-    error = ""
+    error, interrupts = "", 0
     put_off = False  # what the next cell's start or the end saves as well: a save masks and writes the whole notebook
 
     def save(self, **kwargs: Any) -> None:
@@ -127,7 +128,8 @@ class _Course(NotebookExecutionManager):
         super().cell_exception(cell, cell_index, **kwargs)
         error = kwargs["exception"]
         if (error.ename, error.evalue) not in WANTED:
-            self.error = f"{error.ename}: {error.evalue}"
+            kind = "KeyboardInterrupt" if self.interrupts else error.ename  # a search that was stopped has its own
+            self.error = f"{kind}: {error.evalue}"
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         self.put_off = cell.cell_type != "code"
@@ -149,7 +151,7 @@ class _Client(PapermillNotebookClient):
     """Notebook client that writes progress to standard error: every change on a terminal, finished steps in a file."""
 
     steps: tuple[int, int] | None = None
-    interrupts, runs = 0, False  # whether the kernel is at a cell: while it starts or waits it takes no interrupt
+    runs = False  # whether the kernel is at a cell: while it starts or waits it takes no interrupt
 
     def execute(self, **kwargs: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -162,9 +164,9 @@ class _Client(PapermillNotebookClient):
             signal.signal(signal.SIGINT, before)
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        self.interrupts += 1
+        self.nb_man.interrupts += 1
         kernel = getattr(getattr(self.km, "provisioner", None), "process", None)
-        if kernel is None or not self.runs or self.interrupts > 2:
+        if kernel is None or not self.runs or self.nb_man.interrupts > 2:
             raise KeyboardInterrupt
         kernel.send_signal(signal.SIGINT)
 

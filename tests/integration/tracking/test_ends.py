@@ -73,6 +73,21 @@ def test_ctrl_c_that_a_search_answers_ends_with_130_and_a_tag(workspace: Path) -
     assert [(run.info.status, run.data.tags["evbind.stopped"]) for run in runs] == [("FINISHED", "true")] * 2
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_a_search_without_a_complete_trial_ends_with_130_as_any_other_stop(workspace: Path) -> None:
+    # As `report_folds` ends a trial after a fold, where somebody asked to stop.
+    ends = "from evbind_lib.hpo.objective import SearchStopped\ndef objective(trial):\n    open('begun', 'w').close()"
+    objective = f"{ends}; time.sleep(3)\n    raise SearchStopped"
+    write(workspace / "own.ipynb", f"import time\n{objective}", "ev.search(objective, params, study='stopped')")
+    process = forks.begin(main, ["own.ipynb", "--output", "out.ipynb"])
+    wait_for((workspace / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "the same command goes on" in process.stderr.read()
+    assert "Stopped on request" in (workspace / "out.ipynb").read_text()
+    assert [run.info.status for run in executions()] == ["KILLED"]
+
+
 def test_ctrl_c_while_the_kernel_starts_ends_the_run_before_any_cell(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
