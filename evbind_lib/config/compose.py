@@ -317,5 +317,6 @@ def _explain(error: Exception) -> str:
     said = "something is nested too deeply in them" if isinstance(cause, RecursionError) else shown(masked(first))
     if isinstance(error, OverrideParseException):
         override = shown(masked(str(error.override).lstrip("+")))
-        return f"Override '{override}' cannot be read ({said}); write KEY=VALUE, lists as [a,b], and quote it for the shell."
+        remedy = "write KEY=VALUE, lists as [a,b], a text with signs as \"KEY='TEXT'\", in quotes for the shell"
+        return f"Override '{override}' cannot be read ({said}); {remedy}."
     return f"The parameters cannot be composed: {said}; check the overrides and the files in params/."

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from evbind_lib.config.compose import compose
 from evbind_lib.config.masking import masked, masked_notebook
-from evbind_lib.errors import shown
+from evbind_lib.errors import ParamsError, shown
 
 ADDRESS = "postgresql://me:secret@host/db"
 
@@ -120,3 +120,11 @@ def test_a_notebook_is_stored_without_what_its_parameters_show_to_be_secret() ->
     assert stream.text == "signed in as *** from posts.csv with ***"
     assert (error.evalue, error.traceback) == ("FATAL: '***'", ["secretary of x"])
     assert table.data == {"text/html": "<td>***</td>", "image/png": "hf_012345"}
+
+
+def test_an_address_with_its_password_behind_a_question_mark_is_refused_with_the_form_that_works() -> None:
+    address = "postgresql://host/db?user=me&password=s3cret"
+    with pytest.raises(ParamsError, match="KEY='TEXT'") as caught:
+        compose([f"hpo.study.storage={address}"])
+    assert "s3cret" not in str(caught.value)
+    assert compose([f"hpo.study.storage='{address}'"]).hpo.study.storage == address
