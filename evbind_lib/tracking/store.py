@@ -65,7 +65,7 @@ class Store:
         self.served = self.uri.startswith(("http://", "https://"))
         self._connect()
         # Of processes that make one database at the same time, MLflow lets all but one fail.
-        with self.must_work(), lock_between_processes(self.uri), _without_news_of_tables():
+        with self.must_work(), lock_between_processes(self.uri), _without_news_of_the_database():
             if file := sqlite_file(self.uri):
                 _make_whole(file)
                 if self.uri != tracking.uri:  # it lies in the workspace
@@ -145,7 +145,8 @@ class Store:
     def going_on(self, then: str = "its runs have gaps") -> Iterator[None]:
         """Warn where a write inside fails, and go on: MLflow is a view."""
         try:
-            yield
+            with _without_news_of_the_database():
+                yield
         except Exception as error:
             self.has_gaps = True
             message = "MLflow: %s could not be written (%s); %s"
@@ -195,8 +196,8 @@ def _client_of(uri: str) -> mlflow.MlflowClient:
 
 
 @contextlib.contextmanager
-def _without_news_of_tables() -> Iterator[None]:
-    """Keep from a notebook what MLflow reports while it opens a database; what fails is raised."""
+def _without_news_of_the_database() -> Iterator[None]:
+    """Keep from a notebook or terminal what MLflow logs of its database, tracebacks included; what fails is raised."""
     logger, nothing = logging.getLogger("mlflow.store.db.utils"), logging.Filter("nothing")
     logger.addFilter(nothing)
     try:
@@ -284,5 +285,5 @@ def legal(name: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = [line for line in str(error).strip().splitlines() if "autoflush" not in line] or [type(error).__name__]
     return str(masked(lines[0].rstrip(".")))[:300]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from evbind_lib.config.compose import compose
+from evbind_lib.config.paths import sqlite_file
 from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.data.folds import Fold
@@ -362,6 +364,20 @@ def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) ->
         assert "tracking=none" in sentence and ("sqlite:///" in sentence or uri not in folders)
         assert sentence.startswith("tracking.uri=") and "\n" not in sentence and "pass-word-1" not in sentence
         assert time.monotonic() - started < 20, uri
+
+
+def test_a_database_that_is_lost_while_work_goes_on_is_told_in_one_sentence(
+    tracker: Store, place: TrackingParams, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    shutil.copy(str(sqlite_file(tracker.uri)), lost := tmp_path / "lost.db")
+    store = Store(place.model_copy(update={"uri": f"sqlite:///{lost}"}))
+    run = store.start(store.experiments["search"], "lost", {})
+    lost.unlink()
+    with store.going_on():
+        store.client.log_metric(run, "cells", 1.0)
+    assert store.has_gaps and "Traceback" not in "".join(capfd.readouterr())
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "evbind_lib"]
+    assert "sqlite3." in said and "autoflush" not in said and "\n" not in said
 
 
 def test_experiments_keep_files_in_their_folder_and_a_deleted_one_is_named(
