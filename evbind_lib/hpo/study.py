@@ -334,7 +334,8 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
         with lock_between_processes(resolved), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             if (file := sqlite_file(resolved)) and not file.exists():
                 file.touch()  # SQLite itself would let nobody else write to it, whatever the umask
-            return optuna.storages.RDBStorage(resolved, **options)
+            in_braces = resolved.replace("{", "{{").replace("}", "}}")  # Optuna would fill in what stands there
+            return optuna.storages.RDBStorage(in_braces, **options)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         reason += "; for PostgreSQL: pip install 'evbind[postgres]'" if isinstance(error, ImportError) else ""

@@ -281,3 +281,11 @@ def test_optuna_logs_as_before_after_a_search() -> None:
         assert optuna.logging.get_verbosity() == optuna.logging.ERROR
         raise ZeroDivisionError
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+def test_a_folder_may_have_any_sign_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "a {z} %20 ? # 'b'").mkdir()
+    monkeypatch.setenv("EVBIND_WORKSPACE", str(folder))
+    open_storage("sqlite:///optuna.db").create_new_study([optuna.study.StudyDirection.MAXIMIZE], "here")
+    assert {file.name for file in folder.iterdir()} == {"optuna.db", "optuna.db.lock"}
+    assert [file.name for file in tmp_path.iterdir()] == [folder.name]
