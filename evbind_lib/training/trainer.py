@@ -89,11 +89,7 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
     except Exception as error:  # each argument is read by code of its own
         problem = f"transformers refuses them: {shown(str(error).splitlines()[0].rstrip('.'))}"
         raise ParamsError(f"training.args: {problem}; change them or leave them out.") from None
-    return _on_one_gpu(arguments)
-
-
-def _on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
-    """Keep Trainer from DataParallel, which changes the effective batch; several GPUs serve several trials (no public switch)."""
+    # No DataParallel, which has no public switch and changes the effective batch: several GPUs serve several trials.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments

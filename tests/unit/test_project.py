@@ -91,7 +91,7 @@ def test_private_names_of_other_libraries_stand_in_one_function_each() -> None:
     assert found == {
         ("study.py", "storage_of", "_storage"),
         ("claims.py", "_without_heartbeat", "_get_stale_trial_ids"),
-        ("trainer.py", "_on_one_gpu", "_n_gpu"),
+        ("trainer.py", "training_arguments", "_n_gpu"),
         ("model.py", "_cpu_multiplies_bf16", "torch.cpu._is_..."),
         ("monitor.py", "hear_while_busy", "_reply_subshell_id"),
     }
