@@ -147,7 +147,7 @@ REFUSED = [
     (["evaluate", "kept"], "kept", "data=..."),
     (["evaluate", "kept", "new.csv"], "label", "missing"),
     (["train", "--with-text"], "--with-text", "evbind score"),
-    (["score", "experiment=none_such", "--sentence", "x"], "none_such", "a search writes"),
+    (["score", "experiment=none_such", "--sentence", "x"], "none_such", "known are: "),
 ]
 
 
@@ -162,6 +162,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained_or_written(
     (workspace / "names.csv").write_text("criterion_id,sentence\nNONE_SUCH,It rained.\n")
     (workspace / "ids.csv").write_text("sentence_id,text\ns1,It rained.\n")
     (workspace / "there.csv").write_text("x\n")
+    (workspace / "params" / "experiment").mkdir(parents=True, exist_ok=True)
+    (workspace / "params" / "experiment" / "searched.yaml").write_text("# @package _global_\n")
     before = {file: file.stat().st_mtime_ns for file in workspace.rglob("*")}
     assert main(words) == 2
     out, err = capsys.readouterr()
