@@ -78,8 +78,9 @@ def _ask_the_first_token(model: Any, tokens: np.ndarray | None, undo: contextlib
         return
     is_deberta = model.config.model_type == "deberta-v2"
     for layer in layers if is_deberta else layers[-1:]:
-        own, asked = layer.attention.self, 1 if layer is layers[-1] else None
-        own.forward = functools.partial(_attend_deberta if is_deberta else _attend_bert, own, asked)
+        own = layer.attention.self
+        attend = functools.partial(_attend_deberta, own, layer is layers[-1])
+        own.forward = attend if is_deberta else functools.partial(_attend_bert, own)
         undo.callback(delattr, own, "forward")
     hook = layers[-1].attention.output.register_forward_pre_hook(
         lambda _, states: tuple(each[:, :1] for each in states)
@@ -87,57 +88,70 @@ def _ask_the_first_token(model: Any, tokens: np.ndarray | None, undo: contextlib
     undo.callback(hook.remove)
 
 
-def _attend_bert(
-    own: Any, asked: int | None, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, **__: Any
-) -> Any:
-    """What transformers' `BertSelfAttention` gives, of so many tokens of each pair."""
-    query, key, value = (
-        project(states).unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
-        for project, states in ((own.query, hidden[:, :asked]), (own.key, hidden), (own.value, hidden))
+def _attend_bert(own: Any, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
+    """What transformers' `BertSelfAttention` gives, of the first token of each pair."""
+    mask = torch.zeros(()) if attention_mask is None else attention_mask[:, 0, :1]
+    padding = ~mask if mask.dtype is torch.bool else mask < 0
+    query = own.query(hidden[:, 0]) / own.attention_head_size**0.5
+    return _attend_first(own, (own.key, own.value), hidden, query, padding), None
+
+
+def _attend_first(
+    own: Any, projections: Any, hidden: torch.Tensor, query: torch.Tensor, padding: Any, positions: Any = None
+) -> torch.Tensor:
+    """What first tokens attend to: their queries go through the weights of the keys once, in place of every token's state.
+
+    So does what is attended to through the values' weights. ``positions`` are keys of positions, which are asked by the same
+    queries, and queries of positions, which are asked of the same keys, both (length, heads, width).
+    """
+    shape = own.num_attention_heads, own.attention_head_size
+    (to_key, key_bias), (to_value, value_bias) = (
+        (each.weight.unflatten(0, shape), each.bias.view(shape)) for each in projections
     )
-    mask = None if attention_mask is None else attention_mask[:, :, :asked]
-    dropped = own.dropout.p if own.training else 0.0
-    context = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
-    return context.transpose(1, 2).flatten(2), None
+    query = query.unflatten(-1, shape)
+    scores = torch.einsum("nhw,hwc->nhc", query, to_key) @ hidden.transpose(1, 2)
+    scores = scores + (query * key_bias).sum(-1, keepdim=True)
+    if positions is not None:
+        pos_key, pos_query = positions
+        asked = torch.einsum("lhw,hwc->lhc", pos_query, to_key)
+        scores = scores + torch.einsum("nhw,lhw->nhl", query, pos_key) + (pos_query * key_bias).sum(-1).T
+        scores = scores + torch.einsum("nlc,lhc->nhl", hidden, asked)
+    weights = scores.masked_fill(padding, torch.finfo(scores.dtype).min).softmax(-1)
+    weights = dropout(weights, own.dropout.p, own.training)
+    context = torch.einsum("nhc,hwc->nhw", weights @ hidden, to_value)
+    return (context + weights.sum(-1, keepdim=True) * value_bias).flatten(1)[:, None]
 
 
-def _attend_deberta(
-    own: Any, asked: int | None, hidden: torch.Tensor, mask: torch.Tensor, *others: Any, **given: Any
-) -> Any:
-    """What transformers' `DisentangledSelfAttention` gives, by its own parts, of so many tokens of each pair."""
+def _attend_deberta(own: Any, first: bool, hidden: torch.Tensor, mask: torch.Tensor, *_: Any, **given: Any) -> Any:
+    """What transformers' `DisentangledSelfAttention` gives, by its own parts, of all tokens of each pair or of the first."""
     (n, length), heads, width = hidden.shape[:2], own.num_attention_heads, own.attention_head_size
     scale, span, relative = (3 * width) ** 0.5, own.pos_ebd_size, given["relative_pos"][0]
-    if length > span and not asked:  # there are more distances than positions then
-        return type(own).forward(own, hidden, mask, *others, **given)
-
-    def split(states: torch.Tensor) -> torch.Tensor:
-        return states.reshape(-1, heads, width).transpose(0, 1)
-
-    query = split(own.query_proj(hidden[:, :asked]))
-    key, value = split(own.key_proj(hidden)), split(own.value_proj(hidden))
+    padding = ~mask[:, 0, :1].bool()
     # Positions by distance, from length - 1 tokens before to as many behind: no others are projected.
-    distances = torch.cat([relative[:, 0].flip(0), relative[0, 1:]])
+    distances = relative[0] if first else torch.cat([relative[:, 0].flip(0), relative[0, 1:]])
     positions = own.pos_dropout(given["rel_embeddings"])[(distances + span).clamp(0, 2 * span - 1)]
     to_key, to_query = ("key_proj", "query_proj") if own.share_att_key else ("pos_key_proj", "pos_query_proj")
-    pos_key = split(getattr(own, to_key)(positions)) / scale
-    pos_query = split(getattr(own, to_query)(positions.flip(0))) / scale
-    if asked:
-        bias = torch.bmm(query, pos_key[:, length - 1 :].transpose(1, 2)).view(heads, n, 1, length)
-        by_key = key.view(heads, n, length, width) * pos_query[:, None, :length].flip(2)
-        bias = bias + by_key.sum(-1)[:, :, None]
-    else:
-        by_query, by_key = torch.bmm(query, pos_key.transpose(1, 2)), torch.bmm(key, pos_query.transpose(1, 2))
-        # Each row begins one column further left than the one before, which is a view with other strides.
-        row, shape = 2 * length - 1, (heads, n, length, length)
-        strides = (n * length * row, length * row)
-        bias = by_query.as_strided(shape, (*strides, row - 1, 1), length - 1)
-        bias = bias + by_key.as_strided(shape, (*strides, 1, row - 1), length - 1)
-    bias = bias.masked_fill(~mask[:, :, :1].bool().transpose(0, 1), torch.finfo(bias.dtype).min)
-    query, key, value = (states.view(heads, n, -1, width) for states in (query, key, value))
+    pos_key, pos_query = (getattr(own, name)(positions).unflatten(-1, (heads, width)) for name in (to_key, to_query))
+    if first:
+        query = own.query_proj(hidden[:, 0]) / scale
+        return _attend_first(
+            own, (own.key_proj, own.value_proj), hidden, query, padding, (pos_key, pos_query / scale)
+        ), None
+    projections = own.query_proj, own.key_proj, own.value_proj
+    query, key, value = (each(hidden).view(-1, heads, width).transpose(0, 1) for each in projections)
+    by_query = torch.bmm(query, pos_key.permute(1, 2, 0) / scale)
+    by_key = torch.bmm(key, pos_query.flip(0).permute(1, 2, 0) / scale)
+    # Each row begins one column further left than the one before, which is a view with other strides.
+    row, shape = 2 * length - 1, (heads, n, length, length)
+    strides = (n * length * row, length * row)
+    bias = by_query.as_strided(shape, (*strides, row - 1, 1), length - 1)
+    bias = bias + by_key.as_strided(shape, (*strides, 1, row - 1), length - 1)
+    bias = bias.masked_fill(padding[:, None].transpose(0, 1), torch.finfo(bias.dtype).min)
+    query, key, value = (states.view(heads, n, length, width) for states in (query, key, value))
     if own.training or torch.is_grad_enabled():  # on a CPU this is the faster for gradients, the other without
         bias, query, key = (each.flatten(0, 1) for each in (bias, query, key))
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / scale).softmax(-1)
-        context = dropout(scores, own.dropout.p, own.training).view(heads, n, -1, length) @ value
+        context = dropout(scores, own.dropout.p, own.training).view(shape) @ value
     else:
         context = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1 / scale)
     return context.permute(1, 2, 0, 3).flatten(2), None
