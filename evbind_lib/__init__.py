@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test h
     from evbind_lib.data.negatives import fold_pairs
     from evbind_lib.errors import EvbindError
     from evbind_lib.evaluation.estimate import compare
-    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.evaluation.model import EvidenceModel
     from evbind_lib.hpo.objective import Objective, report_folds, suggest
     from evbind_lib.hpo.racing.pruner import RacingPruner
     from evbind_lib.hpo.results import SearchResult
@@ -37,7 +37,7 @@ __all__ = [
 _MODULES = {
     "config.compose": "compose", "config.schema": "Params", "data.corpus": "READERS Corpus load_corpus",
     "data.folds": "Fold make_folds", "data.negatives": "fold_pairs", "errors": "EvbindError", "evaluation.estimate": "compare",
-    "evaluation.final": "EvidenceModel", "hpo.objective": "Objective report_folds suggest", "hpo.racing.pruner": "RacingPruner",
+    "evaluation.model": "EvidenceModel", "hpo.objective": "Objective report_folds suggest", "hpo.racing.pruner": "RacingPruner",
     "hpo.results": "SearchResult", "notebook.session": "cross_validate evaluate finalize search start",
     "training.fold": "train_fold", "training.losses": "LOSSES", "training.metrics": "METRICS Metric",
     "training.result": "Callback CrossValidation FoldResult",

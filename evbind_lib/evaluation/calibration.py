@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import entr, expit, logit
-from sklearn.linear_model import LogisticRegression
 
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, ParamsError
-from evbind_lib.training.metrics import THRESHOLD, log_losses
+from evbind_lib.training.probabilities import THRESHOLD, log_losses
 
 AIMS = ("f1", "macro_f1", "recall>=R", "precision>=P")
 N_BINS = 10
@@ -46,6 +45,8 @@ def fit_calibration(predictions: pd.DataFrame) -> Calibration:
     positive, negative = weights @ labels, weights @ (1 - labels)
     target = np.where(labels == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
     if np.ptp(logits) > 0:
+        from sklearn.linear_model import LogisticRegression  # half a second, which who asks a model need not wait
+
         centre, scale = logits.mean(), logits.std()  # the solver wants numbers around 0 and 1
         scaled, answers = np.tile((logits - centre) / scale, 2), np.repeat([1, 0], len(logits))
         parts = np.concatenate([weights * target, weights * (1 - target)])  # each pair is one of both classes, in part

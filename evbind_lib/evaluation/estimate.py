@@ -9,7 +9,8 @@ import pandas as pd
 from evbind_lib.data.files import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_t, holm, probability_of_practical_difference
-from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics
+from evbind_lib.training.metrics import METRICS, compute_metrics
+from evbind_lib.training.probabilities import THRESHOLD
 from evbind_lib.training.result import CrossValidation, predictions_of
 
 KEYS = ["fold", "post_id", "sentence_id", "criterion_id"]

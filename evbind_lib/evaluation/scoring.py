@@ -14,7 +14,7 @@ from evbind_lib.data.files import as_text, read_table
 from evbind_lib.data.tables import clean, each_text, refuse_rows, split_sentences
 from evbind_lib.data.tables import shown as shown_id
 from evbind_lib.errors import DataError, did_you_mean, shown
-from evbind_lib.evaluation.final import EvidenceModel
+from evbind_lib.evaluation.model import EvidenceModel
 
 AT_ONCE = 4096  # pairs, of which none is lost when scoring is cut off
 TEXTS = ["sentence", "sentence_text", "text"]

@@ -13,7 +13,7 @@ from evbind_lib.config.schema import DataParams
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.negatives import validation_pairs
 from evbind_lib.evaluation.estimate import bootstrap
-from evbind_lib.evaluation.final import EvidenceModel
+from evbind_lib.evaluation.model import EvidenceModel
 
 DECISIONS, RANKS = ("macro_f1", "pos_f1", "precision", "recall"), ("roc_auc", "pr_auc")
 LEDGER = "evaluations.jsonl"  # in runs/ of the workspace

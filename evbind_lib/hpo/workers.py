@@ -75,7 +75,7 @@ def _culprit(thing: Any, depth: int = 6) -> str:
 
 def work(order: bytes) -> None:
     """Run trials in this process until none is left."""
-    from evbind_lib.training.trainer import quiet_libraries  # late: it loads torch
+    from evbind_lib.training.model import quiet_libraries  # late: it loads torch
 
     study, additions, loop, stop_mark = cloudpickle.loads(order)
     for registry, added in zip(_registries(), additions, strict=True):

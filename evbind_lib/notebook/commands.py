@@ -18,7 +18,7 @@ from evbind_lib.notebook import run
 
 if TYPE_CHECKING:
     from evbind_lib.data.corpus import Corpus
-    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.evaluation.model import EvidenceModel
 
 
 def names_folder(words: Sequence[str]) -> bool:
@@ -37,13 +37,14 @@ def sync(options: argparse.Namespace) -> None:
 def finalize(options: argparse.Namespace) -> None:
     """Train the model to keep and write its folder, by default that under runs/models/ which ``score`` finds."""
     corpus, params, aim = _asked(options.parameters)
-    from evbind_lib.evaluation import final
+    from evbind_lib.evaluation.final import model_folder
+    from evbind_lib.evaluation.model import check_folder
     from evbind_lib.tracking.executions import EXECUTION
 
-    folder = None if options.output is None else final.check_folder(options.output)
+    folder = None if options.output is None else check_folder(options.output)
     EXECUTION.begin(params.tracking, None, {})
     model = _kept(corpus, params, aim, folder)
-    place = folder or final.model_folder(corpus, params)
+    place = folder or model_folder(corpus, params)
     print(f"{len(model.criteria)} criteria, {model.model.num_parameters():,} weights")
     if corpus.sensitive and params.tracking.enabled:
         print("MLflow has its run and not the model: the data are sensitive.")
@@ -66,9 +67,10 @@ def score(options: argparse.Namespace) -> None:
     if (by_folder := names_folder(options.parameters)) and others:
         raise ParamsError(f"{shown(others[0])}: {shown(folder)} has its own parameters; leave it out.")
     asked: Any = () if by_folder else _asked(options.parameters)
-    from evbind_lib.evaluation import final, scoring  # load torch
+    from evbind_lib.evaluation import scoring  # loads torch
+    from evbind_lib.evaluation.model import EvidenceModel
 
-    model = final.EvidenceModel.load(folder) if by_folder else None
+    model = EvidenceModel.load(folder) if by_folder else None
     known = model.criteria if model else asked[0].criteria
     # What cannot be scored is refused before a model is trained for it.
     scoring.criterion_texts(options.criterion, known)
@@ -108,7 +110,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if not file and not any(word.startswith("data") for word in words):
         raise ParamsError(f"evbind evaluate {shown(folder)}: no labelled data; give a table of pairs, or data=... .")
     from evbind_lib.data.corpus import load_corpus
-    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.evaluation.model import EvidenceModel
     from evbind_lib.notebook import session, show
     from evbind_lib.tracking.executions import EXECUTION
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import TrainerCallback
 
-    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.evaluation.model import EvidenceModel
     from evbind_lib.tracking.runs import TrainingRun
     from evbind_lib.tracking.store import Store
     from evbind_lib.training.fold import ModelInit

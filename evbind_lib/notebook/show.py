@@ -23,7 +23,8 @@ from evbind_lib.hpo.study import OBJECTIVE, StudyRecord, TrialRecord, count_tria
 from evbind_lib.notebook.front_end import show_figure
 from evbind_lib.tracking import executions
 from evbind_lib.tracking.page import RESULT
-from evbind_lib.training.metrics import METRICS, aggregate, probabilities_of
+from evbind_lib.training.metrics import METRICS, aggregate
+from evbind_lib.training.probabilities import probabilities_of
 from evbind_lib.training.result import CrossValidation, predictions_of
 
 Summary = tuple[dict[str, Any], list[str]]  # what `record` takes: plain values, and the lines about them

@@ -21,7 +21,7 @@ from evbind_lib.notebook.show import show
 from evbind_lib.plots.validation import thresholds
 
 if TYPE_CHECKING:
-    from evbind_lib.evaluation.final import EvidenceModel
+    from evbind_lib.evaluation.model import EvidenceModel
 
 EVERY = "every criterion"
 MOST_ROWS = 25

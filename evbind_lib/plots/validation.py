@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from evbind_lib.evaluation import calibration
 from evbind_lib.evaluation.estimate import at_threshold, by_criterion
 from evbind_lib.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, marker, sentence, styled, whole_steps
-from evbind_lib.training.metrics import METRICS, THRESHOLD, compute_metrics, probabilities_of
+from evbind_lib.training.metrics import METRICS, compute_metrics
+from evbind_lib.training.probabilities import THRESHOLD, probabilities_of
 from evbind_lib.training.result import CrossValidation, FoldResult, predictions_of
 
 MOST_POINTS = 1000  # of a curve; more cannot be seen and makes notebooks heavy

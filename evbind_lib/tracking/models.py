@@ -15,10 +15,10 @@ from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Lo
 from mlflow.models import Model, infer_signature
 
 from evbind_lib.evaluation.card import card
-from evbind_lib.evaluation.final import EvidenceModel, as_json
+from evbind_lib.evaluation.model import EvidenceModel, as_json
 from evbind_lib.tracking.runs import Run
 from evbind_lib.tracking.store import Store
-from evbind_lib.training.trainer import quiet_libraries
+from evbind_lib.training.model import quiet_libraries
 
 SENTENCE, ANSWER = "I lie awake until four.", pd.DataFrame({"label": ["evidence"], "score": [0.9]})  # invented
 

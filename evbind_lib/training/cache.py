@@ -23,7 +23,8 @@ from evbind_lib.config.paths import workspace, write_whole
 from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
-from evbind_lib.training.metrics import compute_metrics, probabilities_of
+from evbind_lib.training.metrics import compute_metrics
+from evbind_lib.training.probabilities import probabilities_of
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
 IDS = ("post_id", "sentence_id", "criterion_id")

@@ -7,12 +7,11 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
 from sklearn import metrics as scores
 
 from evbind_lib.config.registry import Registry
+from evbind_lib.training.probabilities import THRESHOLD, log_losses
 
-THRESHOLD = 0.5
 AGGREGATIONS: dict[str, Callable[..., float]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
 
 
@@ -53,13 +52,6 @@ class Metric:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="sklearn")  # ranks of one class only are NaN, F1 of nothing is 0
             return float(self.function(labels, values))
-
-
-def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """``-log P(true answer)`` of each pair (n,), in nats; 0 and 1 count as the nearest float64, as in scikit-learn."""
-    least = float(np.finfo(np.float64).eps)
-    clipped = np.clip(np.asarray(probabilities, dtype=float), least, 1 - least)
-    return -np.log(np.where(np.asarray(labels) == 1, clipped, 1 - clipped))
 
 
 # Not scikit-learn's, which is ten times slower: racing asks thousands of resamples.
@@ -105,11 +97,6 @@ Examples
 >>> ev.METRICS["pr_auc"].greater_is_better
 True
 """
-
-
-def probabilities_of(logits: np.ndarray) -> np.ndarray:
-    """P(evidence), float64 (n,), of the logit of evidence minus that of no evidence."""
-    return np.asarray(expit(np.asarray(logits, dtype=np.float64)))
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -1,12 +1,16 @@
 """Tokenizer and sequence classifier of a hub name, a local folder or the built-in tiny DeBERTa-v3; the model's predictions."""
 
+import contextlib
 import copy
 import functools
 import importlib.util
 import json
+import logging
 import os
+import re
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from evbind_lib.training.tiny import tiny_config, train_tiny_tokenizer
 FLASH = "disentangled_flash"
 # What hub clients say where a model is not on this machine and cannot be had.
 UNREACHABLE = ("connect", "offline", "Max retries", "not a valid model identifier", "cached", "timed out", "resolve")
+LAUNCHER = re.compile(r"(LOCAL_)?(RANK|WORLD_SIZE)$|(OMPI|PMI|PMIX|MV2|ACCELERATE)_")
 LFS = b"version https://git-lfs"  # how what a clone without git-lfs has instead of a file begins
 
 
@@ -185,6 +190,9 @@ def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, pre
     order, logits = np.argsort(pairs.lengths(), kind="stable"), np.empty(len(pairs))  # like lengths need little padding
     was_training = model.training
     model.eval()
+    torch.empty(
+        30 << 20, dtype=torch.uint8
+    )  # glibc keeps as much as was freed at once, in place of asking for it each batch
     # Not inference_mode: what a model then keeps for itself, as positions of a length, cannot take part in training.
     with torch.no_grad(), autocast(model.device.type, precision):
         for start in range(0, len(order), batch_size):
@@ -215,3 +223,20 @@ def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
         problem = f"cannot be loaded ({type(error).__name__}: {reason or 'no reason given'})"
         remedy = "use an encoder that AutoModelForSequenceClassification loads"
         raise ModelError(f"{place}: the {part} {problem}; {remedy}.") from None
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep lines and bars of PyTorch and Hugging Face out of a notebook, and what a launcher set out of a training."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
+        # What torchrun, mpirun or accelerate set: a training would wait for others of its group.
+        for name in filter(LAUNCHER.match, list(os.environ)):
+            at_the_end.callback(os.environ.__setitem__, name, os.environ.pop(name))
+        warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
+        for logger in map(logging.getLogger, ("transformers", "accelerate", "torch")):
+            at_the_end.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        if transformers.logging.is_progress_bar_enabled():
+            at_the_end.callback(transformers.logging.enable_progress_bar)
+            transformers.logging.disable_progress_bar()
+        yield

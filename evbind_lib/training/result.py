@@ -10,7 +10,8 @@ import pandas as pd
 
 from evbind_lib.config.schema import Params
 from evbind_lib.data.folds import Fold
-from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics, probabilities_of
+from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics
+from evbind_lib.training.probabilities import probabilities_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,18 +1,15 @@
-"""Hugging Face Trainer as evbind uses it: its arguments, the loss it calls, what memory allows, and its silence."""
+"""Hugging Face Trainer as evbind uses it: its arguments, the loss it calls, what memory allows."""
 
 import contextlib
 import dataclasses
 import functools
 import gc
-import logging
-import os
 import re
 import resource
 import sys
 import tempfile
 import typing
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,6 @@ from evbind_lib.training.shortcuts import take_shortcuts
 
 ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
-LAUNCHER = re.compile(r"(LOCAL_)?(RANK|WORLD_SIZE)$|(OMPI|PMI|PMIX|MV2|ACCELERATE)_")
 BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
 OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) memory|could not create a primitive")
@@ -207,23 +203,6 @@ def fit(
         trainer.train()
         loss.read()
     return model
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep lines and bars of PyTorch and Hugging Face out of a notebook, and what a launcher set out of a training."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
-        # What torchrun, mpirun or accelerate set: a training would wait for others of its group.
-        for name in filter(LAUNCHER.match, list(os.environ)):
-            at_the_end.callback(os.environ.__setitem__, name, os.environ.pop(name))
-        warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sklearn)(\.|$)")
-        for logger in map(logging.getLogger, ("transformers", "accelerate", "torch")):
-            at_the_end.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.ERROR)
-        if transformers.logging.is_progress_bar_enabled():
-            at_the_end.callback(transformers.logging.enable_progress_bar)
-            transformers.logging.disable_progress_bar()
-        yield
 
 
 def collect_garbage() -> None:

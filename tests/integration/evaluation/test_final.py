@@ -23,7 +23,8 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, EvbindError, ModelError
 from evbind_lib.evaluation import final
 from evbind_lib.evaluation.calibration import fit_calibration, thresholds
-from evbind_lib.evaluation.final import ABOUT, EvidenceModel, finalize, model_folder, open_model
+from evbind_lib.evaluation.final import finalize, model_folder, open_model
+from evbind_lib.evaluation.model import ABOUT, EvidenceModel
 from evbind_lib.evaluation.scoring import score_sentences
 from evbind_lib.training.losses import LOSSES
 from tests import checkpoints

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from evbind_lib.cli import main
-from evbind_lib.evaluation.final import EvidenceModel
+from evbind_lib.evaluation.model import EvidenceModel
 from tests import forks
 from tests.conftest import BRIEF
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as scores
 
 from evbind_lib.errors import ParamsError
-from evbind_lib.training.metrics import METRICS, Metric, aggregate, compute_metrics, log_losses, probabilities_of
+from evbind_lib.training.metrics import METRICS, Metric, aggregate, compute_metrics
+from evbind_lib.training.probabilities import log_losses, probabilities_of
 
 PREDICTIONS = st.lists(
     st.tuples(st.integers(0, 1), st.floats(0, 1, allow_nan=False, width=32)), min_size=1, max_size=40
