@@ -1,6 +1,7 @@
 """The ``evbind`` command: a thin skin over `evbind_lib.notebook.run`; nothing heavy is imported before it is needed."""
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
+    gc.set_threshold(20_000, 50, 50)  # to look for garbage takes a fifth of the time of imports
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, before torch is loaded
     try:
         os.getcwd()  # where that is gone, everything below would fail in words of its own

@@ -1,6 +1,7 @@
 """Worker processes of a search, here or on dask's cluster: trials never share one, as PyTorch and random numbers keep state."""
 
 import contextlib
+import gc
 import inspect
 import multiprocessing.connection
 import os
@@ -75,6 +76,7 @@ def _culprit(thing: Any, depth: int = 6) -> str:
 
 def work(order: bytes) -> None:
     """Run trials in this process until none is left."""
+    gc.set_threshold(20_000, 50, 50)  # as the command does
     from evbind_lib.training.model import quiet_libraries  # late: it loads torch
 
     study, additions, loop, stop_mark = cloudpickle.loads(order)
