@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when all went well, 1 when a notebook failed, 2 for the user's mistake, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options may stand among the parameters
+    # A grammar of web addresses: jsonschema, which checks notebooks, would take a second to make it and never ask it.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     gc.set_threshold(20_000, 50, 50)  # to look for garbage takes a fifth of the time of imports
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `start` does, before torch is loaded
     try:
