@@ -4,7 +4,7 @@ import math
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 # Names by what they are refused for: evbind does that itself, a fold cannot use them, or nothing reads them.
 REFUSED = {
@@ -43,27 +43,30 @@ def _refuse(reason: str, value: Any) -> Any:
     raise ValueError(reason)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as it is; refused where a number in it has no end, or is too small for 32 bits."""
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _finite(each)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
+        finite(each)
+    if isinstance(value, float) and not (value == 0 or 1.2e-38 < abs(value) < math.inf):
+        raise ValueError("must be 0 or a finite number from 1.2e-38 on, as 32 bits hold")
     return value
 
 
-Finite = Annotated[Any, BeforeValidator(_finite)]
-FRACTION, SIZE = Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[int, Field(ge=1, le=65_536)]
+Finite = Annotated[Any, BeforeValidator(finite)]
+Real = Annotated[float, AfterValidator(finite)]
+FRACTION, SIZE = Annotated[Real, Field(ge=0, lt=1)], Annotated[int, Field(ge=1, le=65_536)]
 # Without these no training goes well, or it takes the machine with it.
 RANGES: dict[str, Any] = {
-    "learning_rate": Annotated[FiniteFloat, Field(gt=0, le=100)],
-    "num_train_epochs": Annotated[FiniteFloat, Field(gt=0, le=10_000)],
+    "learning_rate": Annotated[Real, Field(ge=1e-12, le=100)],  # a smaller one changes no weight
+    "num_train_epochs": Annotated[Real, Field(gt=0, le=10_000)],
     "max_steps": Annotated[int, Field(ge=-1, le=10**9)],
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), SIZE),
     "warmup_ratio": FRACTION,  # transformers 5 has warmup_steps below 1 instead
-    "warmup_steps": Annotated[FiniteFloat, Field(ge=0)],
-    "weight_decay": Annotated[FiniteFloat, Field(ge=0, le=100)],
+    "warmup_steps": Annotated[Real, Field(ge=0)],
+    "weight_decay": Annotated[Real, Field(ge=0, le=100)],
     **dict.fromkeys(("adam_beta1", "adam_beta2"), FRACTION),
-    **dict.fromkeys(("adam_epsilon", "max_grad_norm"), Annotated[FiniteFloat, Field(ge=0)]),
+    "adam_epsilon": Annotated[Real, Field(ge=0, le=1)],  # a larger one is all that a gradient is divided by
+    "max_grad_norm": Annotated[Real, Field(ge=0)],
     "dataloader_num_workers": Annotated[int, Field(ge=0, le=64)],
     "train_sampling_strategy": Literal["group_by_length", "random", "sequential"],
 }

@@ -18,6 +18,7 @@ from evbind_lib.errors import EvbindError, ParamsError, did_you_mean, shown
 
 CHOICE = re.compile(f"({'|'.join(GROUPS)})=")  # of a file of a group
 DEFAULT_STUDY = "deberta-v3-hpo"  # of the sample and the tiny model
+ODD_NUMBER, ODD_YAML = re.compile(r"[-+]?(\d[\d_]*:.*|0[\d_]+)"), re.compile(r"\*|\d:\d|\b0\d")
 SEARCHED = ("data", "model", "training", "hpo")  # branches that the experiment of a search holds
 
 
@@ -78,10 +79,7 @@ def tracking_of(given: Mapping[str, Any]) -> TrackingParams:
     overrides = listed if isinstance(listed := given.get("overrides"), list | tuple) else []
     chosen = {group: given[group] for group in GROUPS if isinstance(given.get(group), str)}
     alone = [word for word in overrides if str(word).lstrip("+~").startswith("tracking")]
-    for words, files in (
-        (overrides, chosen),
-        (alone, {group: chosen[group] for group in chosen if group == "tracking"}),
-    ):
+    for words, files in ((overrides, chosen), (alone, {name: chosen[name] for name in chosen if name == "tracking"})):
         with contextlib.suppress(ParamsError):
             return compose(words, **files).tracking
     return compose().tracking
@@ -215,10 +213,10 @@ def _check_files(overrides: Sequence[str]) -> None:
     """Refuse the choice of a file that is not there, where Hydra would not say which there are, and files that hang it."""
     own = workspace() / "params"
     if own.exists() and not own.is_dir():
-        raise ParamsError(f"{own} is not a folder, but files of parameters are looked for in it; move it away.")
+        raise ParamsError("params/ of the workspace is not a folder, but files are looked for in it; move it away.")
     for file in own.glob("**/*.yaml"):
         if file.is_file() and os.access(file, os.R_OK):  # of others Hydra says so where they are chosen
-            _check_aliases(file)
+            _check_yaml(file)
     # The experiment first: where there is none, files are named that it would have stood for.
     for word in sorted(overrides, key=lambda word: not word.startswith("experiment=")):
         group, _, quoted = word.lstrip("+").partition("=")
@@ -235,25 +233,26 @@ def _check_files(overrides: Sequence[str]) -> None:
 
 def group_files(group: str) -> list[str]:
     """Names of a group's files in the workspace and beside the library."""
-    own, shipped = (
-        {file.stem for file in (each / "params" / group).glob("*.yaml") if file.is_file()}
-        for each in (workspace(), project_folder())
-    )
+    files = [[*(each / "params" / group).glob("*.yaml")] for each in (workspace(), project_folder())]
+    own, shipped = ({file.stem for file in each if file.is_file()} for each in files)
     return sorted(own | (shipped - {"hpo_best"}))  # that of another workspace is of other data
 
 
-def _check_aliases(file: Path) -> None:
-    """Refuse a file whose aliases (``*name``) make it longer than anybody writes: OmegaConf copies what each stands for."""
+def _check_yaml(file: Path) -> None:
+    """Refuse times and leading zeros, which YAML counts by 60 and 8, and aliases (``*name``) that stand for too many values."""
     import yaml
 
     @functools.cache
     def written_out(node: yaml.Node) -> int:
+        if node.tag.endswith((":int", ":float")) and ODD_NUMBER.fullmatch(str(node.value)):
+            problem = "YAML counts it by 60 or by 8; write it as a plain number, or a text in quotes"
+            raise ParamsError(f"{file.name}, line {node.start_mark.line + 1}: {node.value}: {problem}.")
         below = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
         return 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(written_out, below)))
 
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        if "*" not in text or written_out(yaml.compose(text, yaml.SafeLoader)) < 100_000:
+        if not ODD_YAML.search(text) or written_out(yaml.compose(text, yaml.SafeLoader)) < 100_000:
             return
     except yaml.YAMLError:
         return  # told when the file is composed
@@ -293,6 +292,8 @@ def _fix(tree: dict[str, Any], search: dict[str, Any]) -> None:
         left = {name: entry for name, entry in search["search_space"].items() if dotted_name(name) not in values}
     except ValueError as error:
         raise ParamsError(str(error)) from None
+    if len(values) < len(search["fixed"]):
+        raise ParamsError("hpo.fixed has one parameter under two names (x is training.args.x); take one of them out.")
     if values and not left:
         raise ParamsError("hpo.fixed names every searched parameter, so nothing is left to search; take one out.")
     for name, entry in left.items():

@@ -42,8 +42,9 @@ class Distribution(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         if missing := belongs - given - {"step"}:
             raise ValueError(f"{min(missing)} is missing, which type={self.type} needs; set it")
         choices = self.choices or []
-        if not all(isinstance(value, SCALARS) for value in choices) or len({*choices}) < len(choices):
-            raise ValueError("choices must be different numbers, texts, bools or null (1 and true count as the same)")
+        plain = all(isinstance(value, SCALARS) for value in choices)
+        if not plain or min(len({*choices}), len({*map(str, choices)})) < len(choices):
+            raise ValueError("choices must be different numbers, texts, bools or null (1, '1' and true are the same)")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")
         if self.low is not None and self.low <= 0 and self.type.startswith("log_"):
@@ -63,6 +64,14 @@ class Distribution(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
         last = low + (high - low) // step * step
         return int(last) if self.type == "int" else float(last)
+
+    @property
+    def examples(self) -> list[Any]:
+        """What stands for all that can be drawn: the choices, or both ends and a number between them."""
+        if self.choices is not None or self.low is None:
+            return self.choices or []
+        between = min(self.low + (self.step or (self.last - self.low) / math.e), self.last)
+        return [*dict.fromkeys([self.low, self.last, type(self.low)(between)])]
 
     def excludes(self, other: Distribution) -> bool:
         """Whether ``when`` never holds together with that of the other."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from evbind_lib.config.arguments import Arguments, Finite
+from evbind_lib.config.arguments import Arguments, Finite, finite
 from evbind_lib.config.distribution import SCALARS, Distribution, is_number
 from evbind_lib.config.masking import masked
 from evbind_lib.errors import ParamsError, did_you_mean, shown
@@ -20,6 +20,7 @@ OPTUNAS = "several metrics, constraints and grids go in a plain Optuna study tha
 BY_OPTUNA = ("hpo.metric.name", "hpo.constraints", "hpo.sampler.type")
 # Of `DataParams`, those that hold for any corpus; the others name the files of one.
 SAMPLING = {"negatives", "pos_neg_ratio", "negative_strategy", "eval_neg_ratio", "same_post_negatives", "seed"}
+GONE = re.compile(r"\s*(sqlite(\+\w+)?:/*(:memory:)?(\?.*)?)?|sqlite.*[?&]mode=memory.*")  # in memory
 NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -32,7 +33,7 @@ class Section(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         kind = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
             raise ValueError("must be a number")  # else true would be 1
-        return value
+        return finite(value) if isinstance(value, float) else value
 
 
 class DataParams(Section):
@@ -84,7 +85,7 @@ class TrainingParams(Section):
 
     n_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0, lt=2**32)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]] = []
     holdout: float = Field(default=0.0, ge=0, le=0.5)
     args: dict[str, Any] = {}
     validation: Literal["last", "each"] = "last"
@@ -120,7 +121,7 @@ class StudyParams(Section):
     @field_validator("study_name", "storage")
     @classmethod
     def _lasts(cls, value: str, info: ValidationInfo) -> str:
-        if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?(\?.*)?", value):
+        if info.field_name == "storage" and GONE.fullmatch(value):
             raise ValueError("that study would be gone with the notebook; name a file, as sqlite:///optuna.db does")
         odd = value != value.strip() or not value.isprintable() or value in (".", "..")
         if info.field_name == "study_name" and (odd or len(value.encode()) > 200):
@@ -192,11 +193,16 @@ class TrackingParams(Section):
     system_metrics: bool = False
     registered_model_name: str | None = None
 
-    @field_validator("artifacts")
+    @field_validator("uri", "artifacts", "registered_model_name")
     @classmethod
-    def _without_secret(cls, value: str) -> str:
-        if masked(value) != value:
+    def _keeps(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name, text = str(info.field_name), str(value)
+        if name == "artifacts" and masked(text) != text:
             raise ValueError("every run would store it; leave user and password out: the environment has them")
+        if name == "registered_model_name" and not re.fullmatch(r"\s*[^/:\s][^/:]*", text):
+            raise ValueError("must be a name without / and :, as MLflow has them")
+        if name == "uri" and info.data.get("enabled") and GONE.fullmatch(text):
+            raise ValueError("nothing would be kept there; write sqlite:///mlflow.db, or tracking=none")
         return value
 
 
@@ -241,7 +247,7 @@ class Params(Section):
             if (other := seen.setdefault(dotted, name)) != name and not entry.excludes(self.hpo.search_space[other]):
                 same = f"{key} is the same parameter as hpo.search_space.{other}"
                 raise ValueError(f"{same}; take one of them out, or give each a `when` that excludes the other's")
-            for value in entry.choices or [entry.low, entry.last]:
+            for value in entry.examples:
                 self._check_value(dotted, value, key, "cannot be tried")
             for other, wanted in entry.when.items():
                 condition = dotted_name(other, f"{key}.when")

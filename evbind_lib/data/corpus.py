@@ -15,18 +15,22 @@ import numpy as np
 import pandas as pd
 
 from evbind_lib.config.compose import experiment_name
+from evbind_lib.config.masking import FILES
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
-from evbind_lib.data.files import as_text, read_table
+from evbind_lib.data.files import NAMED, as_text, read_table
 from evbind_lib.data.groups import connected, group_posts
 from evbind_lib.data.merging import merge
-from evbind_lib.errors import DataError, did_you_mean, near_name
+from evbind_lib.errors import DataError, did_you_mean, near_name, shown
 
 DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("sentence", "label")
+# Files that each format reads.
+READ = {"redsm5": "posts annotations criteria", "pairs": "posts pairs criteria"}
+READ |= {"scifact": "claims corpus", "wice": "pairs"}
 # Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
 MOST_NOT_FOUND = 0.1
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
@@ -255,8 +259,13 @@ def load_corpus(params: Params) -> Corpus:
     >>> corpus.report.posts, len(corpus.criteria)
     (200, 9)
     """
-    read = READERS[params.data.format](params.data)
-    corpus = dataclasses.replace(read, sensitive=params.data.sensitive, source=params.data.format)
+    data = params.data
+    read = READERS[data.format](data)
+    for name in FILES:
+        if (given := getattr(data, name)) and name not in READ.get(data.format, name).split() and name != "test":
+            problem = f"data.format={data.format} reads no such file; choose other data, as data=pairs, or take it out"
+            raise DataError(f"data.{name}={shown(given)}: {problem}.")
+    corpus = dataclasses.replace(read, sensitive=data.sensitive, source=data.format)
     if params.training.provenance:
         _note_provenance(params, corpus.fingerprint)
     return corpus
@@ -286,7 +295,10 @@ def _read(data: DataParams, key: str, columns: Sequence[str]) -> Corpus:
     posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts or of_posts else None
     table = read_table(getattr(data, key), f"data.{key}", columns, data.columns)
     known = [str(column) for each in (table, posts) if each is not None for column in each]
+    by = [data.group_by] if isinstance(data.group_by, str) else data.group_by
     for ours, theirs in data.columns.items():
+        if ours not in (wanted := [*columns, *NAMED, *(POSTS if posts is not None else ()), *by]):
+            raise DataError(f"data.columns.{shown(ours)}: no column of that name is read{did_you_mean(ours, wanted)}")
         if theirs not in known:
             place, near = f"data.columns={{{ours}: {theirs:.100}}}", did_you_mean(theirs, known)
             raise DataError(f"{place}: no table has that column{near}")
@@ -357,7 +369,7 @@ def _corpus(
     if not (rows["label"] == 1).any():
         raise DataError(f"{where}: no row is evidence ({label} 1), so nothing can be learned; add such rows.")
     posts = rows[["post_id"]].drop_duplicates().assign(text="") if posts is None else posts
-    wanted = (data.group_by,) if isinstance(data.group_by, str) else tuple(data.group_by)
+    wanted = (data.group_by,) if isinstance(data.group_by, str) else tuple(dict.fromkeys(data.group_by))
     by, groups, why = group_posts(wanted, rows, posts, place("group_by"))
     posts = posts.drop_duplicates("post_id")  # one that stands there twice has one group
     first_id: dict[str, str] = {}

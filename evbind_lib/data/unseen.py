@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from evbind_lib.config.masking import FILES
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import DEFAULT_CRITERIA, Corpus, load_corpus
@@ -33,7 +34,7 @@ def _read(params: Params) -> Corpus:
     """The corpus of ``data.test``: a table of pairs, or a folder with posts and annotations in ReDSM5's columns."""
     data, place = params.data, resolve_path(str(params.data.test))
     criteria = data.criteria or (DEFAULT_CRITERIA if data.format == "redsm5" else None)
-    files: dict[str, str | None] = {"format": "pairs", "pairs": str(data.test), "posts": None, "criteria": criteria}
+    files = dict.fromkeys(FILES) | {"format": "pairs", "pairs": str(data.test), "criteria": criteria}
     if place.is_dir():
         files |= {"format": "redsm5", "pairs": None, **{name: _only(place, name) for name in ("posts", "annotations")}}
     # Other data than the search's are what it is for.

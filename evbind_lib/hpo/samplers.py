@@ -6,32 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
+from optuna import pruners, samplers
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from evbind_lib.config.schema import PrunerParams, SamplerParams
-from evbind_lib.errors import ParamsError, did_you_mean
+from evbind_lib.errors import ParamsError, did_you_mean, shown
 from evbind_lib.hpo.racing.pruner import RacingPruner
 
-SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "random": optuna.samplers.RandomSampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "nsgaii": optuna.samplers.NSGAIISampler,
-}
-PRUNERS: dict[str, Callable[..., BasePruner]] = {
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
-    "patient": optuna.pruners.PatientPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
-    "racing": RacingPruner,
-    "none": optuna.pruners.NopPruner,
-}
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler}
+SAMPLERS |= {"gp": samplers.GPSampler, "cmaes": samplers.CmaEsSampler, "qmc": samplers.QMCSampler}
+SAMPLERS |= {"nsgaii": samplers.NSGAIISampler}
+PRUNERS: dict[str, Callable[..., BasePruner]] = {"median": pruners.MedianPruner, "percentile": pruners.PercentilePruner}
+PRUNERS |= {"hyperband": pruners.HyperbandPruner, "successive_halving": pruners.SuccessiveHalvingPruner}
+PRUNERS |= {"wilcoxon": pruners.WilcoxonPruner, "patient": pruners.PatientPruner, "threshold": pruners.ThresholdPruner}
+PRUNERS |= {"racing": RacingPruner, "none": pruners.NopPruner}
+# Types of options that YAML can give, as Optuna writes them, and the largest number: of more candidates memory holds none.
+KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str, "str | int": str | int}
+MOST = 1_000_000
 
 
 def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampler:
@@ -42,7 +34,7 @@ def build_sampler(sampler: SamplerParams, *, n_earlier_trials: int) -> BaseSampl
     if sampler.type != "tpe":  # quiet by itself, and setting it is deprecated
         shared |= {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
     if sampler.type == "qmc":  # the study holds how far its sequence has come
-        shared |= {"seed": sampler.seed, "independent_sampler": optuna.samplers.RandomSampler(seed=shifted)}
+        shared |= {"seed": sampler.seed, "independent_sampler": samplers.RandomSampler(seed=shifted)}
     return _build("hpo.sampler", sampler, SAMPLERS, shared)
 
 
@@ -62,10 +54,16 @@ def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, An
         raise ParamsError(f"{key}.type={given.type}: there is none of that name{did_you_mean(given.type, known)}")
     maker, options = known[given.type], given.model_extra or {}
     fitting = inspect.signature(maker).parameters
-    choosable = [name for name in fitting if name != "wrapped_pruner"]  # which `patient` is given here
-    for name in options:
+    kinds = {name: inspect.formatannotation(each.annotation).strip("'") for name, each in fitting.items()}
+    choosable = {name: KINDS[bare] for name in kinds if (bare := kinds[name].removesuffix(" | None")) in KINDS}
+    for name, value in options.items():
         if name not in choosable:
             raise ParamsError(f"{key}.{name} is not an option of {given.type}{did_you_mean(name, choosable)}")
+        kind, least = choosable[name], 1e-6 if name == "sigma0" else -MOST  # from 0 CMA-ES would never move
+        is_one = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if not (value is None or (is_one and (isinstance(value, str) or least <= value <= MOST))):
+            problem = f"must be {kinds[name]}, and a number not above {MOST:,}"
+            raise ParamsError(f"{key}.{name}={shown(value)}: {problem}; change it or leave it out.")
     try:
         with warnings.catch_warnings():
             # That Optuna calls an option experimental is no news worth repeating in every run.

@@ -1,6 +1,7 @@
 """The search space: what a trial draws, with which known parameter sets a study begins, what changed since it began."""
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -17,40 +18,53 @@ from evbind_lib.config.schema import DataParams, Params, dotted_name
 from evbind_lib.errors import ModelError, ParamsError, SearchError
 from evbind_lib.hpo.study import TrialRecord
 
-# The evaluation protocol: trials that differ in one of these cannot be compared.
-PROTOCOL = {"training.n_folds", "training.seed", "training.seeds"} | {
-    f"data.{name}" for name in DataParams.model_fields
-}
-PROTOCOL -= {"data.pos_neg_ratio", "data.negative_strategy"}  # of training pairs alone
+# The evaluation protocol: trials that differ in one of these cannot be compared. Ratio and strategy are of training pairs alone.
+PROTOCOL = {f"training.{name}" for name in ("n_folds", "seed", "seeds", "holdout", "validation", "fresh")}
+PROTOCOL |= {f"data.{name}" for name in {*DataParams.model_fields} - {"pos_neg_ratio", "negative_strategy"}}
 
 
 def check_space(params: Params) -> None:
     """Refuse conditions that form a cycle, the evaluation protocol, what training does not know, a missing file to enqueue."""
-    from evbind_lib.training.fold import check_values  # late: it loads torch
+    from evbind_lib.training.fold import check_values, losses_of  # late: it loads torch
 
     parents_first(params)
     for name, entry in params.hpo.search_space.items():
         dotted = dotted_name(name)
         if dotted in PROTOCOL:
-            reason = "belongs to the evaluation protocol, so its trials could not be compared"
+            reason = "belongs to the evaluation protocol, which is the same in every trial"
             raise ParamsError(f"hpo.search_space.{name} {reason}; take it out and set {dotted} itself.")
         try:
             with studies.quiet_optuna():
                 optuna.create_study().ask({name: entry.to_optuna()})
-            values = entry.choices or (entry.low, entry.last)
         except (ValueError, ArithmeticError) as error:
             problem = f"hpo.search_space.{name}: no value can be drawn ({str(error) or type(error).__name__})"
             raise ParamsError(f"{problem}; give it a range and a step of common size.") from None
-        for value in values:
+        for loss, value in itertools.product(losses_of(params, dotted), entry.examples):
             try:
-                check_values(put_in(params, {dotted: value}))
+                check_values(put_in(params, {"training.loss_function": loss, dotted: value}))
             except (ParamsError, ModelError) as error:
                 raise type(error)(f"hpo.search_space.{name}: {error}") from None
+        _check_conditions(params, name)
     for source in params.hpo.enqueue:
         if source.startswith("study:"):
             _best_of(source, studies.existing_storage(params.hpo.study.storage))
         else:
             with_trainer(params, source)
+
+
+def _check_conditions(params: Params, name: str) -> None:
+    """Refuse a ``when`` that holds in no trial: on what is neither searched nor set, or on a value that none draws."""
+    space = params.hpo.search_space
+    for other, wanted in space[name].when.items():
+        dotted, values = dotted_name(other), wanted if isinstance(wanted, list) else [wanted]
+        parents = {each: entry.to_optuna() for each, entry in space.items() if dotted_name(each) == dotted}
+        # Of a continuous range, which has no step, no number is drawn twice.
+        drawn = any(getattr(d, "step", 1) and _is_within(d, n, value) for n, d in parents.items() for value in values)
+        if not drawn and (parents or params.value_of(dotted) is None):
+            problem = "no trial draws that" if parents else "it is neither searched nor set"
+            raise ParamsError(
+                f"hpo.search_space.{name}.when.{other}={wanted}: {problem}; correct it, or take {name} out."
+            )
 
 
 def put_in(params: Params, values: Mapping[str, Any]) -> Params:
@@ -62,11 +76,10 @@ def put_in(params: Params, values: Mapping[str, Any]) -> Params:
 
 def parents_first(params: Params) -> list[str]:
     """Names of the search space, each after those that its ``when`` depends on."""
-    names = {dotted_name(name): name for name in params.hpo.search_space}
-    parents = {
-        name: [names[dotted] for dotted in map(dotted_name, entry.when) if dotted in names]
-        for name, entry in params.hpo.search_space.items()
-    }
+    space = params.hpo.search_space
+    names = {dotted_name(name): name for name in space}
+    whens = {name: map(dotted_name, entry.when) for name, entry in space.items()}
+    parents = {name: [names[other] for other in when if other in names] for name, when in whens.items()}
     try:
         return list(TopologicalSorter(parents).static_order())
     except CycleError as error:

@@ -394,7 +394,7 @@ def check_storage(address: str) -> None:
         return
     place = next(place for place in (file, *file.parents) if place.exists())
     if file.is_dir() or not os.access(place, os.W_OK):
-        raise SearchError(f"hpo.study.storage={address}: {place} cannot be written; name a file that can.")
+        raise SearchError(f"hpo.study.storage={address}: it cannot be written; name a file that can.")
 
 
 def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:

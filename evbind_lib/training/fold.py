@@ -22,7 +22,7 @@ from evbind_lib.errors import ModelError, ParamsError, TrainingError, did_you_me
 from evbind_lib.training import trainer
 from evbind_lib.training.cache import model_content
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import Loss, settings_of
+from evbind_lib.training.losses import FOCAL, LOSS_ARGS, Loss, settings_of
 from evbind_lib.training.metrics import METRICS, compute_metrics
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict, quiet_libraries
 from evbind_lib.training.probabilities import probabilities_of
@@ -166,21 +166,16 @@ def train_prepared(
             micro_batch = max(size for size in range(1, tried // 2 + 1) if tried % size == 0)
         finally:
             trainer.collect_garbage()
-    result = FoldResult(
-        fold=fold,
-        metrics=dict(validation.epochs[-1].metrics or {}),
-        epochs=tuple(validation.epochs),
-        predictions=prediction_table(fold, data.validation_pairs, validation.logits),
-        seconds=time.perf_counter() - started,
-        n_training=len(data.training),
-        n_validation=len(data.validation),
-        precision=precision,
-        seed=params.training.seed,
-        peak_memory_mb=trainer.peak_memory_mb(),
-        micro_batch=micro_batch if micro_batch != batch else None,
-        model=model if keep_model else None,
-        sensitive=data.sensitive,
-    )
+    told: dict[str, Any] = {"n_training": len(data.training), "n_validation": len(data.validation)}
+    told |= {"seed": params.training.seed, "peak_memory_mb": trainer.peak_memory_mb(), "sensitive": data.sensitive}
+    told |= {"micro_batch": micro_batch if micro_batch != batch else None, "model": model if keep_model else None}
+    predictions, epochs = prediction_table(fold, data.validation_pairs, validation.logits), tuple(validation.epochs)
+    told |= {
+        "metrics": dict(epochs[-1].metrics or {}),
+        "seconds": time.perf_counter() - started,
+        "precision": precision,
+    }
+    result = FoldResult(fold=fold, epochs=epochs, predictions=predictions, **told)
     del model
     trainer.collect_garbage()  # Trainer and model refer to each other; without this, memory is held until some later fold
     if save:
@@ -240,17 +235,23 @@ class _Validation(TrainerCallback):
 def check(params: Params, loss: str | Loss | None = None) -> None:
     """Refuse what cannot be used before anything is trained or written; a loss that was handed in keeps what it takes."""
     check_values(params)
-    searched = {dotted_name(name): entry for name, entry in params.hpo.search_space.items()}
-    drawn, prefix = searched.get("training.loss_function"), "training.loss_args."
-    names = [*params.training.loss_args, *(name.removeprefix(prefix) for name in searched if name.startswith(prefix))]
-    losses = [loss] if loss else dict.fromkeys([params.training.loss_function, *((drawn and drawn.choices) or ())])
-    takes = [settings_of(each) for each in losses]
-    known = {name for each in takes for name in each or ()}
-    for name in {*names} - known if None not in takes else ():
-        problem = f"no setting of that name in {' or '.join(map(str, losses))}"
-        raise ParamsError(
-            f"{prefix}{name}: there is {problem}{did_you_mean(name, known) if known else '; take it out.'}"
-        )
+    given = [f"{LOSS_ARGS}{name}" for name in params.training.loss_args]
+    for name in dict.fromkeys([*given, *map(dotted_name, params.hpo.search_space)]):
+        losses = [loss] if loss else losses_of(params, name)
+        takes = [settings_of(each) for each in losses]
+        if name.startswith((LOSS_ARGS, FOCAL)) and not any(each is None or name in each for each in takes):
+            known = [each.rpartition(".")[2] for each in set[str]().union(*filter(None, takes))]
+            near = did_you_mean(name.rpartition(".")[2], known) if known else "; take it out."
+            raise ParamsError(f"{name}: there is no setting of that name in {' or '.join(map(str, losses))}{near}")
+
+
+def losses_of(params: Params, name: str) -> list[Any]:
+    """Losses that a parameter is used with: those of its ``when``, else the one set, and of a loss's own those searched."""
+    space, key = {dotted_name(each): entry for each, entry in params.hpo.search_space.items()}, "training.loss_function"
+    when = {dotted_name(other): wanted for other, wanted in space[name].when.items()} if name in space else {}
+    searched = space[key].choices if key in space and name.startswith((LOSS_ARGS, FOCAL)) else None
+    losses = when.get(key) or [params.training.loss_function, *(searched or [])]
+    return [*dict.fromkeys(losses if isinstance(losses, list) else [losses])]
 
 
 def check_values(params: Params) -> None:

@@ -15,6 +15,7 @@ from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import TrainingParams
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LOSS_ARGS, FOCAL = "training.loss_args.", "training.focal_"  # parameters of a loss begin so
 
 
 def inverse_frequency_weights(labels: np.ndarray) -> torch.Tensor:
@@ -28,10 +29,8 @@ def weighted_cross_entropy(
 ) -> torch.Tensor:
     """Cross-entropy of each pair times the weight of its class: logits (n, 2), labels (n,), weights (2,) -> (n,).
 
-    It is that against 1 - smoothing / 2 for the true class (Szegedy et al., CVPR 2016, section 7).
-
-    ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the batch's sum of weights, so that a positive counts less where it is
-    alone; here each pair counts the same wherever it falls.
+    Against 1 - smoothing / 2 for the true class (Szegedy et al., CVPR 2016, section 7). ``torch.nn.CrossEntropyLoss(weight=...)``
+    divides by the batch's sum of weights; here each pair counts the same wherever it falls.
     """
     losses = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
     return losses * weights.to(logits.device, non_blocking=True)[labels]
@@ -77,19 +76,20 @@ Examples
 
 
 def settings_of(loss: str | Loss) -> set[str] | None:
-    """Names in ``training.loss_args`` that a loss takes, keywords of its factory; None of one of the user's own without."""
+    """Parameters that a loss takes: its two of the focal loss, keywords of its factory; None of one of the user's own without."""
     if not isinstance(loss, str) or loss not in LOSSES:
         return None
     parameters = inspect.signature(LOSSES[loss]).parameters.values()
-    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    named = {f"{LOSS_ARGS}{each.name}" for each in parameters if each.kind is each.KEYWORD_ONLY}
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    return None if takes_any or (not named and loss in LOSSES.additions()) else named
+    own = {f"{FOCAL}gamma", f"{FOCAL}alpha"} if loss == "focal" else set()
+    return None if takes_any or (not named and loss in LOSSES.additions()) else named | own
 
 
 def own_settings(loss: str | Loss, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``training.loss_args`` that a loss takes: where several are searched, the others are another's."""
     names = settings_of(loss)
-    return {key: value for key, value in given.items() if names is None or key in names}
+    return {key: value for key, value in given.items() if names is None or f"{LOSS_ARGS}{key}" in names}
 
 
 def make_loss(name: str, training: TrainingParams, labels: np.ndarray) -> Loss:

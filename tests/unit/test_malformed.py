@@ -95,7 +95,19 @@ def test_arguments_that_a_fold_cannot_use_are_refused_with_their_remedy(reason: 
 COMPOSED = {
     "training.args.learning_rate=inf": "finite",
     "training.args.learning_rate=1e30": "100",
-    "training.args.learning_rate=0": "greater than 0",
+    "training.args.learning_rate=0": "0.000000000001",
+    "training.args.learning_rate=1e-30": "0.000000000001",
+    "training.args.learning_rate=1e-320": "32 bits",
+    "training.args.adam_epsilon=1e308": "less than or equal to 1",
+    "training.args.adam_epsilon=1e30": "less than or equal to 1",
+    "training.args.num_train_epochs=1e-300": "32 bits",
+    "training.args.lr_scheduler_kwargs={power: 1e-320}": "32 bits",
+    "training.loss_args.margin=1e-39": "32 bits",
+    "data.pos_neg_ratio=1e-320": "32 bits",
+    "training.seeds=[true]": "training.seeds.0",
+    "training.seeds=['1']": "training.seeds.0",
+    "training.n_folds=2026-11-28": "integer",
+    "hpo.trials.n_trials=1:30": "integer",
     "training.args.learning_rate=null": "number",
     "training.args.learning_rate=[1]": "number",
     "training.args.num_train_epochs=1e9": "10000",
@@ -141,6 +153,18 @@ COMPOSED = {
     "hpo.study.storage='sqlite://'": "sqlite:///optuna.db",
     "hpo.study.storage='sqlite:///:memory:'": "sqlite:///optuna.db",
     "hpo.study.storage='sqlite+pysqlite://'": "sqlite:///optuna.db",
+    "hpo.study.storage='sqlite:///file:x?mode=memory&uri=true'": "sqlite:///optuna.db",
+    "tracking.uri=''": "sqlite:///mlflow.db",
+    "tracking.uri='sqlite:///'": "sqlite:///mlflow.db",
+    "tracking.uri='sqlite:///:memory:'": "sqlite:///mlflow.db",
+    "tracking.registered_model_name=''": "a name",
+    "tracking.registered_model_name=a/b": "without / and :",
+    "hpo.search_space.per_device_train_batch_size={type: uniform, low: 1, high: 8}": "fractional part",
+    "hpo.search_space.model.max_length={type: log_uniform, low: 16, high: 64}": "fractional part",
+    "hpo.search_space.per_device_train_batch_size.choices=[8,'8']": "are the same",
+    "hpo.search_space.weight_decay={type: categorical, choices: [0.1,'0.1']}": "are the same",
+    "hpo.search_space.adam_epsilon={type: log_uniform, low: 1e-300, high: 1e-8}": "32 bits",
+    "hpo.fixed={learning_rate: 0.1, training.args.learning_rate: 0.2}": "two names",
     "hpo.fixed={learning_rate: inf}": "training.args.learning_rate",
     "hpo.search_space.dataloader_num_workers={type: int, low: 0, high: 1000}": "64",
     "cluster.gpu_share=1000000": "100",
@@ -240,7 +264,8 @@ BOTH = "hpo.search_space.loss_function.choices=[smoothed_ce,focal]"
         (["training.loss_args.smoothing=0.1"], "smoothing: there is no setting of that name in weighted_ce or focal"),
         (["training.loss_function=smoothed_ce", "training.loss_args.smothing=0.1"], "mean 'smoothing'?"),
         ([SEARCHED.format("smothing"), BOTH], "mean 'smoothing'?"),
-        ([SEARCHED.format("smoothing")], "take it out"),
+        ([SEARCHED.format("smoothing")[:-1] + ", when: {loss_function: focal}}", BOTH], "in focal; known"),
+        ([SEARCHED.format("smoothing"), "hpo.fixed={loss_function: weighted_ce}"], "take it out"),
     ],
 )
 def test_a_setting_that_no_loss_takes_is_refused_before_a_trial(overrides: list[str], word: str) -> None:
@@ -287,8 +312,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("trials: null\n", "hpo.trials"),
         ("? [a, b]\n: 3\n", ""),
         ("trials: {n_trials: 3, n_trials: 4}\n", "n_trials"),
+        ("trials:\n  n_trials: 1:30  # a time\n", "mine.yaml, line 3: 1:30"),
+        ("trials: {timeout: 1:30.5}\n", "by 60"),
+        ("trials: {n_trials: 010}\n", "by 8"),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_a_file_of_the_users_own_that_cannot_be_used(workspace: Path, text: str, word: str) -> None:
     (workspace / "params" / "hpo").mkdir(parents=True)
@@ -299,7 +327,8 @@ def test_a_file_of_the_users_own_that_cannot_be_used(workspace: Path, text: str,
 def test_files_that_use_aliases_as_people_do_are_read_and_params_must_be_a_folder(workspace: Path) -> None:
     folder = workspace / "params" / "hpo"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("defaults: [default]\ntrials: {n_trials: &n 7}\nstop: {no_improvement: *n}\n")
+    text = "defaults: [default]\ntrials: {n_trials: &n 7, timeout: 100}\nstop: {no_improvement: *n}\n"
+    (folder / "mine.yaml").write_text(f"{text}study: {{study_name: '1:30'}}  # begun 9:05\n")
     assert compose(hpo="mine").hpo.stop.no_improvement == 7
     (folder / "bytes.yaml").write_bytes(bytes(range(256)))
     sentence_of(ParamsError, lambda: compose(hpo="bytes"))
@@ -309,21 +338,60 @@ def test_files_that_use_aliases_as_people_do_are_read_and_params_must_be_a_folde
 
 
 SAMPLERS = {
-    "sampler.n_ei_candidates=many": "many",
+    "sampler.n_ei_candidates=many": "must be int",
+    "sampler.n_ei_candidates=2.5": "must be int",
+    "sampler.n_ei_candidates=1000000000": "1,000,000",
+    "sampler.multivariate=maybe": "must be bool",
     "sampler.n_ei_candidates=0": "cannot be used",
     "sampler.n_ei_candidates=-3": "negative",
     "sampler.prior_weight=-1": "prior_weight",
-    "sampler.gamma=3": "callable",
+    "sampler.gamma=3": "not an option of tpe",
+    "sampler.type=qmc hpo.sampler.independent_sampler=random": "not an option of qmc",
     "sampler.type=cmaes hpo.sampler.popsize=-1": "popsize",
     "sampler.type=cmaes hpo.sampler.sigma0=x": "float",
+    "sampler.type=cmaes hpo.sampler.sigma0=0": "float",
+    "sampler.type=cmaes hpo.sampler.sigma0=.inf": "float",
+    "pruner.type=percentile hpo.pruner.percentile=true": "must be float",
+    "pruner.type=patient hpo.pruner.patience=1.5": "must be int",
+    "pruner.n_resamples=150.5": "must be int",
 }
 
 
 @pytest.mark.parametrize("words", SAMPLERS)
-def test_an_option_that_a_sampler_looks_at_after_its_first_draws_is_refused_before_a_trial(words: str) -> None:
+def test_an_option_that_a_sampler_or_pruner_cannot_use_is_refused_before_a_trial(words: str) -> None:
     params = compose(f"hpo.{words}".split(), hpo="quick")
     said = sentence_of(ParamsError, lambda: check_search(params))
-    assert "hpo.sampler.type" in said and SAMPLERS[words] in said
+    assert said.startswith(("hpo.sampler.", "hpo.pruner.")) and SAMPLERS[words] in said
+
+
+# Of searched parameters what no trial would draw, or notice.
+IN_VAIN = {
+    "focal_gamma.when={loss_function: nope}": "no loss of that name",
+    "focal_gamma.when={loss_function: []}": "no trial draws",
+    "focal_gamma.when={num_train_epochs: 7}": "no trial draws",
+    "focal_gamma.when={weight_decay: 0.01}": "no trial draws",
+    "focal_gamma.when={nope: 1}": "neither searched nor set",
+    "focal_gamma.when={model.dropout: 0.1}": "neither searched nor set",
+    "loss_function.choices=[weighted_ce]": "focal_gamma.when.loss_function=focal: no trial draws",
+    "focal_gamma.when={loss_function: weighted_ce}": "no setting of that name in weighted_ce",
+    "training.loss_args.smoothing={type: uniform, low: 0, high: 3, when: {loss_function: smoothed_ce}} "
+    "hpo.search_space.loss_function.choices=[weighted_ce,smoothed_ce,focal]": "smoothing: training.loss_function=smoothed_ce",
+    "training.fresh={type: categorical, choices: [true, false]}": "protocol",
+    "training.holdout={type: uniform, low: 0.1, high: 0.2}": "protocol",
+}
+
+
+@pytest.mark.parametrize("words", IN_VAIN)
+def test_what_is_searched_in_vain_is_refused_before_a_trial(words: str) -> None:
+    params = compose([f"hpo.search_space.{word}" for word in words.split(" hpo.search_space.")], hpo="quick")
+    assert IN_VAIN[words] in sentence_of(ParamsError, lambda: check_search(params))
+
+
+def test_a_condition_on_what_is_set_may_leave_a_parameter_out_of_the_search() -> None:
+    check_search(compose(["hpo.fixed={loss_function: weighted_ce}"], hpo="quick"))
+    alone = ["~hpo.search_space.focal_gamma", "hpo.fixed={loss_function: weighted_ce}"]
+    space = "hpo.search_space.training.focal_gamma={type: uniform, low: 1, high: 3}"
+    assert "in weighted_ce" in sentence_of(ParamsError, lambda: check_search(compose([*alone, space], hpo="quick")))
 
 
 PROVENANCE = "training: {provenance: {study: x, lacks: 3}}\n"
@@ -363,6 +431,10 @@ def test_columns_are_named_as_they_are_and_long_or_invisible_names_as_they_can_b
         return sentence_of(DataError, lambda: load_corpus(compose(["data.pairs=x.csv", *words], data="pairs")))
 
     assert "did you mean 'sentence'?" in read("data.columns={sentence: sentense}")
+    assert "did you mean 'sentence'?" in read("data.columns={sentense: sentence}")
+    assert "data.claims=x.csv: data.format=pairs reads no such file" in read("data.claims=x.csv")
+    of_sample = compose(["data.pairs=x.csv"])
+    assert "data=pairs" in sentence_of(DataError, lambda: load_corpus(of_sample))
     (workspace / "y.csv").write_text(f"post_id,criterion,sentence,label\np1,C one.,T.,0\n{rows}")
     assert "several values" in read("data.group_by=label", "data.pairs=y.csv")
     (workspace / "x.csv").write_text(f"\ufeff\ufeffpost_id,criterion,sentence,label\n{rows}")

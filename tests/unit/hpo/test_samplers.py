@@ -134,7 +134,7 @@ REFUSED_PRUNERS: list[tuple[tuple[str, dict[str, Any]], str, str]] = [
     (("wilcoxon", {"p_threshold": 3}), "hpo.pruner.type=wilcoxon", "p_threshold"),
     (("percentile", {}), "hpo.pruner.type=percentile", "'percentile'"),
     (("percentile", {"percentile": 300.0}), "hpo.pruner.type=percentile", "under hpo.pruner"),
-    (("percentile", {"percentile": "low"}), "hpo.pruner.type=percentile", "under hpo.pruner"),
+    (("percentile", {"percentile": "low"}), "hpo.pruner.percentile=low", "must be float"),
     (("threshold", {}), "hpo.pruner.type=threshold", "lower or upper"),
     (("patient", {}), "hpo.pruner.type=patient", "'patience'"),
 ]

@@ -68,13 +68,19 @@ def test_types_are_drawn_as_they_are_written() -> None:
 
 def test_a_condition_may_name_a_parameter_by_either_of_its_names() -> None:
     params = only(
-        focal_gamma="{type:uniform,low:1,high:3,when:{training.loss_function:focal}}",
-        focal_alpha="{type:uniform,low:0.1,high:0.5,when:{focal_gamma:9.0}}",
-        loss_function="{type:categorical,choices:[focal]}",
+        focal_gamma="{type:categorical,choices:[1.0,2.0],when:{training.loss_function:focal}}",
+        focal_alpha="{type:uniform,low:0.1,high:0.5,when:{focal_gamma:2.0}}",
+        loss_function="{type:categorical,choices:[focal,weighted_ce]}",
         warmup_ratio="{type:uniform,low:0,high:0.1,when:{training.loss_function:weighted_ce}}",
     )
     check_space(params)
-    assert set(draw(ask(), params)) == {"loss_function", "focal_gamma"}
+    drawn = [draw(ask(seed), params) for seed in range(20)]
+    assert {frozenset(values) for values in drawn} == {
+        frozenset({"loss_function", "warmup_ratio"}),
+        frozenset({"loss_function", "focal_gamma"}),
+        frozenset({"loss_function", "focal_gamma", "focal_alpha"}),
+    }
+    assert all(("focal_alpha" in values) == (values.get("focal_gamma") == 2.0) for values in drawn)
 
 
 def test_conditions_that_form_a_cycle_are_refused() -> None:
