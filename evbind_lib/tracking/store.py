@@ -39,6 +39,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics import system_metrics_monitor
 
@@ -64,6 +65,9 @@ class Store:
         self.shown_uri = masked(tracking.uri)
         self.served = self.uri.startswith(("http://", "https://"))
         self._connect()
+        with self.must_work("artifacts"):
+            if not self.served:
+                _check_place(tracking.artifacts)
         # Of processes that make one database at the same time, MLflow lets all but one fail.
         with self.must_work(), lock_between_processes(self.uri), _without_news_of_the_database():
             if file := sqlite_file(self.uri):
@@ -96,13 +100,14 @@ class Store:
         self._connect()
 
     @contextlib.contextmanager
-    def must_work(self) -> Iterator[None]:
+    def must_work(self, key: str = "uri") -> Iterator[None]:
         """Raise whatever fails inside as the `TrackingError` that says what to do."""
         try:
             yield
         except Exception as error:
-            problem = f"tracking.uri={self.shown_uri}: the MLflow store cannot be used ({_reason(error)})"
-            raise TrackingError(f"{problem}; set another tracking.uri, or tracking=none to go without.") from None
+            place = f"tracking.{key}={masked(getattr(self.tracking, key))}"
+            problem = f"{place}: the MLflow store cannot be used ({_reason(error)})"
+            raise TrackingError(f"{problem}; set another tracking.{key}, or tracking=none to go without.") from None
 
     def may_wait(self) -> None:
         """Begin a trial, which may wait for this store as long as any other, but not for what the one before did not."""
@@ -222,6 +227,16 @@ def _location(artifacts: str, name: str) -> str:
     return f"{artifacts.rstrip('/')}/{name}" if "://" in artifacts else (workspace() / artifacts / name).as_uri()
 
 
+def _check_place(artifacts: str) -> None:
+    """Raise where files cannot be kept, or MLflow has no access to their kind of place; a folder is made."""
+    if not artifacts.strip() or artifacts.endswith("://"):
+        raise MlflowException("it names no place")
+    if "://" in artifacts:
+        get_artifact_repository(artifacts)
+    else:
+        (workspace() / artifacts).mkdir(parents=True, exist_ok=True)
+
+
 def _make_whole(file: Path) -> None:
     """Make MLflow's database where there is none, or one that a start which was cut off left without its last tables."""
     # MLflow makes its tables by dozens of migrations, each of its own: a process that is killed among them, or a full disk,
@@ -285,5 +300,6 @@ def legal(name: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if "autoflush" not in line] or [type(error).__name__]
+    text = str(getattr(error, "strerror", None) or error).strip()  # without the path of a file
+    lines = [line for line in text.splitlines() if "autoflush" not in line] or [type(error).__name__]
     return str(masked(lines[0].rstrip(".")))[:300]

@@ -366,6 +366,22 @@ def test_an_unusable_store_is_refused_at_once_with_what_to_do(tmp_path: Path) ->
         assert time.monotonic() - started < 20, uri
 
 
+def test_a_place_for_files_that_is_none_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = {"": "no place", " ": "no place", "s3://": "no place", "foo://bar": "artifact repository"}
+    nowhere |= {"/dev/null": "exists", "/proc/x": "No such file", str(tmp_path / "file"): "(File exists)"}
+    for artifacts, word in nowhere.items():
+        with pytest.raises(TrackingError) as caught:
+            Store(TrackingParams(uri=f"sqlite:///{tmp_path / 'new.db'}", artifacts=artifacts))
+        said = str(caught.value)
+        assert (
+            said.startswith(f"tracking.artifacts={artifacts}: ")
+            and word in said
+            and "another tracking.artifacts" in said
+        )
+    assert not (tmp_path / "new.db").exists()
+
+
 def test_a_database_that_is_lost_while_work_goes_on_is_told_in_one_sentence(
     tracker: Store, place: TrackingParams, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
