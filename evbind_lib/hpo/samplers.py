@@ -62,7 +62,7 @@ def _build(key: str, given: SamplerParams | PrunerParams, known: Mapping[str, An
         kind, least = choosable[name], 1e-6 if name == "sigma0" else -MOST  # from 0 CMA-ES would never move
         is_one = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not (value is None or (is_one and (isinstance(value, str) or least <= value <= MOST))):
-            problem = f"must be {kinds[name]}, and a number not above {MOST:,}"
+            problem = f"must be {kinds[name]}" + ("" if kind is bool else f" from {least:,} to {MOST:,}")
             raise ParamsError(f"{key}.{name}={shown(value)}: {problem}; change it or leave it out.")
     try:
         with warnings.catch_warnings():
