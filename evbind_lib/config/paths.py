@@ -1,5 +1,6 @@
 """Where files of the user and of the project lie; files written whole."""
 
+import errno
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 PACKAGE = Path(__file__).resolve().parent.parent
+# The disk is full, a quota or a limit is reached, or it is gone.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def project_folder() -> Path:
@@ -65,5 +68,8 @@ def write_whole(file: Path, content: str | bytes) -> None:
         if file.exists():
             shutil.copymode(file, partial)
         partial.replace(file)
+    except OSError as error:
+        error.filename = str(file)  # a full disk has none, and nobody knows the partial file
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Studies in Optuna's storage: what a trial and a study record, open or resume one, count its trials, find the best."""
 
 import contextlib
-import errno
 import os
 import threading
 import uuid
@@ -18,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from evbind_lib.config.compose import DEFAULT_STUDY, default_study_name
 from evbind_lib.config.digest import code_digest
 from evbind_lib.config.masking import MASK, masked
-from evbind_lib.config.paths import resolve_sqlite, sqlite_file, workspace
+from evbind_lib.config.paths import DISK_ERRORS, resolve_sqlite, sqlite_file, workspace
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params, dotted_name, flatten, set_values
 from evbind_lib.errors import EvbindError, SearchError, TrackingError, did_you_mean
@@ -29,8 +28,6 @@ FORMAT = 2  # of what trials and studies record; those made before it say none
 HEARTBEAT, GRACE = 30, 150
 OBJECTIVE = "evbind_lib.Objective"  # in the identity of a study
 CODE = ("data", "training")  # packages whose code decides what is trained
-# The disk is full, a quota or a limit is reached, or it is gone.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _uid_lock = threading.Lock()
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.compose import GROUPS, compose
-from evbind_lib.config.paths import project_folder, workspace, write_whole
+from evbind_lib.config.paths import DISK_ERRORS, project_folder, workspace, write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import UNREADABLE, assigned, export_html, recorded_result, tagged
@@ -148,9 +148,12 @@ def run_notebook(
         _move(own, target)
         return ExecutedNotebook(target, export_html(executed, target.with_suffix(".html")), recorded_result(executed))
     except OSError as error:
-        problem = f"the notebook cannot be written ({error.strerror or error})"
-        saved = f"; what was last saved of it is {near(own)}" if own and own.exists() else ""
-        raise ExecutionError(f"{near(target)}: {problem}; free some space or choose another --output{saved}.") from None
+        if not error.filename and error.errno not in DISK_ERRORS:  # no file's: a pipe that nobody reads
+            raise
+        file = Path(error.filename or target) if error.errno in DISK_ERRORS else target
+        problem = f"it cannot be written ({error.strerror or error}); free some space or choose another --output"
+        saved = f"; what was last saved of the notebook is {near(own)}" if own and own.exists() else ""
+        raise ExecutionError(f"{near(file)}: {problem}{saved}.") from None
     except EvbindError:
         if own:
             own.unlink(missing_ok=True)
@@ -173,13 +176,14 @@ def check_output(notebook: Path, output: Path) -> None:
             raise ParamsError(f"--output {output}: {file} is there, and is no file; give another name.")
 
 
-def _new_file(wanted: Path) -> Path:
-    """Make an empty file of that name or, where others were faster, of one like it."""
+def _new_file(wanted: Path, number: int = 1) -> Path:
+    """Make an empty file of that name or, where others were faster, of that name and the next number."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
+    file = wanted.with_stem(f"{wanted.stem}_{number}") if number > 1 else wanted
     with contextlib.suppress(FileExistsError):
-        wanted.touch(exist_ok=False)
-        return wanted
-    return _new_file(wanted.with_stem(f"{wanted.stem}_2"))
+        file.touch(exist_ok=False)
+        return file
+    return _new_file(wanted, number + 1)
 
 
 def _move(own: Path, target: Path) -> None:
@@ -211,6 +215,12 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
         reason = shown(str(error).partition("\n")[0])
         problem = f"the kernel did not answer in time ({reason}); give the machine less to do and run it again"
+    except OSError as error:
+        if not error.filename or error.errno in DISK_ERRORS or Path(error.filename) == own.resolve():
+            raise
+        problem = f"its kernel '{options['kernel_name']}' cannot be started ({error.filename}: {error.strerror})"
+        remedy = "put that right, or choose another kernel in JupyterLab."
+        raise ExecutionError(f"{notebook.name}: {problem}; {remedy}") from None
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

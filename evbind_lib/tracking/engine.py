@@ -69,7 +69,9 @@ def execute_notebook(
         raise
     finally:
         try:
-            course.notebook_complete()
+            # On a full disk what a cell failed with tells more: it may be a file of its own that could not be written.
+            with contextlib.suppress(*[OSError] if course.error else []):
+                course.notebook_complete()
         finally:
             if run:
                 run.finish(course.nb, course.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,9 @@ import nbformat
 import pytest
 from click.testing import CliRunner, Result
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.launcher import launch_kernel
 from jupyter_client.manager import KernelManager
+from jupyter_client.provisioning import local_provisioner
 from mlflow.entities import Run
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.cli import papermill as papermill_command
@@ -244,7 +247,9 @@ def test_three_ways_to_run_one_notebook_record_the_same(workspace: Path) -> None
         assert "Plotly.newPlot" in kept(run, "02_train.html").read_text()
 
 
-def test_what_stops_an_execution_before_its_first_cell_is_one_sentence(workspace: Path, capsys: Any) -> None:
+def test_what_stops_an_execution_before_its_first_cell_is_one_sentence(
+    workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write_notebook(workspace / "mine.ipynb", PARAMETERS, "1", kernel="julia-9")
     assert main([str(file)]) == 2
     data, said = capsys.readouterr().err.splitlines()
@@ -254,31 +259,56 @@ def test_what_stops_an_execution_before_its_first_cell_is_one_sentence(workspace
         and "'julia-9' is not installed" in said
     )
     assert [run.info.status for run in executions()] == ["FAILED"]
+    monkeypatch.setattr(local_provisioner, "launch_kernel", launch_kernel)
+    monkeypatch.setenv("JUPYTER_PATH", str(workspace / "jupyter"))
+    for name, program in {"absent": workspace / "none", "forbidden": file}.items():  # a notebook is no program
+        (spec := workspace / "jupyter" / "kernels" / name).mkdir(parents=True)
+        words = {"argv": [str(program), "{connection_file}"], "display_name": name, "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(words))
+        write_notebook(file, PARAMETERS, "1", kernel=name)
+        assert main([str(file)]) == 2
+        said = capsys.readouterr().err.splitlines()[1]
+        assert f"mine.ipynb: its kernel '{name}' cannot be started ({program}: " in said and "free some" not in said
+    assert not list((workspace / "runs").glob("*.ipynb"))
     (workspace / "taken").write_text("")
     assert main(["train", "--output", "taken/out.ipynb"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("evbind: taken") and "choose another --output" in said
 
 
-def test_a_full_disk_keeps_what_was_saved_of_the_notebook(workspace: Path, capsys: Any) -> None:
-    small = workspace / "small"
-    small.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
+@pytest.fixture
+def small(workspace: Path) -> Iterator[Path]:
+    """A folder of the workspace that is a disk of 64 kB."""
+    (folder := workspace / "small").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a small file system can only be mounted by root")
-    try:
-        file = write_notebook(
-            workspace / "mine.ipynb", PARAMETERS, "print('first')", "print('x' * 100_000)", "print('last')"
-        )
-        assert main([str(file), "--output", "small/out.ipynb"]) == 2
-        _, said = capsys.readouterr().err.splitlines()
-        assert said.startswith("evbind: small/out.ipynb") and "(No space left on device)" in said
-        assert "choose another --output" in said
-        saved = nbformat.read(small / "out.ipynb", as_version=4)
-        assert [output.text for cell in saved.cells[1:] for output in cell.outputs] == ["first\n"]
-        (run,) = executions()
-        assert run.info.status == "FAILED" and "No space left" in run.data.tags["evbind.error"]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_what_was_saved_of_the_notebook(workspace: Path, small: Path, capsys: Any) -> None:
+    file = write_notebook(
+        workspace / "mine.ipynb", PARAMETERS, "print('first')", "print('x' * 100_000)", "print('last')"
+    )
+    assert main([str(file), "--output", "small/out.ipynb"]) == 2
+    _, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("evbind: small/out.ipynb") and "(No space left on device)" in said
+    assert "choose another --output" in said
+    saved = nbformat.read(small / "out.ipynb", as_version=4)
+    assert [output.text for cell in saved.cells[1:] for output in cell.outputs] == ["first\n"]
+    (run,) = executions()
+    assert run.info.status == "FAILED" and "No space left" in run.data.tags["evbind.error"]
+
+
+def test_where_a_cell_met_the_full_disk_its_sentence_is_told_and_not_that_of_the_notebook(
+    workspace: Path, small: Path, capsys: Any
+) -> None:
+    fills = "from evbind_lib.config.paths import write_whole\nfrom evbind_lib.errors import SearchError\n"
+    fills += "open('small/other', 'wb', buffering=0).write(bytes(70_000))\n"
+    fills += "try:\n    write_whole(Path('small/optuna.db'), b'x' * 9)\nexcept OSError as error:\n"
+    fills += "    raise SearchError(f'{error.filename}: {error.strerror}.') from None"
+    file = write_notebook(workspace / "mine.ipynb", PARAMETERS, f"from pathlib import Path\n{fills}")
+    assert main([str(file), "--output", "small/out.ipynb"]) == 2
+    assert capsys.readouterr().err.splitlines()[1] == f"evbind: {small}/optuna.db: No space left on device."
+    assert [each.name for each in small.iterdir()] == ["other"]

@@ -9,6 +9,7 @@ import pytest
 
 from evbind_lib.errors import ParamsError
 from evbind_lib.notebook.run import (
+    _new_file,
     composed,
     default_parameters,
     find_notebook,
@@ -57,3 +58,8 @@ def test_notebooks_are_found_by_name_number_and_path() -> None:
     assert file == find_notebook("03_hpo_search") == find_notebook(str(file))
     with pytest.raises(ParamsError, match="'hpo_search'"):
         find_notebook("hpo_serch")
+
+
+def test_notebooks_that_start_in_one_second_are_numbered(tmp_path: Path) -> None:
+    names = [_new_file(tmp_path / "runs" / "x.ipynb").name for _ in range(4)]
+    assert names == ["x.ipynb", "x_2.ipynb", "x_3.ipynb", "x_4.ipynb"]
