@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             problem = "an argument holds a control character or half a character"
             raise ParamsError(f"{shown(masked(bad[0]))}: {problem}; write it again, in UTF-8.")
         if places := [str(each) for each in (options.output, options.posts) if re.match(r"[\w+.-]{2,}:/", str(each))]:
-            problem = "that is an address, and what is written here goes to a file; name one"
-            raise ParamsError(f"{shown(masked(places[0]))}: {problem}.")
+            raise ParamsError(f"{shown(masked(places[0]))}: that is an address, and the output is a file; name one.")
         options.parameters += ["training.fresh=true"] if options.fresh else []
         command = _command(options)
         if options.show:

@@ -38,8 +38,7 @@ def encoder_default(name: str, what: str) -> float:
     config = _configuration(name)
 
     def number(*keys: str) -> int:  # by the names that architectures give to it
-        found = (config.get(key) for key in keys)
-        return next((value for value in found if isinstance(value, int) and value > 0), 0)
+        return next((value for value in (config.get(key) for key in keys) if isinstance(value, int) and value > 0), 0)
 
     positions = number("max_position_embeddings", "n_positions")
     if config.get("model_type") in POSITIONS_FROM_PADDING:

@@ -1,24 +1,18 @@
 """Commands of the shell that run no notebook: ``evbind finalize``, ``score`` and ``evaluate FOLDER``; what they print."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.config.paths import write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import DataError, ParamsError, shown
 from evbind_lib.notebook import run
-
-if TYPE_CHECKING:
-    from evbind_lib.data.corpus import Corpus
-    from evbind_lib.evaluation.model import EvidenceModel
 
 
 def names_folder(words: Sequence[str]) -> bool:
@@ -119,8 +113,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if file:  # which may have ids of criteria alone
             criteria = Path(temporary, "criteria.json")
             criteria.write_text(json.dumps(model.criteria), encoding="utf-8")
-            data = {"pairs": file, "criteria": params.data.criteria or str(criteria)}
-            params = params.model_copy(update={"data": params.data.model_copy(update=data)})
+            params = params.with_values({"data.pairs": file, "data.criteria": params.data.criteria or str(criteria)})
         corpus = load_corpus(params)
     if corpus.fingerprint == model.about["fingerprint"]:
         raise DataError(f"{shown(file or folder)}: the model was trained on these data; give others.")
@@ -134,22 +127,18 @@ def evaluate(options: argparse.Namespace) -> None:
         write_whole(options.output, table.to_csv(float_format="%.4f"))
 
 
-def _asked(words: Sequence[str]) -> tuple[Corpus, Params, str]:
+def _asked(words: Sequence[str]) -> tuple[Any, Params, str]:
     """Data, parameters and aim, as notebook 05 has them; refused where no folds can be made."""
     notebook, (choices, overrides) = run.find_notebook("score"), split_arguments(words)
-    params = run.composed(notebook, choices, overrides)
-    from evbind_lib.data.corpus import load_corpus
-    from evbind_lib.data.folds import make_folds
     from evbind_lib.evaluation.calibration import parse_aim
 
     given = {**run.default_parameters(notebook), **run.papermill_parameters(notebook, choices, overrides)}
     parse_aim(given["aim"])
-    corpus = load_corpus(params)
-    make_folds(corpus, params)
+    params, corpus = run.check(notebook, choices, overrides)
     return corpus, params, given["aim"]
 
 
-def _kept(corpus: Corpus, params: Params, aim: str, folder: Path | None = None) -> EvidenceModel:
+def _kept(corpus: Any, params: Params, aim: str, folder: Path | None = None) -> Any:
     """The model of these parameters, calibrated by out-of-fold predictions; what is not there yet is trained, and recorded."""
     from evbind_lib.data.folds import make_folds
     from evbind_lib.evaluation.final import model_folder

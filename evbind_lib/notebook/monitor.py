@@ -176,8 +176,7 @@ def hear_while_busy(button: ipywidgets.Button) -> None:
 
 def trial_browser(study: optuna.Study, number: int, tracking: TrackingParams) -> ipywidgets.VBox:
     """Choose a finished trial, at first the one of this number, and see what there is about it."""
-    finished = finished_trials(study)
-    names = [(_ended(trial, metric_name(study)), trial.number) for trial in finished]
+    names = [(_ended(trial, metric_name(study)), trial.number) for trial in finished_trials(study)]
     chosen, details = ipywidgets.Dropdown(options=names, value=number, description="trial"), ipywidgets.HTML()
     ipywidgets.dlink((chosen, "value"), (details, "value"), lambda one: trial_details(study, one, tracking))
     return ipywidgets.VBox([chosen, details])

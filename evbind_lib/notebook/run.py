@@ -100,8 +100,8 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
     return {**own, "overrides": words} if words else own  # else those of the cell stand
 
 
-def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """Refuse what needs no torch to be refused, before a kernel starts: parameters, data, a storage; the data in one line."""
+def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> tuple[Params, Any]:
+    """Refuse what needs no torch to be refused, before a kernel starts; parameters and corpus."""
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
 
@@ -116,7 +116,7 @@ def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) 
         from evbind_lib.training.fold import check as check_training
 
         check_training(params)
-    return f"Data: {corpus.summary}\n"
+    return params, corpus
 
 
 def run_notebook(
@@ -126,7 +126,7 @@ def run_notebook(
     parameters = papermill_parameters(notebook, choices, overrides)
     if output is not None:
         check_output(notebook, output)
-    data = check(notebook, choices, overrides)
+    _, corpus = check(notebook, choices, overrides)
     default = workspace() / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{notebook.stem}.ipynb"
     target = output or default
     # A file that is there is touched when all is done: until then the notebook is saved in one of its own.
@@ -135,11 +135,9 @@ def run_notebook(
     own = None
     try:
         own = _new_file(wanted)
-        with tempfile.NamedTemporaryFile(dir=target.resolve().parent):  # refused before hours of work
-            pass
-        sys.stderr.write(data)
-        if output is None:
-            target = own
+        tempfile.NamedTemporaryFile(dir=target.resolve().parent).close()  # refused before hours of work
+        sys.stderr.write(f"Data: {corpus.summary}\n")
+        target = output or own
         try:
             executed = _execute(notebook, own, target, parameters)
         except (NotebookError, KeyboardInterrupt):
@@ -204,23 +202,22 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     language = spec.get("language", info.get("name", "python"))
     options = {"kernel_name": spec.get("name", "python3"), "language": language, "engine_name": "evbind", **WAITS}
     options |= {"progress_bar": False, "save_to": str(own.absolute())}
+    kernel = f"{notebook.name}: its kernel"
+    remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it"
     try:
         return papermill.execute_notebook(notebook, None, parameters=parameters, **options)
     except NoSuchKernel as error:
-        remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it."
-        raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}") from None
+        raise ExecutionError(f"{kernel} '{error.name}' is not installed here; {remedy}.") from None
     except DeadKernelError:
-        remedy = "try a smaller training.args.per_device_train_batch_size"
-        problem = f"the kernel died, most often for lack of memory; {remedy}"
+        problem = "the kernel died, mostly for lack of memory; try a smaller training.args.per_device_train_batch_size"
     except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
         reason = shown(str(error).partition("\n")[0])
         problem = f"the kernel did not answer in time ({reason}); give the machine less to do and run it again"
     except OSError as error:
         if not error.filename or error.errno in DISK_ERRORS or Path(error.filename) == own.resolve():
             raise
-        problem = f"its kernel '{options['kernel_name']}' cannot be started ({error.filename}: {error.strerror})"
-        remedy = "put that right, or choose another kernel in JupyterLab."
-        raise ExecutionError(f"{notebook.name}: {problem}; {remedy}") from None
+        problem = f"cannot be started ({error.filename}: {error.strerror})"
+        raise ExecutionError(f"{kernel} '{options['kernel_name']}' {problem}; {remedy}.") from None
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

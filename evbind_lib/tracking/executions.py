@@ -85,8 +85,7 @@ class Execution:
         if self.run and self.document and info.store_history:
             with self.run.store.going_on():  # a hook that raised would be shown in the user's cell
                 self.run.begin_cell()
-                request = get_ipython().get_parent()["header"]["msg_id"]
-                self.document.begin_cell(info.cell_id, info.raw_cell, request)
+                self.document.begin_cell(info.cell_id, info.raw_cell, get_ipython().get_parent()["header"]["msg_id"])
 
     def _output(self, message: dict[str, Any]) -> dict[str, Any]:
         if self.run and self.document:

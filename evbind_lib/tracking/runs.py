@@ -70,7 +70,8 @@ class Run:
             run = cls(store, run_id, experiment, name, inherited, idle=idle_since(found[0]) if found else 0.0)
             store.client.update_run(run_id, status="RUNNING")
             run.log_data()
-        run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if found else None)})
+        failed = found and "evbind.error" in found[0].data.tags
+        run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if failed else None)})
         return run
 
     def start_below(self, parent: Run, level: str, *, began: float | None = None) -> Self:
@@ -96,19 +97,19 @@ class Run:
 
     def children(self, level: str, **tags: str) -> list[entities.Run]:
         """Find the child runs of a level, such as ``trial``, with these tags."""
-        wanted = {**evbind_tags(level=level, **tags), "mlflow.parentRunId": self.run_id}
-        return self.store.find(self.experiment, wanted)
+        return self.store.find(self.experiment, {**evbind_tags(level=level, **tags), "mlflow.parentRunId": self.run_id})
 
     def describe(self, parameters: Values, tags: Values = NONE) -> None:
         """Log tags and parameters, which the artifact ``params.json`` always has as they are now; raises `TrackingError`."""
         with self.store.must_work():
             # MLflow lets no parameter be changed: where a run goes on with other ones, a tag has those that are not as logged.
-            logged = self.store.client.get_run(self.run_id).data.params
+            known = self.store.client.get_run(self.run_id).data
             whole = {name: masked(value, name) for name, value in parameters.items()}
             now = {legal(name): str(value) for name, value in whole.items() if value is not None}
-            new = {name: value for name, value in now.items() if name not in logged}
-            changed = [f"{name}={value}" for name, value in now.items() if logged.get(name, value) != value]
-            self.log(parameters=new, tags={**tags, **evbind_tags(changed=", ".join(changed) if logged else None)})
+            new = {name: value for name, value in now.items() if name not in known.params}
+            changed = [f"{name}={value}" for name, value in now.items() if known.params.get(name, value) != value]
+            said = ", ".join(changed) if changed or "evbind.changed" in known.tags else None
+            self.log(parameters=new, tags={**tags, **evbind_tags(changed=said)})
             self.store.client.log_dict(self.run_id, whole, "params.json")
 
     def log(self, metrics: Values = NONE, *, step: int = 0, parameters: Values = NONE, tags: Values = NONE) -> None:

@@ -183,8 +183,7 @@ def _cached_folds(cache: FoldCache, names: Iterable[str]) -> list[FoldResult]:
 
 
 def _finalist_run(study_run: Run, number: int, run_id: str = "") -> TrainingRun:
-    name = f"finalist {trial_run_name(number)}"
-    return TrainingRun.below(study_run, name, run_id, finalist=str(number))
+    return TrainingRun.below(study_run, f"finalist {trial_run_name(number)}", run_id, finalist=str(number))
 
 
 def _finalist_numbers(values: Sequence[float]) -> dict[str, float]:

@@ -49,6 +49,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 LEVELS = {"notebooks": "notebook", "search": "study", "training": "training"}  # of the runs at the top of an experiment
 PACKAGES = ("torch", "transformers", "optuna", "mlflow", "scikit-learn", "pandas", "numpy")
 TRIAL_WAITS = 2.0  # seconds that a trial waits for what is written while it runs, in all
+SAME = [f"evbind.{name}" for name in ("study_key", "level", "trial", "finalist", "fold", "seed")]  # name a study's run
 HEARTBEATS = ("folds", "cells", "best_value")  # metrics that are logged while a run goes on
 MOST_RUNS = 50_000  # of one answer of MLflow's
 # Columns of its database that hold where files are, by table.
@@ -181,18 +182,26 @@ class Store:
         return str(self.client.create_run(experiment, start_time=start, tags=every, run_name=name).info.run_id)
 
     def end_abandoned(self) -> None:
-        """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat."""
+        """End as KILLED what killed processes of this machine left RUNNING, at its last heartbeat; an empty double goes."""
         every, history = list(self.experiments.values()), self.client.get_metric_history
         for run in self.client.search_runs(every, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
-            if PROCESS in run.data.tags and is_dead(run.data.tags[PROCESS]):
-                heartbeats = [beat for name in HEARTBEATS for beat in history(run.info.run_id, name)]
-                last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
-                self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
+            tags = run.data.tags
+            if PROCESS not in tags or not is_dead(tags[PROCESS]):
+                continue
+            own = {name: tags[name] for name in SAME if name in tags}
+            is_empty = not (run.data.params or run.data.metrics)
+            if is_empty and SAME[0] in own and len(self.find(run.info.experiment_id, own)) > 1:
+                self.client.delete_run(run.info.run_id)
+                continue
+            heartbeats = [beat for name in HEARTBEATS for beat in history(run.info.run_id, name)]
+            last = max([run.info.start_time, *(beat.timestamp for beat in heartbeats)])
+            self.client.set_terminated(run.info.run_id, "KILLED", end_time=last)
 
     def find(self, experiment: str, tags: Values) -> list[Run]:
-        """Find the runs with all of these tags, oldest first."""
+        """Find the runs with all of these tags, oldest first, but last what a server that hung made when nobody waited for it."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        return list(self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"]))
+        found = self.client.search_runs([experiment], wanted, max_results=MOST_RUNS, order_by=["start_time ASC"])
+        return sorted(found, key=lambda run: not (run.data.params or run.data.metrics))
 
 
 def _client_of(uri: str) -> mlflow.MlflowClient:

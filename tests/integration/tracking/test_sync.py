@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 
 from evbind_lib import cli
 from evbind_lib.config.compose import compose
+from evbind_lib.config.processes import this_process
 from evbind_lib.config.schema import Params, TrackingParams
 from evbind_lib.data.folds import Fold
 from evbind_lib.errors import SearchError, TrackingError
@@ -33,7 +34,7 @@ from evbind_lib.notebook import session
 from evbind_lib.tracking import store as store_module
 from evbind_lib.tracking.runs import Run, TrainingRun
 from evbind_lib.tracking.searches import TrackedSearch, TrackedTrials
-from evbind_lib.tracking.store import TRIAL_WAITS, Store
+from evbind_lib.tracking.store import PROCESS, TRIAL_WAITS, Store
 from evbind_lib.training.metrics import compute_metrics
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 from tests import forks
@@ -167,6 +168,33 @@ def test_a_study_without_a_complete_trial_is_written_as_one_that_failed(brief: C
         ("trial 000", "FAILED"),
         ("trial 001", "FAILED"),
     ]
+
+
+@pytest.mark.usefixtures("mlflow_tables")
+def test_what_a_server_makes_when_nobody_waits_for_it_any_more_is_no_second_study_or_trial(
+    brief: Callable[..., Params], capsys: Any
+) -> None:
+    """A server that hung answers later: makes the runs that a search asked for, gave up and was started again for."""
+    name, params = "late", brief(*words_of("late"), "hpo.trials.n_trials=2")
+    search(params, store := Store(params.tracking))
+    whole, made = tree(store, name), store.find(store.experiments["search"], {"evbind.study": name})
+    host = this_process().rsplit(" ", 2)[0]
+
+    def late(**others: str) -> None:
+        for run in made:
+            given = {key: run.data.tags[key] for key in run.data.tags if key.startswith("evbind.")}
+            parent = {key: run.data.tags[key] for key in ("mlflow.parentRunId",) if key in run.data.tags}
+            store.start(run.info.experiment_id, run.info.run_name, {**given, **parent, **others}, began=1.0)
+
+    late()  # asked for by a process that lives, of which nobody knows what it will do
+    assert "0 of 2 trials" in session.sync(params)
+    late(**{PROCESS: f"{host} 999999999 0.0"})
+    assert "0 of 2 trials" in session.sync(params)
+    runs = store.find(store.experiments["search"], {"evbind.study": name})
+    for run in runs[len(made) :]:
+        assert run.data.tags[PROCESS] == this_process() and run.info.status == "RUNNING"
+        store.client.delete_run(run.info.run_id)
+    assert_equal(whole, tree(store, name))
 
 
 @contextlib.contextmanager
