@@ -170,7 +170,9 @@ def check_output(notebook: Path, output: Path) -> None:
     if output.exists() and output.samefile(notebook):
         raise ParamsError(f"--output {output}: that is the notebook to be run itself; give another name.")
     for file in (output, output.with_suffix(".html")):
-        if os.path.lexists(place := os.path.realpath(file)) and not os.path.isfile(place):  # or a link to itself
+        place = os.path.realpath(file)
+        is_lost = os.path.islink(file) and not os.path.isdir(os.path.dirname(place))  # a link to where no folder is
+        if is_lost or (os.path.lexists(place) and not os.path.isfile(place)):  # or a link to itself
             raise ParamsError(f"--output {output}: {file} is there, and is no file; give another name.")
 
 
@@ -202,12 +204,11 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     language = spec.get("language", info.get("name", "python"))
     options = {"kernel_name": spec.get("name", "python3"), "language": language, "engine_name": "evbind", **WAITS}
     options |= {"progress_bar": False, "save_to": str(own.absolute())}
-    kernel = f"{notebook.name}: its kernel"
     remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it"
     try:
         return papermill.execute_notebook(notebook, None, parameters=parameters, **options)
     except NoSuchKernel as error:
-        raise ExecutionError(f"{kernel} '{error.name}' is not installed here; {remedy}.") from None
+        raise ExecutionError(f"{notebook.name}: its kernel '{error.name}' is not installed here; {remedy}.") from None
     except DeadKernelError:
         problem = "the kernel died, mostly for lack of memory; try a smaller training.args.per_device_train_batch_size"
     except (TimeoutError, RuntimeError) as error:  # of nbclient: no start, no end or no output in time
@@ -216,8 +217,8 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     except OSError as error:
         if not error.filename or error.errno in DISK_ERRORS or Path(error.filename) == own.resolve():
             raise
-        problem = f"cannot be started ({error.filename}: {error.strerror})"
-        raise ExecutionError(f"{kernel} '{options['kernel_name']}' {problem}; {remedy}.") from None
+        problem = f"its kernel '{options['kernel_name']}' cannot be started ({error.filename}: {error.strerror})"
+        raise ExecutionError(f"{notebook.name}: {problem}; {remedy}.") from None
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

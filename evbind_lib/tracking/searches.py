@@ -94,8 +94,7 @@ class TrackedSearch(TrackedTrials, contextlib.AbstractContextManager["TrackedSea
         super().on_trial_end(study, trial)
         if TrialRecord.read(trial).interrupted:
             self.store.live(self.store.end_abandoned)  # of a worker that died
-        best = best_trial(study)
-        if best is not None and best.number == trial.number:
+        if (best := best_trial(study)) and best.number == trial.number:
             self.store.live(self._mark_best, best.number)
 
     def _mark_best(self, number: int) -> None:

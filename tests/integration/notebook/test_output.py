@@ -59,7 +59,7 @@ def test_a_result_and_a_failed_notebook_go_where_a_link_leads_at_their_end(works
     assert not (workspace / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["own", "again", "folder", "pipe", "loop", "page", "report.html", "notes.txt"])
+@pytest.mark.parametrize("name", ["own", "again", "folder", "pipe", "loop", "lost", "page", "report.html", "notes.txt"])
 def test_a_place_that_is_something_else_is_refused_and_left_alone(workspace: Path, capsys: Any, name: str) -> None:
     file = write_notebook(workspace / "own.ipynb", "1")
     (workspace / "again.ipynb").hardlink_to(file)
@@ -67,6 +67,7 @@ def test_a_place_that_is_something_else_is_refused_and_left_alone(workspace: Pat
     (workspace / "page.html").mkdir()
     os.mkfifo(workspace / "pipe.ipynb")
     (workspace / "loop.ipynb").symlink_to("loop.ipynb")
+    (workspace / "lost.ipynb").symlink_to("nowhere/x.ipynb")
     (workspace / "notes.txt").write_text("mine")
     before, output = sorted(workspace.iterdir()), name if "." in name else f"{name}.ipynb"
     content = file.read_bytes()
