@@ -223,9 +223,9 @@ def _check_files(overrides: Sequence[str]) -> None:
         name = quoted.strip("'\"")
         if group not in GROUPS or name in ("", "null"):
             continue
-        known = group_files(group)
-        if name not in known:
-            hint = did_you_mean(Path(name).stem, known)
+        if name not in (known := group_files(group)):
+            by_path = "; a file is named without its folder and .yaml" if name.endswith(".yaml") else ""
+            hint = by_path + did_you_mean(Path(name).stem, known)
             if name == "hpo_best" or (group == "experiment" and not known):
                 hint = "; a search writes it, so run `evbind hpo_search hpo=quick` first."
             raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")

@@ -221,6 +221,12 @@ def test_what_a_users_own_file_asks_for_that_is_optunas_says_what_to_do(workspac
     assert str(caught.value) == f"hpo.constraints: {OPTUNAS}."
 
 
+def test_a_file_that_is_named_by_its_path_is_told_how_it_is_named() -> None:
+    for name in ("params/trainer/default.yaml", "default.yaml"):
+        with pytest.raises(ParamsError, match=r"without its folder and \.yaml; did you mean 'default'\?"):
+            compose(trainer=name)
+
+
 def test_hpo_best_is_that_of_this_workspace_or_names_the_command_that_makes_it(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
