@@ -221,7 +221,7 @@ def _check_files(overrides: Sequence[str]) -> None:
     for word in sorted(overrides, key=lambda word: not word.startswith("experiment=")):
         group, _, quoted = word.lstrip("+").partition("=")
         name = quoted.strip("'\"")
-        if group not in GROUPS or name in ("", "null"):
+        if group not in GROUPS or name == "null":
             continue
         if name not in (known := group_files(group)):
             by_path = "; a file is named without its folder and .yaml" if name.endswith(".yaml") else ""

@@ -252,8 +252,7 @@ def summary_text(result: SearchResult) -> str:
         "Trained by different code of evbind_lib.data and .training:": codes if len(codes) > 1 else [],
         "Failed:": failed,
     }
-    filled = ("\n  ".join([title, *lines]) for title, lines in sections.items() if lines)
-    return "\n\n".join(filled) + "\n"
+    return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items() if lines) + "\n"
 
 
 def best_trainer_yaml(result: SearchResult) -> str:

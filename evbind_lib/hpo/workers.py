@@ -222,10 +222,8 @@ def check_workers(params: Params) -> None:
         return
     script: str = getattr(sys.modules["__main__"], "__file__", None) or ""  # as <stdin>
     if uses_workers(params) and script and not (os.path.isfile(script) and b"__name__" in Path(script).read_bytes()):
-        problem = (
-            "each worker runs this script again, so it must be a file that searches below `if __name__ == '__main__'"
-        )
-        raise ParamsError(f"{Path(script).name}: {problem}:` only; put it there, or {ALONE}.")
+        problem = "workers run this script, so it must be a file that searches only below `if __name__ == '__main__':`"
+        raise ParamsError(f"{Path(script).name}: {problem}; put it there, or {ALONE}.")
     jobs, per_gpu, gpus = params.hpo.trials.n_jobs, params.cluster.gpu_share, len(visible_gpus())
     processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or jobs
     if gpus and jobs > gpus * per_gpu:

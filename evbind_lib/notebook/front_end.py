@@ -23,11 +23,12 @@ def has_front_end() -> bool:
 
 def show_figure(figure: go.Figure, place: DisplayHandle | None = None) -> DisplayHandle:
     """Display a figure, or put it in the place of an earlier one: a plain output, which saved files and pages keep."""
-    bundle: dict[str, Any] = {PLOTLY: json.loads(figure.to_json())}
-    if os.environ.get("PLOTLY_RENDERER"):  # the user's own choice
+    bundle, chosen = {PLOTLY: json.loads(figure.to_json())}, list[Any]()
+    if os.environ.get("PLOTLY_RENDERER"):  # the user's own choice, but for a window, which no file keeps
         from plotly.io import renderers  # late: it loads half a second of schemas
 
-        chosen = [renderers[name] for name in renderers.default.split("+")]
+        chosen = [each for name in renderers.default.split("+") if hasattr(each := renderers[name], "to_mimebundle")]
+    if chosen:
         bundle = {kind: data for each in chosen for kind, data in each.to_mimebundle(figure.to_dict()).items()}
     elif (static := os.environ.get("EVBIND_STATIC_FIGURES")) is None:
         # Which nbconvert's and JupyterLab's exports know.

@@ -262,6 +262,9 @@ def test_a_figure_is_kept_by_nbconvert_needs_no_browser_and_is_made_by_the_rende
     monkeypatch.setattr(plotly.io.renderers, "default", "json")  # plotly reads the variable when it is imported
     front_end.show_figure(figure)
     assert "application/json" in bundles[-1] and PLOTLY not in bundles[-1]
+    monkeypatch.setattr(plotly.io.renderers, "default", "browser")  # a window, of which no file keeps anything
+    front_end.show_figure(figure)
+    assert PLOTLY in bundles[-1]
 
 
 def made_predictions() -> pd.DataFrame:

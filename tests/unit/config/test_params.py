@@ -225,6 +225,8 @@ def test_a_file_that_is_named_by_its_path_is_told_how_it_is_named() -> None:
     for name in ("params/trainer/default.yaml", "default.yaml"):
         with pytest.raises(ParamsError, match=r"without its folder and \.yaml; did you mean 'default'\?"):
             compose(trainer=name)
+    with pytest.raises(ParamsError, match=r"trainer=: there is no file .*; known are: default"):
+        compose(trainer="")
 
 
 def test_hpo_best_is_that_of_this_workspace_or_names_the_command_that_makes_it(
