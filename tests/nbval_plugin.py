@@ -90,8 +90,11 @@ def compare_within(cell: IPyNbCell, within: float, fresh: list[Any], stored: lis
     return bool(type(cell).compare_outputs(cell, fresh, stored, **others))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let a kernel that a test starts be forked from a process that has loaded the libraries; one of a command begins as ever."""
+    config.option.nbval_sanitize_with = str(
+        Path(__file__).with_name("nbval.cfg")
+    )  # from whichever folder pytest is started
     local_provisioner.launch_kernel = forks.launch_kernel
     gc.disable()  # until all is imported
 

@@ -114,3 +114,8 @@ def test_a_changed_result_in_the_library_is_caught(name: str, tmp_path: Path) ->
     )
     assert done.returncode == 1, done.stdout[-2000:]
     assert "Cell outputs differ" in done.stdout, done.stdout[-2000:]  # it ran, and said something else
+
+
+def test_the_words_of_nbval_are_found_from_whichever_folder_pytest_is_started(pytestconfig: pytest.Config) -> None:
+    file = Path(pytestconfig.option.nbval_sanitize_with)  # which nbval opens for each notebook
+    assert file.is_absolute() and file.is_file()
