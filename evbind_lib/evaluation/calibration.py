@@ -7,10 +7,10 @@ each counts ``weight`` times (eligible / drawn): King and Zeng 2001, "Logistic r
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import entr, expit, logit
 
 from evbind_lib.data.corpus import Corpus
@@ -160,14 +160,27 @@ def choose_threshold(judged: pd.DataFrame, aim: str) -> float:
     return float(np.append(value[last], 0.0)[best : best + 2].mean())  # amid the last called and the first that is not
 
 
+def scores_of_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> dict[str, np.ndarray]:
+    """The metrics of decisions, by name, of the cells of a confusion matrix; 0 where there is nothing to count."""
+    tp, fp, fn, tn = (np.maximum(cell, 0.0) for cell in (tp, fp, fn, tn))  # differences of weights may miss 0
+
+    def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=whole > 0)
+
+    recall, specificity = fraction(tp, tp + fn), fraction(tn, tn + fp)
+    f1, f1_of_others = fraction(2 * tp, 2 * tp + fp + fn), fraction(2 * tn, 2 * tn + fn + fp)
+    n_classes = 1.0 * (tp + fn > 0) + (tn + fp > 0)
+    scores = {"accuracy": fraction(tp + tn, tp + fp + fn + tn), "macro_f1": (f1 + f1_of_others) / 2, "pos_f1": f1}
+    scores |= {"precision": fraction(tp, tp + fp), "recall": recall, "specificity": specificity}
+    scores["balanced_accuracy"] = fraction(recall + specificity, n_classes)
+    scores["matthews"] = fraction(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return scores
+
+
 def _scores(found: np.ndarray, called: np.ndarray, evidence: float, total: float) -> dict[str, np.ndarray]:
-    """Scores by the weights of evidence called, all called, all evidence and all pairs; 0 where there is nothing to count."""
-    others = total - evidence - called + found  # rightly not called
-    parts: dict[str, tuple[Any, Any]]
-    parts = {"precision": (found, called), "recall": (found, evidence), "f1": (2 * found, called + evidence)}
-    parts |= {"f1_of_others": (2 * others, 2 * total - called - evidence), "flagged": (called, total)}
-    scores = {name: part / np.maximum(whole, 1e-9) for name, (part, whole) in parts.items()}
-    return {**scores, "macro_f1": (scores["f1"] + scores["f1_of_others"]) / 2}
+    """Scores by the weights of evidence called, all called, all evidence and all pairs."""
+    scores = scores_of_counts(found, called - found, evidence - found, total - evidence - called + found)
+    return {**scores, "f1": scores["pos_f1"], "flagged": called / total}
 
 
 def thresholds(predictions: pd.DataFrame, aim: str) -> pd.DataFrame:

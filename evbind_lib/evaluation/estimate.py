@@ -1,13 +1,14 @@
 """Estimates from out-of-fold predictions: comparisons over folds, decisions, scores by criterion, errors."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from evbind_lib.data.files import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
+from evbind_lib.evaluation.calibration import scores_of_counts
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_t, holm, probability_of_practical_difference
 from evbind_lib.training.metrics import METRICS, compute_metrics
 from evbind_lib.training.probabilities import THRESHOLD
@@ -136,11 +137,11 @@ def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np
     posts = np.unique(predictions["post_id"].to_numpy(dtype=str), return_inverse=True)[1]
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     own = metric in METRICS.additions()
-    if metric in _FROM_COUNTS and not own:
+    if METRICS[metric].on == "decisions" and not own:
         cells = _cells(label, probability >= THRESHOLD).items()
         counts = {name: weights @ np.bincount(posts, cell, minlength=weights.shape[1]) for name, cell in cells}
-        return _FROM_COUNTS[metric](**counts)
-    if metric in _FROM_RANKS and not own:
+        return scores_of_counts(**counts)[metric]
+    if metric in ("roc_auc", "pr_auc") and not own:
         parts = np.array_split(weights, -(-len(weights) * len(label) // MOST_CELLS))
         return np.concatenate([_ranked(metric, label, probability, times[:, posts]) for times in parts])
     scores = np.full(len(weights), np.nan)
@@ -156,41 +157,20 @@ def _ranked(metric: str, label: np.ndarray, probability: np.ndarray, times: np.n
     starts = np.flatnonzero(np.diff(probability, prepend=np.inf))  # equal probabilities share a rank
     by_label = (times * (label == answer) for answer in (1, 0))
     evidence, other = (np.add.reduceat(counts, starts, axis=1, dtype=float) for counts in by_label)
-    with np.errstate(invalid="ignore"):
-        scores = _FROM_RANKS[metric](evidence, other, evidence.cumsum(axis=1)) / evidence.sum(axis=1)
+    found = evidence.cumsum(axis=1)
+    with np.errstate(invalid="ignore"):  # a rank that no pair is drawn at is 0 / 0
+        if metric == "roc_auc":
+            scores = ((found - evidence / 2) * other).sum(axis=1) / other.sum(axis=1)
+        else:
+            scores = np.nansum(found / (found + other.cumsum(axis=1)) * evidence, axis=1)
+        scores /= evidence.sum(axis=1)
     return np.where(other.any(axis=1), scores, np.nan)
-
-
-def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=whole > 0)
 
 
 def _cells(label: np.ndarray, called: np.ndarray) -> dict[str, np.ndarray]:
     """Which pairs are in each cell of the confusion matrix."""
     evidence = label == 1
     return {"tp": evidence & called, "fp": ~evidence & called, "fn": evidence & ~called, "tn": ~evidence & ~called}
-
-
-_FROM_COUNTS: dict[str, Callable[..., np.ndarray]] = {
-    "accuracy": lambda tp, fp, fn, tn: _fraction(tp + tn, tp + fp + fn + tn),
-    "macro_f1": lambda tp, fp, fn, tn: (_fraction(2 * tp, 2 * tp + fp + fn) + _fraction(2 * tn, 2 * tn + fn + fp)) / 2,
-    "pos_f1": lambda tp, fp, fn, tn: _fraction(2 * tp, 2 * tp + fp + fn),
-    "precision": lambda tp, fp, fn, tn: _fraction(tp, tp + fp),
-    "recall": lambda tp, fp, fn, tn: _fraction(tp, tp + fn),
-    "specificity": lambda tp, fp, fn, tn: _fraction(tn, tn + fp),
-    "balanced_accuracy": lambda tp, fp, fn, tn: _fraction(
-        _fraction(tp, tp + fn) + _fraction(tn, tn + fp), 1.0 * (tp + fn > 0) + (tn + fp > 0)
-    ),
-    "matthews": lambda tp, fp, fn, tn: _fraction(
-        tp * tn - fp * fn, np.sqrt(1.0 * (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    ),
-}
-# Of how often evidence and other pairs are drawn at each rank, and evidence up to there, times all evidence; a rank that no
-# pair is drawn at is 0 / 0.
-_FROM_RANKS: dict[str, Callable[..., np.ndarray]] = {
-    "roc_auc": lambda evidence, other, found: ((found - evidence / 2) * other).sum(axis=1) / other.sum(axis=1),
-    "pr_auc": lambda evidence, other, found: np.nansum(found / (found + other.cumsum(axis=1)) * evidence, axis=1),
-}
 
 
 def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -205,11 +185,11 @@ def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_threshold(predictions: pd.DataFrame, threshold: float, weights: pd.Series | None = None) -> dict[str, float]:
-    """``tp, fp, fn, tn, precision, recall, pos_f1`` where a pair, counted so often, is called evidence from a probability on."""
+    """``tp, fp, fn, tn`` and the metrics of decisions; a pair, counted so often, is called evidence from the threshold on."""
     cells = _cells(predictions["label"].to_numpy(), predictions["probability"].to_numpy() >= threshold)
     each = np.ones(len(predictions)) if weights is None else weights.to_numpy()
-    counts = {name: float(each @ cell) for name, cell in cells.items()}
-    return {**counts, **{name: float(_FROM_COUNTS[name](**counts)) for name in ("precision", "recall", "pos_f1")}}
+    counts = {name: each @ cell for name, cell in cells.items()}
+    return {name: float(value) for name, value in (counts | scores_of_counts(**counts)).items()}
 
 
 def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, most: int = 20) -> pd.DataFrame:
