@@ -215,11 +215,13 @@ class _ReportFolds(Callback):
         if result.fold in self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values:
             return  # before it was stopped
         scores, cached = [one.metrics[self.metric] for one in self.results], sum(one.cached for one in self.results)
-        micro_batch = min((one.micro_batch for one in self.results if one.micro_batch), default=None)
-        reused_from = _same_parameters(self.trial) if cached == 1 else None
-        found = TrialRecord(micro_batch=micro_batch, folds_from_before=cached or None, reused_from=reused_from)
-        found.fold_scores, found.fold_seconds = scores, [round(one.seconds, 3) for one in self.results]
-        found.write(self.trial)
+        TrialRecord(
+            fold_scores=scores,
+            fold_seconds=[round(one.seconds, 3) for one in self.results],
+            micro_batch=min((one.micro_batch for one in self.results if one.micro_batch), default=None),
+            folds_from_before=cached or None,
+            reused_from=_same_parameters(self.trial) if cached == 1 else None,
+        ).write(self.trial)
         if len(self.trial.study.directions) > 1:
             return
         single = isinstance(self.trial.study.pruner, optuna.pruners.WilcoxonPruner)  # it pairs the folds of trials
@@ -329,21 +331,29 @@ def study_identity(objective: Callable[..., Any], params: Params) -> dict[str, A
     losses = drawn.choices if drawn and drawn.choices else [trained.training.loss_function]
     registered = {f"loss {name}": digest_for_identity(LOSSES.additions().get(name)) for name in losses}
     registered[f"metric {metric}"] = digest_for_identity(getattr(METRICS.additions().get(metric), "function", None))
-    settings = flatten(trained.model_dump(include={"data", "model", "training"}))
-    for name in [*settings]:
-        if settings[name] == {} or name in searched or name.startswith(APART) or is_secret(name):
-            del settings[name]
+    settings = {
+        name: value
+        for name, value in flatten(trained.model_dump(include={"data", "model", "training"})).items()
+        if value != {} and name not in searched and not name.startswith(APART) and not is_secret(name)
+    }
     shared: dict[str, Any] = {"direction": params.hpo.study.direction, "settings": settings, "registered": registered}
     shared |= {"searched": sorted(searched), "seed": trained.training.seed, "model": trained.model.name}
     shared["files in model.name"] = model_content(trained)
     if type(objective) is Objective:
         inside = {group for fold in objective.folds for group in fold.training_groups | fold.validation_groups}
-        shared |= {"objective": studies.OBJECTIVE, "data": objective.corpus.fingerprint, "metric": metric}
-        shared |= {"folds": folds_fingerprint(objective.folds), "n_folds": len(objective.folds)}
-        shared |= {"source": objective.corpus.source, "eval_neg_ratio": trained.data.eval_neg_ratio}
-        shared["fold_aggregation"] = trained.hpo.metric.fold_aggregation
-        shared["held_out"] = groups_digest({*objective.corpus.groups} - inside)
-        shared["loss"] = objective.loss if isinstance(objective.loss, str) else digest_for_identity(objective.loss)
-        return shared | {name: digest_for_identity(getattr(objective, name)) for name in ("model_init", "score")}
+        return shared | {
+            "objective": studies.OBJECTIVE,
+            "data": objective.corpus.fingerprint,
+            "source": objective.corpus.source,
+            "folds": folds_fingerprint(objective.folds),
+            "n_folds": len(objective.folds),
+            "held_out": groups_digest({*objective.corpus.groups} - inside),
+            "eval_neg_ratio": trained.data.eval_neg_ratio,
+            "metric": metric,
+            "fold_aggregation": trained.hpo.metric.fold_aggregation,
+            "loss": objective.loss if isinstance(objective.loss, str) else digest_for_identity(objective.loss),
+            "model_init": digest_for_identity(objective.model_init),
+            "score": digest_for_identity(objective.score),
+        }
     made = objective if hasattr(objective, "__qualname__") else type(objective)
     return {**shared, "objective": f"{made.__module__}.{made.__qualname__}", "code": digest_for_identity(objective)}

@@ -335,8 +335,10 @@ def experiment_choice(result: SearchResult) -> str | None:
 
 def result_texts(result: SearchResult) -> dict[str, str]:
     """Summary and table and, where the objective uses `suggest`, ``hpo_best.yaml``, by their places in the workspace."""
-    texts = {"optuna_study_summary.txt": summary_text(result)}
-    texts["optuna_trials.csv"] = trials_table(result.study).to_csv(index=False)
+    texts = {
+        "optuna_study_summary.txt": summary_text(result),
+        "optuna_trials.csv": trials_table(result.study).to_csv(index=False),
+    }
     if TrialRecord.read(result.chosen_trial).resolved is not None:
         texts = {"params/trainer/hpo_best.yaml": best_trainer_yaml(result), **texts}
     return texts
@@ -354,8 +356,10 @@ def write_results(result: SearchResult) -> dict[str, Path]:
 
 def summary_numbers(result: SearchResult) -> dict[str, float]:
     """What a study is summed up by beside its best value."""
-    lifts = parameter_importances(result.study)["importance"]
-    numbers = {f"importance_for_best_tenth/{name}": float(each) for name, each in lifts.items()}
+    numbers = {
+        f"importance_for_best_tenth/{name}": float(each)
+        for name, each in parameter_importances(result.study)["importance"].items()
+    }
     trained, read, _ = folds_spent(result.study, result.configured.training.n_folds)
     numbers |= {"folds_trained": trained, "folds_read": read}
     if found := result.finalists:

@@ -6,7 +6,6 @@ import re
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
@@ -45,14 +44,18 @@ def _write(run: Run, model: EvidenceModel, tags: dict[str, str]) -> LoggedModel:
     example = pd.DataFrame({"text": [next(iter(model.criteria.values()))], "text_pair": [SENTENCE]})
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         model.save(saved := Path(folder, "saved"))
-        # Of its folder, since MLflow looks up a name in the hub; the folder itself it does not take with transformers 5.
-        pipeline, made = transformers.pipeline("text-classification", str(saved)), Path(folder, "model")
-        about: dict[str, Any] = {"signature": infer_signature(example, ANSWER), "input_example": example}
-        about |= {"model_config": {"truncation": "longest_first", "max_length": model.about["max_length"]}}
-        about |= {"model_card": ModelCard(card(model.about)), "metadata": {"evbind": json.loads(as_json(model.about))}}
-        needed = [f"{each}=={metadata.version(each)}" for each in ("mlflow", "transformers", "torch")]
-        about |= {"pip_requirements": needed, "mlflow_model": Model(run_id=run.run_id, **known)}
-        mlflow.transformers.save_model(pipeline, str(made), **about)
+        mlflow.transformers.save_model(
+            # Of its folder, since MLflow looks up a name in the hub; the folder itself it does not take with transformers 5.
+            transformers.pipeline("text-classification", str(saved)),
+            str(made := Path(folder, "model")),
+            mlflow_model=Model(run_id=run.run_id, **known),
+            signature=infer_signature(example, ANSWER),
+            input_example=example,
+            model_config={"truncation": "longest_first", "max_length": model.about["max_length"]},
+            model_card=ModelCard(card(model.about)),
+            metadata={"evbind": json.loads(as_json(model.about))},
+            pip_requirements=[f"{each}=={metadata.version(each)}" for each in ("mlflow", "transformers", "torch")],
+        )
         (made / "LICENSE.txt").unlink(missing_ok=True)  # it names the folder as a repository of the hub
         client.log_model_artifacts(logged.model_id, str(made))
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])

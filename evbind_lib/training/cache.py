@@ -51,12 +51,18 @@ def fold_key(
         return None
     apart = {"n_folds", "seeds", "holdout", "validation", "fresh", "provenance", "loss_function", "loss_args"}
     without_focal = {"focal_gamma", "focal_alpha"} if digests[0] == "evbind" and name != "focal" else set()
-    model = [*params.model.model_dump(exclude={"threads", "trainer", "search_space"}).values()]
-    tree: dict[str, Any] = {"training": params.training.model_dump(exclude=apart | without_focal), "model": model}
-    tree |= {"loss": [name, own_settings(loss or name, params.training.loss_args)], "own": digests}
-    tree |= {"data": params.data.model_dump(include=SAMPLING), "corpus": corpus.fingerprint}
-    tree |= {"folds": [folds_fingerprint(folds), fold.index], "content": model_content(params)}
-    tree |= {"code": code_digest("data", "training"), "versions": [*map(metadata.version, ("torch", "transformers"))]}
+    tree = {
+        "training": params.training.model_dump(exclude=apart | without_focal),
+        "loss": [name, own_settings(loss or name, params.training.loss_args)],
+        "data": params.data.model_dump(include=SAMPLING),
+        "model": [*params.model.model_dump(exclude={"threads", "trainer", "search_space"}).values()],
+        "corpus": corpus.fingerprint,
+        "folds": [folds_fingerprint(folds), fold.index],
+        "code": code_digest("data", "training"),
+        "versions": [metadata.version(package) for package in ("torch", "transformers")],
+        "content": model_content(params),
+        "own": digests,
+    }
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -82,7 +82,9 @@ def _ask_the_first_token(model: Any, tokens: np.ndarray | None, undo: contextlib
         attend = functools.partial(_attend_deberta, own, layer is layers[-1])
         own.forward = attend if is_deberta else functools.partial(_attend_bert, own)
         undo.callback(delattr, own, "forward")
-    hook = layers[-1].attention.output.register_forward_pre_hook(lambda _, states: tuple(s[:, :1] for s in states))
+    hook = layers[-1].attention.output.register_forward_pre_hook(
+        lambda _, states: tuple(each[:, :1] for each in states)
+    )
     undo.callback(hook.remove)
 
 

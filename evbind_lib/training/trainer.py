@@ -60,14 +60,26 @@ def training_arguments(params: Params, *, output_dir: str) -> TrainingArguments:
     precision, chosen = choose_precision(params.model.precision), _checked(params.training.args)
     if "warmup_ratio" in chosen:
         chosen = {"warmup_steps": chosen.pop("warmup_ratio"), **chosen}
-    args: dict[str, Any] = {"output_dir": output_dir, "seed": params.training.seed, "report_to": "none"}
-    # Each epoch is validated by a callback, on pairs sorted by length.
-    args |= dict.fromkeys(("save_strategy", "eval_strategy", "logging_strategy"), "no")
-    args |= {"logging_nan_inf_filter": False, "disable_tqdm": True, "per_device_eval_batch_size": 64}
-    args |= {"optim": "adamw_torch_fused", "lr_scheduler_type": "linear", "train_sampling_strategy": "group_by_length"}
-    # A copy that is waited for would make every step wait for the one before.
-    args |= {"dataloader_pin_memory": not on_cpu, "accelerator_config": {"non_blocking": not on_cpu}, "use_cpu": on_cpu}
-    args |= {"bf16": precision == "bf16", "fp16": precision == "fp16", **chosen}
+    args: dict[str, Any] = {
+        "output_dir": output_dir,
+        # Each epoch is validated by a callback, on pairs sorted by length.
+        **dict.fromkeys(("save_strategy", "eval_strategy", "logging_strategy"), "no"),
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": params.training.seed,
+        "optim": "adamw_torch_fused",
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "per_device_eval_batch_size": 64,
+        # A copy that is waited for would make every step wait for the one before.
+        "dataloader_pin_memory": not on_cpu,
+        "accelerator_config": {"non_blocking": not on_cpu},
+        "use_cpu": on_cpu,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        **chosen,
+    }
     try:
         arguments = TrainingArguments(**args)
     except Exception as error:  # each argument is read by code of its own
@@ -174,8 +186,14 @@ def fit(
         if asked and model_init is None and params.model.attention == "auto":
             tokens = np.unique(np.concatenate([each.vocabulary() for each in asked]))
             at_the_end.callback(take_shortcuts(model, tokens))
-        arguments, calls = training_arguments(params, output_dir=unused), [*callbacks]
-        trainer = transformers.Trainer(model, arguments, pairs.collate, pairs, compute_loss_func=loss, callbacks=calls)
+        trainer = transformers.Trainer(
+            model=model,
+            args=training_arguments(params, output_dir=unused),
+            train_dataset=pairs,
+            data_collator=pairs.collate,
+            compute_loss_func=loss,
+            callbacks=list(callbacks),
+        )
         # Without a progress bar Trainer would print its logs, which spoils notebooks.
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.remove_callback(transformers.ProgressCallback)

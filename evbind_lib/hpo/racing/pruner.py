@@ -71,7 +71,9 @@ class RacingPruner(optuna.pruners.BasePruner):
         for name, holds, wish in (
             ("p", 0 < self.p < 1, "above 0 and below 1"),
             ("futility", self.futility is None or 0 <= self.futility <= 1, "from 0 to 1, or null"),
-            *((n, getattr(self, n) >= 0, "0 or more") for n in ("margin", "n_startup_trials", "n_warmup_steps")),
+            ("margin", self.margin >= 0, "0 or more"),
+            ("n_startup_trials", self.n_startup_trials >= 0, "0 or more"),
+            ("n_warmup_steps", self.n_warmup_steps >= 0, "0 or more"),
             ("n_resamples", 100 <= self.n_resamples <= 1_000_000, "from 100 to 1,000,000"),
         ):
             if not holds:

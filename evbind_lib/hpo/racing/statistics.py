@@ -87,9 +87,11 @@ def peers_of(scores: Array) -> Array:
 def null_differences(
     candidate: Array, contenders: Array, profile: Array, spreads: tuple[Array, Array], shape: Array, aggregation: str
 ) -> Array:
-    """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender."""
-    # Noise of posts: (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); profile: folds' scores without noise;
-    # spreads: of trainings of the candidate and of the others, (n_resamples,) each.
+    """Draws of the running difference to the best where all are truly equal, and the best is the luckiest contender.
+
+    Noise of posts: (n_done, n_resamples) and (n_contenders, n_folds, n_resamples); ``profile``: folds' scores without noise;
+    ``spreads``: of trainings of the candidate and of the others, (n_resamples,) each.
+    """
     combine: Any = AGGREGATIONS[aggregation]
     random, (n_done, n_resamples) = np.random.default_rng(0), candidate.shape
 
