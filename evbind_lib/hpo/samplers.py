@@ -14,13 +14,25 @@ from evbind_lib.config.schema import PrunerParams, SamplerParams
 from evbind_lib.errors import ParamsError, did_you_mean, shown
 from evbind_lib.hpo.racing.pruner import RacingPruner
 
-SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler}
-SAMPLERS |= {"gp": samplers.GPSampler, "cmaes": samplers.CmaEsSampler, "qmc": samplers.QMCSampler}
-SAMPLERS |= {"nsgaii": samplers.NSGAIISampler}
-PRUNERS: dict[str, Callable[..., BasePruner]] = {"median": pruners.MedianPruner, "percentile": pruners.PercentilePruner}
-PRUNERS |= {"hyperband": pruners.HyperbandPruner, "successive_halving": pruners.SuccessiveHalvingPruner}
-PRUNERS |= {"wilcoxon": pruners.WilcoxonPruner, "patient": pruners.PatientPruner, "threshold": pruners.ThresholdPruner}
-PRUNERS |= {"racing": RacingPruner, "none": pruners.NopPruner}
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": samplers.TPESampler,
+    "random": samplers.RandomSampler,
+    "gp": samplers.GPSampler,
+    "cmaes": samplers.CmaEsSampler,
+    "qmc": samplers.QMCSampler,
+    "nsgaii": samplers.NSGAIISampler,
+}
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "median": pruners.MedianPruner,
+    "percentile": pruners.PercentilePruner,
+    "hyperband": pruners.HyperbandPruner,
+    "successive_halving": pruners.SuccessiveHalvingPruner,
+    "wilcoxon": pruners.WilcoxonPruner,
+    "patient": pruners.PatientPruner,
+    "threshold": pruners.ThresholdPruner,
+    "racing": RacingPruner,
+    "none": pruners.NopPruner,
+}
 # Types of options that YAML can give, as Optuna writes them, and the largest number: of more candidates memory holds none.
 KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str, "str | int": str | int}
 MOST = 1_000_000

@@ -166,16 +166,21 @@ def train_prepared(
             micro_batch = max(size for size in range(1, tried // 2 + 1) if tried % size == 0)
         finally:
             trainer.collect_garbage()
-    told: dict[str, Any] = {"n_training": len(data.training), "n_validation": len(data.validation)}
-    told |= {"seed": params.training.seed, "peak_memory_mb": trainer.peak_memory_mb(), "sensitive": data.sensitive}
-    told |= {"micro_batch": micro_batch if micro_batch != batch else None, "model": model if keep_model else None}
-    predictions, epochs = prediction_table(fold, data.validation_pairs, validation.logits), tuple(validation.epochs)
-    told |= {
-        "metrics": dict(epochs[-1].metrics or {}),
-        "seconds": time.perf_counter() - started,
-        "precision": precision,
-    }
-    result = FoldResult(fold=fold, epochs=epochs, predictions=predictions, **told)
+    result = FoldResult(
+        fold=fold,
+        metrics=dict(validation.epochs[-1].metrics or {}),
+        epochs=tuple(validation.epochs),
+        predictions=prediction_table(fold, data.validation_pairs, validation.logits),
+        seconds=time.perf_counter() - started,
+        n_training=len(data.training),
+        n_validation=len(data.validation),
+        precision=precision,
+        seed=params.training.seed,
+        peak_memory_mb=trainer.peak_memory_mb(),
+        micro_batch=micro_batch if micro_batch != batch else None,
+        model=model if keep_model else None,
+        sensitive=data.sensitive,
+    )
     del model
     trainer.collect_garbage()  # Trainer and model refer to each other; without this, memory is held until some later fold
     if save:
