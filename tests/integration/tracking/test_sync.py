@@ -208,7 +208,7 @@ def test_a_database_that_does_not_answer_is_refused_within_fifteen_seconds() -> 
     pytest.importorskip("psycopg")
     with silent_server() as place, ThreadPoolExecutor() as both:
         address, began = f"postgresql://ada:pass-word-1@{place}/runs", time.monotonic()
-        store = both.submit(Store, TrackingParams(uri=address, artifacts=""))
+        store = both.submit(Store, TrackingParams(uri=address, artifacts="s3://files"))
         storage = both.submit(open_storage, address)
         for refused, opened in ((TrackingError, store), (SearchError, storage)):
             assert isinstance(error := opened.exception(), refused) and f"ada:***@{place}" in str(error)
