@@ -58,8 +58,12 @@ def _check_conditions(params: Params, name: str) -> None:
     for other, wanted in space[name].when.items():
         dotted, values = dotted_name(other), wanted if isinstance(wanted, list) else [wanted]
         parents = {each: entry.to_optuna() for each, entry in space.items() if dotted_name(each) == dotted}
-        # Of a continuous range, which has no step, no number is drawn twice.
-        drawn = any(getattr(d, "step", 1) and _is_within(d, n, value) for n, d in parents.items() for value in values)
+        # Choices may be narrowed by a word: what hangs on others lies idle. A range without a step draws no number twice.
+        drawn = any(
+            isinstance(kind, CategoricalDistribution) or (kind.step and _is_within(kind, each, value))
+            for each, kind in parents.items()
+            for value in values
+        )
         if not drawn and (parents or params.value_of(dotted) is None):
             problem = "no trial draws that" if parents else "it is neither searched nor set"
             raise ParamsError(

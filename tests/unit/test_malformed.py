@@ -372,7 +372,6 @@ IN_VAIN = {
     "focal_gamma.when={weight_decay: 0.01}": "no trial draws",
     "focal_gamma.when={nope: 1}": "neither searched nor set",
     "focal_gamma.when={model.dropout: 0.1}": "neither searched nor set",
-    "loss_function.choices=[weighted_ce]": "focal_gamma.when.loss_function=focal: no trial draws",
     "focal_gamma.when={loss_function: weighted_ce}": "no setting of that name in weighted_ce",
     "training.loss_args.smoothing={type: uniform, low: 0, high: 3, when: {loss_function: smoothed_ce}} "
     "hpo.search_space.loss_function.choices=[weighted_ce,smoothed_ce,focal]": "smoothing: training.loss_function=smoothed_ce",
@@ -387,7 +386,8 @@ def test_what_is_searched_in_vain_is_refused_before_a_trial(words: str) -> None:
     assert IN_VAIN[words] in sentence_of(ParamsError, lambda: check_search(params))
 
 
-def test_a_condition_on_what_is_set_may_leave_a_parameter_out_of_the_search() -> None:
+def test_a_condition_on_what_is_set_or_on_a_choice_left_out_may_leave_a_parameter_out_of_the_search() -> None:
+    check_search(compose(["hpo.search_space.loss_function.choices=[weighted_ce]"], hpo="quick"))
     check_search(compose(["hpo.fixed={loss_function: weighted_ce}"], hpo="quick"))
     alone = ["~hpo.search_space.focal_gamma", "hpo.fixed={loss_function: weighted_ce}"]
     space = "hpo.search_space.training.focal_gamma={type: uniform, low: 1, high: 3}"
