@@ -192,6 +192,6 @@ def test_data_group_by_takes_one_name_or_several() -> None:
 
 
 def test_what_every_command_checks_first_gives_its_line_on_the_data() -> None:
-    line = run.check(run.find_notebook("explore_data"), {}, ["data.group_by=auto"])
+    _, corpus = run.check(run.find_notebook("explore_data"), {}, ["data.group_by=auto"])
     says = "Data: 420 pairs, 292 of them evidence, 9 criteria; 150 groups (author: named by every id, s_AUTHOR_POST)"
-    assert line.strip() == says
+    assert f"Data: {corpus.summary}" == says
