@@ -22,11 +22,9 @@ def merge(
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     counts = {"annotations_not_in_post": _not_in_post(rows, posts)}
     split = split.sort_values(["post_id", "sentence_id"], kind="stable")
-    first: dict[str, str] = {}  # texts that are one are written as the first of them: equal texts are equal strings
-    for table in (rows, split):
-        texts = np.asarray(table["sentence"].unique(), dtype=object)  # Python reads these three times as fast
-        alike = {text: first.setdefault(tables.text_key(text), text) for text in texts}
-        table["sentence"] = table["sentence"].map(alike).astype("str")
+    if written := _written_alike(pd.concat([rows["sentence"], split["sentence"]])):
+        both = (table["sentence"].map(written).fillna(table["sentence"]) for table in (rows, split))
+        rows["sentence"], split["sentence"] = both
     # All pairs of a sentence stand with the first post that is annotated for it, or it would be on both sides of a fold.
     home = np.flatnonzero(~rows.duplicated("sentence"))[pd.factorize(rows["sentence"])[0]]
     moved = rows.assign(**{name: rows[name].array[home] for name in ("post_id", "sentence_id")})
@@ -44,6 +42,13 @@ def merge(
     n_groups = pairs["group"].nunique() if by == ["criterion"] else len(set(groups.values()))
     counts |= pair_counts | {"repeated_sentences": len(repeats), "posts": len(posts), "groups": n_groups}
     return pairs, sentences, repeats, counts
+
+
+def _written_alike(sentences: pd.Series) -> dict[str, str]:
+    """What texts are replaced by that are one text with an earlier one, so that equal texts are equal strings."""
+    first: dict[str, str] = {}
+    distinct = np.asarray(pd.unique(sentences), dtype=object)  # Python reads these three times as fast
+    return {text: as_first for text in distinct if (as_first := first.setdefault(tables.text_key(text), text)) != text}
 
 
 def _pairs(rows: pd.DataFrame, own_post: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -73,7 +78,8 @@ def _distinct(rows: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd
 
 def _not_in_post(rows: pd.DataFrame, posts: pd.DataFrame) -> int:
     """Number of annotated rows whose sentence is not in the text of their post; those of posts without text do not count."""
-    named = zip(posts["post_id"], posts["text"], strict=True)
-    texts = {post: tables.text_key(text) for post, text in named if text.strip()}
+    with_text = posts[posts["text"].str.strip() != ""]
+    texts = {post: tables.text_key(text) for post, text in zip(with_text["post_id"], with_text["text"], strict=True)}
+    rows = rows[rows["post_id"].isin(with_text["post_id"])]
     pairs = zip(rows["post_id"], rows["sentence"], strict=True)
-    return sum(post in texts and tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
+    return sum(tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
