@@ -78,8 +78,7 @@ def _distinct(rows: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd
 
 def _not_in_post(rows: pd.DataFrame, posts: pd.DataFrame) -> int:
     """Number of annotated rows whose sentence is not in the text of their post; those of posts without text do not count."""
-    with_text = posts[posts["text"].str.strip() != ""]
-    texts = {post: tables.text_key(text) for post, text in zip(with_text["post_id"], with_text["text"], strict=True)}
-    rows = rows[rows["post_id"].isin(with_text["post_id"])]
+    named = zip(posts["post_id"], posts["text"], strict=True)
+    texts = {post: tables.text_key(text) for post, text in named if text.strip()}
     pairs = zip(rows["post_id"], rows["sentence"], strict=True)
-    return sum(tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
+    return sum(post in texts and tables.text_key(sentence) not in texts[post] for post, sentence in pairs)
