@@ -31,8 +31,7 @@ def majority_class(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarr
 def words(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarray:
     """Logistic regression on TF-IDF of words and pairs of words of both texts, their cosine, and what words they share."""
     texts = pd.unique(training[["criterion", "sentence"]].to_numpy().ravel())
-    weigh = TfidfVectorizer(ngram_range=(1, 2)).fit(texts)
-    split = CountVectorizer(binary=True).fit(texts)
+    weigh, split = TfidfVectorizer(ngram_range=(1, 2)).fit(texts), CountVectorizer(binary=True).fit(texts)
     (first, alike), (second, alike_later) = (_pair_features(pairs, weigh, split) for pairs in (training, validation))
     scale = StandardScaler().fit(alike)  # a few numbers among thousands of words
     model = LogisticRegression(class_weight="balanced", max_iter=2000)
@@ -43,19 +42,15 @@ def words(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarray:
 
 def _pair_features(
     pairs: pd.DataFrame, weigh: TfidfVectorizer, split: CountVectorizer
-) -> tuple[sparse.csr_matrix, np.ndarray]:
+) -> tuple[sparse.csr_array, np.ndarray]:
     """TF-IDF of criterion and of sentence side by side, and how alike they are: cosine, fraction of the words of each."""
     codes, texts = pd.factorize(pairs[["criterion", "sentence"]].to_numpy().ravel())  # each repeats over many pairs
-    (criterion, sentence), (one, other) = (
-        [made[codes[part::2]] for part in (0, 1)] for made in (weigh.transform(texts), split.transform(texts))
-    )
-    shared, lengths = _row_sums(one.multiply(other)), [np.maximum(_row_sums(side), 1) for side in (one, other)]
-    alike = [_row_sums(criterion.multiply(sentence)), shared / lengths[0], shared / lengths[1]]
-    return sparse.hstack([criterion, sentence], format="csr"), np.column_stack(alike)
-
-
-def _row_sums(matrix: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(matrix.sum(axis=1), dtype=float).ravel()
+    weights, words = (sparse.csr_array(each.transform(texts)) for each in (weigh, split))
+    criterion, sentence, one, other = (each[codes[part::2]] for each in (weights, words) for part in (0, 1))
+    shared = one.multiply(other).sum(axis=1)
+    parts = [shared / np.maximum(side.sum(axis=1), 1) for side in (one, other)]
+    alike = np.column_stack([criterion.multiply(sentence).sum(axis=1), *parts])
+    return sparse.hstack([criterion, sentence], format="csr"), alike
 
 
 def cross_validate_baseline(
