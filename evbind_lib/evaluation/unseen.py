@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from evbind_lib.config.paths import workspace
@@ -43,8 +42,7 @@ def evaluate(model: EvidenceModel, corpus: Corpus) -> pd.DataFrame:
 def _interval(predictions: pd.DataFrame, metric: str) -> tuple[float, float, float]:
     """A metric with the bounds of its 95 % interval over resampled groups."""
     scores = bootstrap(predictions, metric)
-    known = scores[1:][np.isfinite(scores[1:])]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    low, high = pd.Series(scores[1:]).quantile([0.025, 0.975])  # of those that are defined
     return float(scores[0]), float(low), float(high)
 
 
