@@ -76,6 +76,8 @@ class EvidenceModel:
             return np.empty((0, 2))
         texts = as_text(pairs.reset_index(drop=True), "pairs", ["criterion", "sentence"])[["criterion", "sentence"]]
         encoded = self._encoder.encode(texts.apply(each_text, change=clean).assign(label=0))
+        # Once so much was freed, glibc keeps what batches free, in place of asking the system for it again.
+        torch.empty(30 << 20, dtype=torch.uint8)
         threads = torch.get_num_threads()
         torch.set_num_threads(min(self.about.get("threads") or threads, threads))  # as it was trained
         try:

@@ -190,9 +190,6 @@ def predict(model: PreTrainedModel, pairs: EncodedPairs, *, batch_size: int, pre
     order, logits = np.argsort(pairs.lengths(), kind="stable"), np.empty(len(pairs))  # like lengths need little padding
     was_training = model.training
     model.eval()
-    torch.empty(
-        30 << 20, dtype=torch.uint8
-    )  # glibc keeps as much as was freed at once, in place of asking for it each batch
     # Not inference_mode: what a model then keeps for itself, as positions of a length, cannot take part in training.
     with torch.no_grad(), autocast(model.device.type, precision):
         for start in range(0, len(order), batch_size):

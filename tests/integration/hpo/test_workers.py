@@ -272,7 +272,8 @@ def test_more_workers_than_gpus_hold(brief: Callable[..., Params], monkeypatch: 
 def test_a_script_that_is_no_file_is_refused_before_its_workers_look_for_it(
     brief: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>")  # as it is for `python < script.py`
+    # As it is for `python < script.py`.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
     with pytest.raises(ParamsError, match=r"<stdin>: .* must be a file that .*hpo.trials.n_jobs=1"):
         workers.check_workers(brief("hpo.trials.n_jobs=2"))
 

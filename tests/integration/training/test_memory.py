@@ -93,7 +93,7 @@ corpus = load_corpus(params)
 fold = make_folds(corpus, params)[0]
 train_fold(corpus, fold, params)  # libraries have what they need
 large = params.with_values({{"training.args.per_device_train_batch_size": 512}})
-most = psutil.Process().memory_info().vms + 170 * 2**20  # without a limit it takes over 200
+most = psutil.Process().memory_info().vms + 110 * 2**20  # without a limit it takes up to 190
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 print(train_fold(corpus, fold, large).micro_batch, file=sys.stderr)
 """
