@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 from typing import Any, Literal, Self
@@ -43,7 +44,8 @@ class Distribution(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
             raise ValueError(f"{min(missing)} is missing, which type={self.type} needs; set it")
         choices = self.choices or []
         plain = all(isinstance(value, SCALARS) for value in choices)
-        if not plain or min(len({*choices}), len({*map(str, choices)})) < len(choices):
+        written = {value if isinstance(value, str) else json.dumps(value) for value in choices if plain}
+        if not plain or min(len({*choices}), len(written)) < len(choices):
             raise ValueError("choices must be different numbers, texts, bools or null (1, '1' and true are the same)")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low={self.low:g} lies above high={self.high:g}; exchange them")

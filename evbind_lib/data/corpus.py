@@ -16,6 +16,7 @@ import pandas as pd
 
 from evbind_lib.config.compose import experiment_name
 from evbind_lib.config.masking import FILES
+from evbind_lib.config.paths import resolve_path
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
@@ -265,6 +266,10 @@ def load_corpus(params: Params) -> Corpus:
         if (given := getattr(data, name)) and name not in READ.get(data.format, name).split() and name != "test":
             problem = f"data.format={data.format} reads no such file; choose other data, as data=pairs, or take it out"
             raise DataError(f"data.{name}={shown(given)}: {problem}.")
+    if data.test and not resolve_path(data.test).exists():  # which is read when all is trained
+        raise DataError(f"data.test={shown(data.test)}: there is no such file or folder; correct it, or leave it out.")
+    if data.special_case == "drop" and data.format in {*READ} - {"redsm5"}:
+        raise DataError(f"data.special_case: data.format={data.format} has no such rows; leave it out.")
     corpus = dataclasses.replace(read, sensitive=data.sensitive, source=data.format)
     if params.training.provenance:
         _note_provenance(params, corpus.fingerprint)

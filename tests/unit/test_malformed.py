@@ -163,6 +163,7 @@ COMPOSED = {
     "hpo.search_space.model.max_length={type: log_uniform, low: 16, high: 64}": "fractional part",
     "hpo.search_space.per_device_train_batch_size.choices=[8,'8']": "are the same",
     "hpo.search_space.weight_decay={type: categorical, choices: [0.1,'0.1']}": "are the same",
+    "hpo.search_space.training.fresh={type: categorical, choices: [true,'true']}": "are the same",
     "hpo.search_space.adam_epsilon={type: log_uniform, low: 1e-300, high: 1e-8}": "32 bits",
     "hpo.fixed={learning_rate: 0.1, training.args.learning_rate: 0.2}": "two names",
     "hpo.fixed={learning_rate: inf}": "training.args.learning_rate",
@@ -433,6 +434,8 @@ def test_columns_are_named_as_they_are_and_long_or_invisible_names_as_they_can_b
     assert "did you mean 'sentence'?" in read("data.columns={sentence: sentense}")
     assert "did you mean 'sentence'?" in read("data.columns={sentense: sentence}")
     assert "data.claims=x.csv: data.format=pairs reads no such file" in read("data.claims=x.csv")
+    assert "data.test=z.csv: there is no such file" in read("data.test=z.csv")
+    assert "data.special_case" in read("data.special_case=drop")
     of_sample = compose(["data.pairs=x.csv"])
     assert "data=pairs" in sentence_of(DataError, lambda: load_corpus(of_sample))
     (workspace / "y.csv").write_text(f"post_id,criterion,sentence,label\np1,C one.,T.,0\n{rows}")
