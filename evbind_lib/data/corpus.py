@@ -29,9 +29,9 @@ DEFAULT_CRITERIA = "evbind_lib/data/sample/redsm5_criteria.json"
 POSTS = ("post_id", "text")
 ANNOTATIONS = ("post_id", "sentence_text", "DSM5_symptom", "status")
 PAIRS = ("sentence", "label")
-# Files that each format reads.
-READ = {"redsm5": "posts annotations criteria", "pairs": "posts pairs criteria"}
-READ |= {"scifact": "claims corpus", "wice": "pairs"}
+# What each format reads; one of the user's own may read any.
+FILES_OF = {"redsm5": "posts annotations criteria", "pairs": "posts pairs criteria"}
+FILES_OF |= {"scifact": "claims corpus", "wice": "pairs"}
 # Of annotated sentences in their posts' texts, where the other sentences of these posts can be trusted.
 MOST_NOT_FOUND = 0.1
 MOST_CONNECTED = 1 / 3  # of the pairs, in a group that several columns connect, where folds can be alike
@@ -261,16 +261,15 @@ def load_corpus(params: Params) -> Corpus:
     (200, 9)
     """
     data = params.data
-    read = READERS[data.format](data)
     for name in FILES:
-        if (given := getattr(data, name)) and name not in READ.get(data.format, name).split() and name != "test":
+        if (given := getattr(data, name)) and name not in FILES_OF.get(data.format, name).split() and name != "test":
             problem = f"data.format={data.format} reads no such file; choose other data, as data=pairs, or take it out"
             raise DataError(f"data.{name}={shown(given)}: {problem}.")
     if data.test and not resolve_path(data.test).exists():  # which is read when all is trained
         raise DataError(f"data.test={shown(data.test)}: there is no such file or folder; correct it, or leave it out.")
-    if data.special_case == "drop" and data.format in {*READ} - {"redsm5"}:
+    if data.special_case == "drop" and data.format in {*FILES_OF} - {"redsm5"}:
         raise DataError(f"data.special_case: data.format={data.format} has no such rows; leave it out.")
-    corpus = dataclasses.replace(read, sensitive=data.sensitive, source=data.format)
+    corpus = dataclasses.replace(READERS[data.format](data), sensitive=data.sensitive, source=data.format)
     if params.training.provenance:
         _note_provenance(params, corpus.fingerprint)
     return corpus

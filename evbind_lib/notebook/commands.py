@@ -1,18 +1,24 @@
 """Commands of the shell that run no notebook: ``evbind finalize``, ``score`` and ``evaluate FOLDER``; what they print."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evbind_lib.config.compose import compose, split_arguments
 from evbind_lib.config.paths import write_whole
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import DataError, ParamsError, shown
 from evbind_lib.notebook import run
+
+if TYPE_CHECKING:
+    from evbind_lib.data.corpus import Corpus
+    from evbind_lib.evaluation.model import EvidenceModel
 
 
 def names_folder(words: Sequence[str]) -> bool:
@@ -127,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> None:
         write_whole(options.output, table.to_csv(float_format="%.4f"))
 
 
-def _asked(words: Sequence[str]) -> tuple[Any, Params, str]:
+def _asked(words: Sequence[str]) -> tuple[Corpus, Params, str]:
     """Data, parameters and aim, as notebook 05 has them; refused where no folds can be made."""
     notebook, (choices, overrides) = run.find_notebook("score"), split_arguments(words)
     from evbind_lib.evaluation.calibration import parse_aim
@@ -138,7 +144,7 @@ def _asked(words: Sequence[str]) -> tuple[Any, Params, str]:
     return corpus, params, given["aim"]
 
 
-def _kept(corpus: Any, params: Params, aim: str, folder: Path | None = None) -> Any:
+def _kept(corpus: Corpus, params: Params, aim: str, folder: Path | None = None) -> EvidenceModel:
     """The model of these parameters, calibrated by out-of-fold predictions; what is not there yet is trained, and recorded."""
     from evbind_lib.data.folds import make_folds
     from evbind_lib.evaluation.final import model_folder

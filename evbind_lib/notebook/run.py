@@ -1,5 +1,7 @@
 """Run a notebook in batch: check parameters and data, execute it by papermill's engine ``evbind``, keep it and its HTML page."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys
@@ -8,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.compose import GROUPS, compose
@@ -16,6 +18,9 @@ from evbind_lib.config.paths import DISK_ERRORS, project_folder, workspace, writ
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import EvbindError, ExecutionError, ParamsError, did_you_mean, shown
 from evbind_lib.tracking.page import UNREADABLE, assigned, export_html, recorded_result, tagged
+
+if TYPE_CHECKING:
+    from evbind_lib.data.corpus import Corpus
 
 # Seconds that a kernel may take to start, and a cell to end.
 WAITS: dict[str, int | None] = {"start_timeout": 180, "execution_timeout": None}
@@ -100,7 +105,7 @@ def papermill_parameters(notebook: Path, choices: Mapping[str, str], overrides: 
     return {**own, "overrides": words} if words else own  # else those of the cell stand
 
 
-def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> tuple[Params, Any]:
+def check(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> tuple[Params, Corpus]:
     """Refuse what needs no torch to be refused, before a kernel starts; parameters and corpus."""
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds

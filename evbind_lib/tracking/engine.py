@@ -1,18 +1,23 @@
 """Papermill's engine ``evbind``: tracks any notebook and passes its progress on. Papermill loads it always: imports come late."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 
 from evbind_lib.config.masking import masked_notebook
 from evbind_lib.config.paths import write_whole
 from evbind_lib.tracking.page import FILE_VARIABLE, OUTER_VARIABLE, PROGRESS, RUN_VARIABLE
+
+if TYPE_CHECKING:
+    from evbind_lib.tracking.runs import NotebookRun
 
 # The engine is this module: papermill looks it up while it is imported below, before a subclass of its own could be made.
 EvbindEngine = sys.modules[__name__]
@@ -76,8 +81,8 @@ def execute_notebook(
     return masked_notebook(course.nb)  # papermill writes it once more
 
 
-def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> Any:
-    """Open the `NotebookRun` of an execution, in the store that its parameters name: of its own cell, and put in below it."""
+def open_run(notebook: nbformat.NotebookNode, input_path: str | None) -> NotebookRun | None:
+    """Open the run of an execution, in the store that its parameters name: of its own cell, and put in below it."""
     from evbind_lib.config.compose import tracking_of
     from evbind_lib.tracking.page import UNREADABLE, assigned, tagged
     from evbind_lib.tracking.runs import NotebookRun
@@ -106,7 +111,7 @@ def plain_file(path: str) -> Path | None:
 class _Course(NotebookExecutionManager):
     """Follows an execution: saves the notebook whole, counts its cells in the run, keeps the error it stopped at."""
 
-    run: Any = None
+    run: NotebookRun | None = None
     error, interrupts = "", 0
     put_off = False  # what the next cell's start or the end saves as well: a save masks and writes the whole notebook
 
