@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import itertools
+import json
 import os
 import re
 import sys
@@ -222,9 +223,10 @@ def check_injected() -> None:
     pairs = list(itertools.pairwise(shell.history_manager.input_hist_raw[:-1] if shell is not None else ()))
     put_in: tuple[Any, Any] = (None, None)
     if file := notebook_file(None):
-        tagged = {tag: cell for cell in Document(file, ()).notebook.cells for tag in cell.metadata.get("tags", ())}
-        if {*tagged} >= {"parameters", "injected-parameters"}:
-            put_in = tagged["parameters"].source.rstrip("\n"), tagged["injected-parameters"].source.rstrip("\n")
+        with contextlib.suppress(Exception):  # no such cells, or no notebook; nbformat would load a second of schemas
+            cells = json.loads(file.read_bytes())["cells"]
+            tagged = {tag: "".join(cell["source"]) for cell in cells for tag in cell["metadata"].get("tags", ())}
+            put_in = tagged["parameters"].rstrip("\n"), tagged["injected-parameters"].rstrip("\n")
     else:  # plain papermill hands no tags to the kernel
         put_in = next((pair for pair in reversed(pairs) if pair[1].startswith("# Parameters\n")), put_in)
     if [pair for pair in pairs if pair[0] == put_in[0]][-1:] != [put_in]:

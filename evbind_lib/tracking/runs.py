@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import nbformat
 import pandas as pd
 from mlflow import entities
 from mlflow.exceptions import MlflowException
@@ -184,8 +183,10 @@ class NotebookRun(Run):
         self.n_cells, self.cell_ended = self.n_cells + 1, time.monotonic()
         self.write({"cells": self.n_cells}, step=self.n_cells)
 
-    def finish(self, notebook: nbformat.NotebookNode, error: str = "", *, status: str = "") -> None:
+    def finish(self, notebook: Any, error: str = "", *, status: str = "") -> None:
         """End the run as the execution did, with the notebook and its page."""
+        import nbformat  # late: it loads seconds of schemas, which kernels and workers can do without
+
         self.n_kept = self.n_cells
         with self.store.at_end():
             self.log({"cells": self.n_cells} if self.n_cells else NONE, step=self.n_cells)
