@@ -210,8 +210,15 @@ class ClusterParams(Section):
     """Where the workers of a search run (``params/cluster/``)."""
 
     executor: Literal["local", "dask"] = "local"
-    gpu_share: int = Field(default=1, ge=1, le=100)
+    gpu_share: int | Literal["auto"] = "auto"
     scheduler: str | None = None
+
+    @field_validator("gpu_share", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (type(value) is int and 1 <= value <= 100):
+            raise ValueError("must be auto, or a whole number from 1 to 100")
+        return value
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:

@@ -32,6 +32,7 @@ from evbind_lib.hpo.objective import (
     StopRequest,
     study_identity,
 )
+from evbind_lib.hpo.pace import workers_at_once
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.samplers import build_pruner, build_sampler
 from evbind_lib.hpo.space import check_space, enqueue, note_changed_space
@@ -115,7 +116,10 @@ def run_search(
                 loop(opened, asked_to_stop, callbacks=called)
             elif not _is_over(opened, params):
                 sent = [each for each in (each.for_workers() for each in called) if each is not None]
-                run_workers(opened, functools.partial(loop, callbacks=sent), params, called, asked_to_stop)
+                n_workers, fewer = workers_at_once(objective, params)
+                notes += fewer
+                fitting = params.with_values({"hpo.trials.n_jobs": n_workers})
+                run_workers(opened, functools.partial(loop, callbacks=sent), fitting, called, asked_to_stop)
             finalists: list[str] = []
             if params.hpo.finalists and isinstance(objective, Objective) and _is_over(opened, params):
                 finalists = train_finalists(

@@ -226,8 +226,8 @@ def check_workers(params: Params) -> None:
         raise ParamsError(f"{Path(script).name}: {problem}; put it there, or {ALONE}.")
     jobs, per_gpu, gpus = params.hpo.trials.n_jobs, params.cluster.gpu_share, len(visible_gpus())
     processors = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or jobs
-    if gpus and jobs > gpus * per_gpu:
-        remedy = "lower it, or let workers share one with cluster.gpu_share=2"
+    if gpus and per_gpu != "auto" and jobs > gpus * per_gpu:
+        remedy = "lower it, or let workers share one with cluster.gpu_share=auto"
         raise ParamsError(f"hpo.trials.n_jobs={jobs}: there are {gpus} GPUs for {per_gpu} workers each; {remedy}.")
     if not gpus and jobs > processors:
         problem = f"there are {processors} processors, and a worker needs one of its own"

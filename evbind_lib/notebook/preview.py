@@ -1,19 +1,15 @@
 """What a command will do, before it does: the files and main keys of a notebook, and what its work will take."""
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
-import optuna
-
 from evbind_lib.config.compose import describe, group_files
 from evbind_lib.config.schema import GROUPS, Params
 from evbind_lib.notebook.run import composed, default_parameters
-from evbind_lib.training.result import Callback
 
-N_STEPS, N_WARM_UP, BATCH = 20, 5, "per_device_train_batch_size"
+BATCH = "per_device_train_batch_size"
 MAIN = (
     *("data.posts", "data.annotations", "data.pairs", "data.group_by", "data.pos_neg_ratio", "model.name"),
     *("model.max_length", "training.n_folds", "training.loss_function", "training.args.learning_rate"),
@@ -36,35 +32,20 @@ def choices_text(notebook: Path) -> str:
     return "\n".join([title, *files, "keys", *own, *keys, "options, such as --input and --output: evbind --help"])
 
 
-class _Steps(Callback):
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step(self) -> None:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # it only queues steps
-        self.ends.append(time.perf_counter())
-
-
 def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     """Composed parameters, pairs, steps and folds, and time and memory as the first steps of a fold let expect."""
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
+    from evbind_lib.hpo.pace import N_STEPS, drawn, largest_batch, measure_pace
     from evbind_lib.hpo.search import check_search
-    from evbind_lib.training.fold import check, train_fold
+    from evbind_lib.training.fold import check
 
     params, searches = composed(notebook, choices, overrides), notebook.stem.endswith("hpo_search")
     (check_search if searches else check)(params)
     corpus = load_corpus(params)
-    folds, sets = make_folds(corpus, params), _drawn(params) if searches else [params]
-    batch, steps = max(int(each.training.args.get(BATCH, 8)) for each in sets), _Steps()
-    few = params.with_values({"training.args.max_steps": N_STEPS, f"training.args.{BATCH}": batch})
-    fold = train_fold(corpus, folds[0], few, callbacks=[steps])
-    ended = time.perf_counter()
-    of_pair = (steps.ends[-1] - steps.ends[N_WARM_UP]) / (len(steps.ends) - 1 - N_WARM_UP) / (fold.micro_batch or batch)
-    validation = ended - steps.ends[-1]
+    folds, sets = make_folds(corpus, params), drawn(params) if searches else [params]
+    batch = largest_batch(sets)
+    of_pair, validation, fold = measure_pace(corpus, folds[0], params, batch)
     of_set = len(folds) * (of_pair * fmean(_pairs(each, fold.n_training) for each in sets) + validation)
     lines = [f"{key:<45}{value}" for key, value in describe(params).items()] + [f"Data: {corpus.summary}"]
     pairs = f"{fold.n_training:,} pairs, {-(-fold.n_training // batch):,} steps of {batch} in an epoch"
@@ -77,16 +58,6 @@ def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[st
     whole = f"{_time(of_set * trials.n_trials / trials.n_jobs)} for {trials.n_trials} trials by {trials.n_jobs} at once"
     remedy = "hpo.trials.timeout=SECONDS ends it earlier, and the same command goes on"
     return "\n".join([*lines, f"About {_time(of_set)} for a trial, {whole}, less what a pruner spares; {remedy}"])
-
-
-def _drawn(params: Params) -> list[Params]:
-    """Parameters of thirty trials, as the search space has them."""
-    from evbind_lib.hpo.objective import suggest
-    from evbind_lib.hpo.study import quiet_optuna
-
-    with quiet_optuna():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [suggest(study.ask(), params) for _ in range(30)]
 
 
 def _pairs(params: Params, n_training: int) -> float:

@@ -55,7 +55,7 @@ def leaves(kind: type) -> list[str]:
 def test_numbers_without_an_end_and_absurd_ones_are_refused_by_every_key(value: float) -> None:
     params, keys = (
         compose(hpo="quick"),
-        [*leaves(int), *leaves(float), "hpo.trials.timeout", "hpo.trials.trial_timeout"],
+        [*leaves(int), *leaves(float), "hpo.trials.timeout", "hpo.trials.trial_timeout", "cluster.gpu_share"],
     )
     assert len(keys) > 20
     # Any number of pairs or trials may be far off, and is an end all the same.
@@ -169,6 +169,8 @@ COMPOSED = {
     "hpo.fixed={learning_rate: inf}": "training.args.learning_rate",
     "hpo.search_space.dataloader_num_workers={type: int, low: 0, high: 1000}": "64",
     "cluster.gpu_share=1000000": "100",
+    "cluster.gpu_share=all": "auto",
+    "cluster.gpu_share=1.5": "whole number",
     "tracking.artifacts=s3://key:word@bucket/x": "environment",
     "hpo=../hpo/quick": "'quick'",
     "hpo=/etc/passwd": "known are",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -25,7 +26,7 @@ from evbind_lib.config.schema import Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, make_folds
 from evbind_lib.errors import ParamsError, SearchError
-from evbind_lib.hpo import workers
+from evbind_lib.hpo import pace, workers
 from evbind_lib.hpo.objective import Objective, SearchCallback, report_folds, suggest
 from evbind_lib.hpo.results import SearchResult
 from evbind_lib.hpo.search import check_search, run_search
@@ -241,6 +242,7 @@ def test_the_same_search_on_a_dask_cluster(
         assert len({pid_of(trial) for trial in result.study.trials} - {os.getpid()}) == 2
 
 
+OWN_SHARE = "set cluster.gpu_share=2 or more to share them."
 STORAGE = "hpo.study.storage=postgresql://somebody@somewhere/evbind"
 
 
@@ -265,8 +267,48 @@ def test_more_workers_than_gpus_hold(brief: Callable[..., Params], monkeypatch: 
     assert workers.visible_gpus() == ("3", "5")
     workers.check_workers(brief("hpo.trials.n_jobs=2"))
     workers.check_workers(brief("hpo.trials.n_jobs=4", "cluster.gpu_share=2"))
-    with pytest.raises(ParamsError, match=r"n_jobs=3: there are 2 GPUs .* cluster\.gpu_share=2"):
-        workers.check_workers(brief("hpo.trials.n_jobs=3"))
+    workers.check_workers(brief("hpo.trials.n_jobs=3"))  # as many as fit are started
+    with pytest.raises(ParamsError, match=r"n_jobs=3: there are 2 GPUs .* cluster\.gpu_share=auto"):
+        workers.check_workers(brief("hpo.trials.n_jobs=3", "cluster.gpu_share=1"))
+
+
+def test_a_gpu_is_shared_by_as_many_workers_as_its_memory_holds_and_its_idle_time_has_room_for(
+    brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = brief("hpo.trials.n_jobs=8")
+    objective = Objective(corpus, folds, params)
+    assert pace.workers_at_once(objective, params) == (8, [])  # no GPU: the processors are shared
+    monkeypatch.setattr(pace, "visible_gpus", lambda: ("0", "1"))
+    batches = []
+
+    def measured(corpus: Corpus, fold: Fold, params: Params, batch: int, model_init: None) -> tuple[float, float, Any]:
+        batches.append(batch)
+        return 0.004 if batch == 32 else 0.0015, 1.0, SimpleNamespace(peak_memory_mb=1300.0)
+
+    def share(free_gb: float, *words: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free_gb * 2**30, 80 * 2**30))
+        return pace.workers_at_once(objective, brief("hpo.trials.n_jobs=8", *words))
+
+    monkeypatch.setattr(pace, "measure_pace", measured)
+    memory_for = (1300 + pace.CONTEXT_MB) / 1024 / pace.USABLE
+    number, (note,) = share(20 * memory_for)  # 4 / 1.5 trainings fill a GPU
+    assert number == 2 * 2 and batches == [32, 32 * pace.WIDER]  # the largest batch that is searched
+    assert note == "4 of 8 workers: of a GPU, its memory holds 20 trainings, and its work fills 2.7."
+    assert share(1.5 * memory_for)[0] == 2 and share(0.1 * memory_for)[0] == 2  # one on each at least
+    assert share(1.5 * memory_for, "hpo.trials.n_jobs=2") == (2, [])
+    assert share(0.0, "cluster.gpu_share=4") == (8, [])
+    own = pace.workers_at_once(lambda trial: 0.0, params)
+    assert own == (2, [f"2 of 8 workers, one for each GPU: only an ev.Objective can be measured; {OWN_SHARE}"])
+
+
+def test_a_search_starts_no_more_workers_than_fit_a_gpu_and_says_so(
+    brief: Callable[..., Params], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "visible_gpus", lambda: ("0",))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (0, 0))  # what is measured besides is this processor
+    result = search(brief("hpo.trials.n_jobs=2", "hpo.trials.n_trials=2"), corpus)
+    assert count_trials(result.study)["total"] == 2 and len({pid_of(trial) for trial in result.study.trials}) == 1
+    assert any(note.startswith("1 of 2 workers: of a GPU, its memory holds 0 trainings") for note in result.notes)
 
 
 def test_a_script_that_is_no_file_is_refused_before_its_workers_look_for_it(

@@ -31,7 +31,7 @@ DEFAULTS = {
     "hpo.pruner.type": "median", "hpo.pruner.n_startup_trials": 5, "hpo.pruner.n_warmup_steps": 0,
     "hpo.pruner.interval_steps": 1, "hpo.metric.name": "macro_f1", "hpo.metric.fold_aggregation": "mean", "hpo.fixed": {},
     "hpo.enqueue": [], "hpo.reuse": False, "hpo.stop.no_improvement": None, "cluster.executor": "local",
-    "cluster.gpu_share": 1, "cluster.scheduler": None, "training.n_folds": 5, "data.pos_neg_ratio": 3.0,
+    "cluster.gpu_share": "auto", "cluster.scheduler": None, "training.n_folds": 5, "data.pos_neg_ratio": 3.0,
     "model.name": "microsoft/deberta-v3-base", "model.max_length": 512,
 }
 ARGS = {"num_train_epochs": 3.0, "learning_rate": 2e-5, "warmup_ratio": 0.06, "weight_decay": 0.01,
