@@ -4,6 +4,7 @@
 
 - a command: its help against a bare interpreter; the first search, and how much of it is inside folds
 - thirty random trials with racing and two workers, against the usual script of `speed.py` training the same parameters
+- where there is a GPU: trials of DeBERTa-v3-base's shape by 1, 2, 4 and 8 workers on it, and by `cluster.gpu_share=auto`
 - with --old (seven minutes): a trial without any training, MLflow on, in an old study (980 to 1,000) and a young one (10 to 30)
 """
 
@@ -60,7 +61,9 @@ def searched(*words: str) -> tuple[float, list[optuna.trial.FrozenTrial]]:
     with tempfile.TemporaryDirectory() as place:
         os.environ["EVBIND_WORKSPACE"] = place
         seconds = seconds_of([*COMMAND, "hpo_search", "hpo=quick", *words])
-        study = optuna.load_study(study_name="deberta-v3-hpo", storage=f"sqlite:///{place}/optuna.db")
+        storage = f"sqlite:///{place}/optuna.db"
+        (name,) = optuna.get_all_study_names(storage)
+        study = optuna.load_study(study_name=name, storage=storage)
         return seconds, study.trials
 
 
@@ -94,6 +97,24 @@ def thirty_trials_rows() -> list[str]:
     folds = sum(len(TrialRecord.read(trial).fold_seconds or ()) for trial in trials)
     ratio = f"{seconds / usual:.2f} of the usual script's {usual:.0f} s ({steps:,} steps)"
     return [f"| 30 random trials, racing, two workers | {seconds:.0f} s for {folds} folds, {ratio}; best {best:.3f} |"]
+
+
+def sharing_rows(shape: str = "base", workers: Sequence[int] = (1, 2, 4, 8), n_trials: int = 8) -> list[str]:
+    """Random trials without a pruner, two folds of 200 steps each, by more and more workers at once; from the first's start."""
+    with tempfile.TemporaryDirectory() as place:
+        speed.make_model(speed.SETUPS[shape], Path(place))
+        words = ["model=pretrained", f"model.name={place}", f"hpo.trials.n_trials={n_trials}", "training.n_folds=2"]
+        words += ["hpo.sampler.type=random", "hpo.pruner.type=none", "training.args.max_steps=200"]
+        rows, alone = [], 0.0
+        for n_jobs, shared in [*((n, n) for n in workers), (max(workers), "auto")]:
+            _, trials = searched(*words, f"hpo.trials.n_jobs={n_jobs}", f"cluster.gpu_share={shared}")
+            began, ended = min(each.datetime_start for each in trials), max(each.datetime_complete for each in trials)
+            seconds = (ended - began).total_seconds()
+            alone = alone or seconds
+            at_work = len({TrialRecord.read(trial).worker for trial in trials})
+            took = f"{seconds:.0f} s, {seconds / alone:.2f} of one worker's, by {at_work} workers"
+            rows.append(f"| {n_trials} trials, n_jobs={n_jobs}, gpu_share={shared} | {took} |")
+    return rows
 
 
 class WithoutTraining:
@@ -146,7 +167,9 @@ def main() -> None:
     today = datetime.date.today().isoformat()
     lines = [f"\n# {today}, {speed.hardware()}: `make bench`, a study\n", "| what | seen |", "| --- | --- |"]
     print(*lines, sep="\n")
-    whole = [] if options.quick else [first_search_rows, thirty_trials_rows]
+    whole = (
+        [] if options.quick else [first_search_rows, thirty_trials_rows, *([sharing_rows] if speed.has_gpu() else [])]
+    )
     for rows in [help_rows, *whole, *([old_study_rows] if options.old else [])]:
         lines += (found := rows())
         print(*found, sep="\n", flush=True)
