@@ -55,8 +55,8 @@ def execute_notebook(
     options["startup_timeout"] = options.pop("start_timeout", 60)
     options["timeout"] = options.pop("execution_timeout", None)
     options.setdefault("iopub_timeout", 120)  # nbclient's 4 seconds for outputs to arrive are few on a busy machine
-    # Otherwise the kernel warns on the terminal, of sockets without encryption and of cells that the engine interrupted. To look for
-    # garbage takes a fifth of the time of imports.
+    # Otherwise the kernel warns on the terminal, of sockets without encryption and of cells that the engine interrupted.
+    # And to look for garbage takes a fifth of the time of imports.
     quick = "__import__('gc').set_threshold(20_000, 50, 50)"
     options["extra_arguments"] = ["--IPKernelApp.log_level=50", f'--IPKernelApp.exec_lines=["{quick}"]']
     try:
