@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 N_STEPS, N_WARM_UP, BATCH = 20, 5, "per_device_train_batch_size"
 WIDER = 8  # times a batch, as much work at once as that many trainings have
-CONTEXT_MB, USABLE = (
-    700,
-    0.9,
-)  # of a GPU, what a process takes before its first tensor, and the part of free memory to fill
+CONTEXT_MB = 700  # what a process takes of a GPU before its first tensor
+USABLE = 0.9  # part of a GPU's free memory
 
 
 class _Steps(Callback):
@@ -67,7 +65,7 @@ def workers_at_once(objective: Any, params: Params) -> tuple[int, list[str]]:
     """How many workers to start, and a note where ``cluster.gpu_share=auto`` finds room for fewer than ``hpo.trials.n_jobs``.
 
     A GPU is shared by as many trainings as its memory holds, and as it is faster for each pair with `WIDER` times the batch:
-    while a small model is trained, a GPU mostly waits for the next step.
+    while a small model is trained, a GPU mostly waits for the next step. The model measured is the one configured.
     """
     wanted, gpus, is_local = params.hpo.trials.n_jobs, len(visible_gpus()), params.cluster.executor == "local"
     if params.cluster.gpu_share != "auto" or not is_local or not 0 < gpus < wanted:
