@@ -264,7 +264,7 @@ def check_values(params: Params) -> None:
     tried, labels = SimpleNamespace(logits=torch.zeros(2, 2)), torch.tensor([0, 1])
     try:
         TrainerLoss(choose_loss(params, labels.numpy()), "two pairs")(tried, labels)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         place, problem = f"training.loss_function={params.training.loss_function}", _reason(error)
         raise ParamsError(f"{place}: it cannot be computed ({problem}); look at training.loss_args.") from None
     name, key = params.hpo.metric.name, "hpo.study.direction"

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
+from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import TrainingParams
 from evbind_lib.errors import ParamsError
+from evbind_lib.training.fold import check
 from evbind_lib.training.losses import (
     LOSSES,
     focal,
@@ -81,6 +83,15 @@ def test_a_loss_is_given_the_settings_that_its_factory_has_keywords_for(monkeypa
     assert made == {"named": 1, "every": settings, "reads": settings}
     assert own_settings("smoothed_ce", settings) == {"smoothing": 0.4} and own_settings("focal", settings) == {}
     make_loss("weighted_ce", training, np.array([0, 1]))(LOGITS, LABELS)
+
+
+@pytest.mark.parametrize("fault", ["labels.missing", "logits[:, 2]", "{}['weights']", "1 / 0", "logits + 'a'"])
+def test_a_loss_that_cannot_be_computed_is_refused_before_anything_is_trained(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOSSES, "broken", lambda training, labels: lambda logits, labels: eval(fault))
+    with pytest.raises(ParamsError, match=r"training\.loss_function=broken: it cannot be computed"):
+        check(compose(["training.loss_function=broken"]))
 
 
 def test_focal_by_hand() -> None:
