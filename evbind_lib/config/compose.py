@@ -107,29 +107,19 @@ def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
     own: dict[str, Any] = {}
     with contextlib.suppress(ParamsError):  # told when it is put over the other files
         own = _tree(None, [f"+{place}"]) if place else {}
-    if not _is_whole(own):
+    branches = {key.rpartition(".")[0] for key in flatten(own)}
+    if not ({*SEARCHED} <= own.keys() and {"training.provenance", "hpo.study"} <= branches):
         return None  # one that was written by hand is put over the other files by Hydra
-    after = [word.lstrip("+") for word in words[words.index(place) + 1 :]]
-    on_top = [f"+{word}" if CHOICE.match(word) else word if word.startswith("~") else f"++{word}" for word in after]
-    whole = _tree(None, [f"+{place}", *on_top])
-    if not _is_whole(whole):
-        return whole  # an override took out what is asked for then
-    if (
-        any(word.startswith("trainer=") for word in after)
-        and whole["training"]["provenance"] == own["training"]["provenance"]
-    ):
-        whole["training"]["provenance"] = None  # another set than the search's
     # Where studies, runs and workers are, is said where it is used.
     here = ("hpo=", "tracking=", "cluster=", "++tracking.", "++cluster.", "++hpo.study.storage=")
-    tree = _tree("config", [word for word in words if word.startswith(here)])
-    study = {"storage": tree["hpo"]["study"]["storage"], **whole["hpo"]["study"]}
-    return {**tree, **{name: whole[name] for name in SEARCHED}, "hpo": {**whole["hpo"], "study": study}}
-
-
-def _is_whole(tree: dict[str, Any]) -> bool:
-    """Whether a tree has all branches of a search, and says where it comes from."""
-    branches = {key.rpartition(".")[0] for key in flatten(tree)}
-    return {*SEARCHED} <= tree.keys() and {"training.provenance", "hpo.study"} <= branches
+    rest = _tree("config", [word for word in words if word.startswith(here)])
+    storage = {"hpo": {"study": {"storage": rest["hpo"]["study"]["storage"]}}}
+    after = [f"+{word}" if CHOICE.match(word) else word for word in words[words.index(place) + 1 :]]
+    tree = _tree(None, [f"+{place}", *after], beside=storage)
+    training, another_set = tree.get("training"), any(word.startswith("+trainer=") for word in after)
+    if another_set and isinstance(training, dict) and training.get("provenance") == own["training"]["provenance"]:
+        training["provenance"] = None  # the search's own
+    return tree | {name: rest[name] for name in ("tracking", "cluster")}
 
 
 def with_trainer(params: Params, name: str) -> Params:

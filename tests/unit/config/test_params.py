@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,23 @@ def test_an_experiment_sets_whatever_it_names_and_overrides_go_after_it(workspac
     assert compose(["training.n_folds=4"], experiment="first").training.n_folds == 4
     with pytest.raises(ParamsError, match=r"experiment=frist: .*did you mean 'first'"):
         compose(experiment="frist")
+
+
+def test_an_experiment_that_a_search_wrote_stands_for_all_its_files_and_overrides_are_checked_as_beside_any(
+    workspace: Path,
+) -> None:
+    searched = compose(["training.n_folds=3", "~hpo.search_space.focal_alpha", "hpo.study.study_name=first"])
+    tree = searched.model_dump(include={"data", "model", "training", "hpo"})
+    tree["training"]["provenance"] = {"study": "first", "trial": 3}
+    del tree["hpo"]["study"]["storage"]
+    own_file(workspace, "experiment/first.yaml", f"# @package _global_\n{json.dumps(tree)}\n")
+    taken = compose(["hpo.trials.n_trials=5", "tracking=none"], experiment="first", model="minilm")
+    assert taken.model == searched.model and taken.hpo.search_space == searched.hpo.search_space
+    assert (taken.hpo.trials.n_trials, taken.hpo.study) == (5, searched.hpo.study) and not taken.tracking.enabled
+    assert compose(["trainer=default"], experiment="first").training.provenance is None
+    assert compose(["training.provenance=null"], experiment="first").training.n_folds == 3
+    with pytest.raises(ParamsError, match=r"n_trials is not a parameter; did you mean 'hpo\.trials\.n_trials'"):
+        compose(["n_trials=3"], experiment="first")
 
 
 @pytest.mark.parametrize(
