@@ -137,9 +137,8 @@ def split_arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def describe(params: Params) -> dict[str, Any]:
     """The resolved parameters that shape a result, as one short dotted table for a notebook's second cell."""
     hidden = ("model.trainer", "model.search_space", "training.provenance", "hpo.search_space")
-    flat = params.flat()
-    shown = {key: value for key, value in flat.items() if not key.startswith(hidden) and value not in (None, {}, [])}
-    return {key: masked(value, key) for key, value in shown.items()}
+    flat = params.flat().items()
+    return masked({key: value for key, value in flat if not key.startswith(hidden) and value not in (None, {}, [])})
 
 
 def _prepare(words: Iterable[str]) -> list[str]:
