@@ -207,12 +207,10 @@ def _check_files(overrides: Sequence[str]) -> None:
         if file.is_file() and os.access(file, os.R_OK):  # of others Hydra says so where they are chosen
             _check_yaml(file)
     # The experiment first: where there is none, files are named that it would have stood for.
-    for word in sorted(overrides, key=lambda word: not word.startswith("experiment=")):
-        group, _, quoted = word.lstrip("+").partition("=")
+    choices, _ = split_arguments([word.lstrip("+") for word in overrides])
+    for group, quoted in sorted(choices.items(), key=lambda choice: choice[0] != "experiment"):
         name = quoted.strip("'\"")
-        if group not in GROUPS or name == "null":
-            continue
-        if name not in (known := group_files(group)):
+        if name != "null" and name not in (known := group_files(group)):
             by_path = "; a file is named without its folder and .yaml" if name.endswith(".yaml") else ""
             hint = by_path + did_you_mean(Path(name).stem, known)
             if name == "hpo_best" or (group == "experiment" and not known):
