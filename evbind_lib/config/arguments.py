@@ -4,7 +4,7 @@ import math
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, create_model, model_validator
 
 # Names by what they are refused for: evbind does that itself, a fold cannot use them, or nothing reads them.
 REFUSED = {
@@ -72,10 +72,9 @@ RANGES: dict[str, Any] = {
 }
 
 
-class _Open(BaseModel):
+class _Open(BaseModel, extra="allow", protected_namespaces=()):
     """Base of `Arguments`: other names are left to transformers, but no number without an end is for any of them."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
     __pydantic_extra__: dict[str, Finite]
 
     @model_validator(mode="before")
