@@ -38,29 +38,19 @@ def _logits(model: Any, tokens: np.ndarray | None) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=mask).logits.detach()
 
 
-class _OccurringTokens(torch.nn.Embedding):
-    """The rows of an embedding whose tokens occur; another token is out of range."""
-
-    rows: torch.Tensor
-
-    def __init__(self, whole: torch.nn.Embedding, tokens: torch.Tensor) -> None:
-        rows = torch.full((whole.num_embeddings,), len(tokens))
-        rows[tokens] = torch.arange(len(tokens))
-        padding = int(rows[whole.padding_idx]) if whole.padding_idx in tokens.tolist() else None
-        super().__init__(len(tokens), whole.embedding_dim, padding, _weight=whole.weight.detach()[tokens])
-        self.register_buffer("rows", rows, persistent=False)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(self.rows[ids])
-
-
 def _embed_what_occurs(model: Any, tokens: np.ndarray | None, undo: contextlib.ExitStack) -> None:
     """Have a model embed these tokens alone, until what they learned is written back; not where most of all occur."""
     whole = model.get_input_embeddings()
     if tokens is None or 2 * len(tokens) > whole.num_embeddings:
         return
     occurring = torch.from_numpy(tokens)
-    small = _OccurringTokens(whole, occurring)
+    rows = torch.full((whole.num_embeddings,), len(tokens))  # of a token that does not occur: out of range
+    rows[occurring] = torch.arange(len(tokens))
+    padding = int(rows[whole.padding_idx]) if whole.padding_idx in tokens.tolist() else None
+    learned = whole.weight.detach()[occurring]
+    small = torch.nn.Embedding.from_pretrained(learned, freeze=False, padding_idx=padding)
+    small.register_buffer("rows", rows, persistent=False)
+    small.register_forward_pre_hook(lambda module, given: (module.rows[given[0]],))
 
     def restore() -> None:
         with torch.no_grad():
