@@ -170,13 +170,8 @@ def choose_precision(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if _cpu_multiplies_bf16() and not torch.backends.mps.is_available() else "fp32"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16; PyTorch 2.13 knows by private names, of which a missing one means "no"."""
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    of_cpu = torch.cpu.get_capabilities()
+    return "bf16" if of_cpu.get("avx512_bf16") or of_cpu.get("amx_tile") else "fp32"
 
 
 def autocast(device: str, precision: str) -> torch.autocast:

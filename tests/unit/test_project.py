@@ -92,7 +92,6 @@ def test_private_names_of_other_libraries_stand_in_one_function_each() -> None:
         ("study.py", "storage_of", "_storage"),
         ("claims.py", "_without_heartbeat", "_get_stale_trial_ids"),
         ("trainer.py", "training_arguments", "_n_gpu"),
-        ("model.py", "_cpu_multiplies_bf16", "torch.cpu._is_..."),
         ("monitor.py", "hear_while_busy", "_reply_subshell_id"),
     }
 
