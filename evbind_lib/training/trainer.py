@@ -1,22 +1,20 @@
 """Hugging Face Trainer as evbind uses it: its arguments, the loss it calls, what memory allows."""
 
 import contextlib
-import dataclasses
 import functools
 import gc
+import inspect
 import re
 import resource
 import sys
 import tempfile
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from evbind_lib.config.arguments import RANGES
@@ -33,8 +31,8 @@ BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.
 OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) memory|could not create a primitive")
 READ_EVERY = 32  # steps; a loss that is not finite ends the training that many later at most
-_hints = typing.get_type_hints(TrainingArguments)
-TYPES = {field.name: _hints[field.name] for field in dataclasses.fields(TrainingArguments) if field.init} | RANGES
+_signature = inspect.signature(TrainingArguments, eval_str=True)
+TYPES = {name: each.annotation for name, each in _signature.parameters.items()} | RANGES
 
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +194,6 @@ def fit(
         )
         # Without a progress bar Trainer would print its logs, which spoils notebooks.
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.remove_callback(transformers.ProgressCallback)
         threads = torch.get_num_threads()
         at_the_end.callback(torch.set_num_threads, threads)
         torch.set_num_threads(min(params.model.threads or threads, threads))
