@@ -22,12 +22,12 @@ from evbind_lib.errors import ModelError, ParamsError, TrainingError, did_you_me
 from evbind_lib.training import trainer
 from evbind_lib.training.cache import model_content
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import FOCAL, LOSS_ARGS, Loss, settings_of
+from evbind_lib.training.losses import FOCAL, LOSS_ARGS, Loss, make_loss, settings_of
 from evbind_lib.training.metrics import METRICS, compute_metrics
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict, quiet_libraries
 from evbind_lib.training.probabilities import probabilities_of
 from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
-from evbind_lib.training.trainer import ModelInit, TrainerLoss, choose_loss
+from evbind_lib.training.trainer import ModelInit, TrainerLoss
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def train_prepared(
     model: PreTrainedModel | None = None
     while model is None:
         tried = micro_batch or batch
-        watched = TrainerLoss(choose_loss(params, data.training.labels, loss), f"fold {fold + 1}")
+        watched = TrainerLoss(make_loss(params.training, data.training.labels, loss), f"fold {fold + 1}")
         validation = _Validation(data, params, precision, watched, ours)
         smaller, hooks = trainer.with_micro_batch(seeded, tried), [validation, *theirs]
         try:
@@ -263,7 +263,7 @@ def check_values(params: Params) -> None:
     """Refuse a loss, metric, direction, training argument or model that cannot be used."""
     tried, labels = SimpleNamespace(logits=torch.zeros(2, 2)), torch.tensor([0, 1])
     try:
-        TrainerLoss(choose_loss(params, labels.numpy()), "two pairs")(tried, labels)
+        TrainerLoss(make_loss(params.training, labels.numpy()), "two pairs")(tried, labels)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         place, problem = f"training.loss_function={params.training.loss_function}", _reason(error)
         raise ParamsError(f"{place}: it cannot be computed ({problem}); look at training.loss_args.") from None

@@ -92,8 +92,11 @@ def own_settings(loss: str | Loss, given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if names is None or f"{LOSS_ARGS}{key}" in names}
 
 
-def make_loss(name: str, training: TrainingParams, labels: np.ndarray) -> Loss:
-    """The loss of this name for these training labels (n,)."""
+def make_loss(training: TrainingParams, labels: np.ndarray, loss: str | Loss | None = None) -> Loss:
+    """The function that was handed in, else what the factory of this name, or the one set, makes for training labels (n,)."""
+    if callable(loss):
+        return loss
+    name = loss or training.loss_function
     factory = LOSSES[name]
     given = own_settings(name, training.loss_args) if len(inspect.signature(factory).parameters) > 2 else {}
     return factory(training, labels, **given)

@@ -114,13 +114,6 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def choose_loss(params: Params, labels: np.ndarray, loss: str | Loss | None = None) -> Loss:
-    """The loss itself: the function that was handed in, else made by its factory for these training labels (n,)."""
-    if callable(loss):
-        return loss
-    return make_loss(loss or params.training.loss_function, params.training, labels)
-
-
 class NotFiniteError(TrainingError):
     """A loss that is infinite or no number."""
 
@@ -179,7 +172,7 @@ def fit(
         model = load_model(params.model, tokenizer)
     else:
         model = model_init(model_config(params.model, tokenizer), tokenizer)
-    loss = loss or TrainerLoss(choose_loss(params, pairs.labels), "all data")
+    loss = loss or TrainerLoss(make_loss(params.training, pairs.labels), "all data")
     with tempfile.TemporaryDirectory(prefix="evbind-") as unused, contextlib.ExitStack() as at_the_end:
         if asked and model_init is None and params.model.attention == "auto":
             tokens = np.unique(np.concatenate([each.vocabulary() for each in asked]))

@@ -152,8 +152,9 @@ class Trial:
     def bare(self) -> float:
         import transformers
 
+        from evbind_lib.training.losses import make_loss
         from evbind_lib.training.model import load_model
-        from evbind_lib.training.trainer import choose_loss, training_arguments
+        from evbind_lib.training.trainer import training_arguments
 
         params = self.params.with_values({"model.attention": "eager"})
         for data in self.data:
@@ -163,7 +164,7 @@ class Trial:
             trainer = transformers.Trainer(model, args, data.training.collate, data.training)
             loader = trainer.get_train_dataloader()
             batches = (batch for _ in range(self.setup.epochs) for batch in loader)
-            loss = choose_loss(params, data.training.labels)
+            loss = make_loss(params.training, data.training.labels)
             bare_loop(model, batches, len(loader) * self.setup.epochs, loss, args, self.precision)
         return float("nan")
 
@@ -171,7 +172,7 @@ class Trial:
         import numpy as np
         import transformers
 
-        from evbind_lib.training.trainer import choose_loss
+        from evbind_lib.training.losses import make_loss
 
         def encode(table: Any) -> list[dict[str, Any]]:
             how = {"padding": "max_length", "max_length": 512} if padded else {"max_length": LENGTH}
@@ -185,7 +186,7 @@ class Trial:
             transformers.set_seed(self.params.training.seed)
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
             kind = transformers.AutoModelForSequenceClassification
-            loss = choose_loss(self.params, training["label"].to_numpy())
+            loss = make_loss(self.params.training, training["label"].to_numpy())
             trainer = transformers.Trainer(
                 model=kind.from_pretrained(self.folder, num_labels=2, dtype="float32"),
                 args=transformers.TrainingArguments(

@@ -23,10 +23,10 @@ from evbind_lib.data.negatives import fold_pairs
 from evbind_lib.errors import ParamsError, TrainingError
 from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.fold import check, prepare_fold, train_fold
-from evbind_lib.training.losses import LOSSES, weighted_cross_entropy
+from evbind_lib.training.losses import LOSSES, make_loss, weighted_cross_entropy
 from evbind_lib.training.model import load_model, predict
 from evbind_lib.training.result import PREDICTION_COLUMNS, Callback, EpochResult, FoldResult
-from evbind_lib.training.trainer import READ_EVERY, TrainerLoss, choose_loss, training_arguments
+from evbind_lib.training.trainer import READ_EVERY, TrainerLoss, training_arguments
 from tests.benchmarks.speed import bare_loop
 
 Brief = Callable[..., Params]
@@ -286,7 +286,7 @@ def test_weights_are_those_of_a_bare_loop(brief: Brief, corpus: Corpus, folds: S
     params = params.with_values({"training.seed": own})
     transformers.set_seed(own)
     model, arguments = load_model(params.model, data.encoder.tokenizer), training_arguments(params, output_dir="unused")
-    bare_loop(model, batches, 5, choose_loss(params, data.training.labels), arguments, "fp32")
+    bare_loop(model, batches, 5, make_loss(params.training, data.training.labels), arguments, "fp32")
     for (name, one), other in zip(trained.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 

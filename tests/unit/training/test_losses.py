@@ -64,7 +64,7 @@ def test_smoothed_cross_entropy_is_torchs_times_the_weight_of_the_class(smoothin
 
 def test_smoothing_is_a_setting_of_the_loss() -> None:
     training = TrainingParams(loss_function="smoothed_ce", loss_args={"smoothing": 0.4})
-    loss = make_loss("smoothed_ce", training, np.array([0, 1]))
+    loss = make_loss(training, np.array([0, 1]))
     expected = functional.cross_entropy(LOGITS, LABELS, label_smoothing=0.4, reduction="none")
     torch.testing.assert_close(loss(LOGITS, LABELS), expected)
 
@@ -79,10 +79,10 @@ def test_a_loss_is_given_the_settings_that_its_factory_has_keywords_for(monkeypa
     for name, factory in factories.items():
         monkeypatch.setitem(LOSSES, name, factory)
     training = TrainingParams(loss_args=settings)
-    made = {name: make_loss(name, training, np.array([0, 1])) for name in factories}
+    made = {name: make_loss(training, np.array([0, 1]), name) for name in factories}
     assert made == {"named": 1, "every": settings, "reads": settings}
     assert own_settings("smoothed_ce", settings) == {"smoothing": 0.4} and own_settings("focal", settings) == {}
-    make_loss("weighted_ce", training, np.array([0, 1]))(LOGITS, LABELS)
+    make_loss(training, np.array([0, 1]), "weighted_ce")(LOGITS, LABELS)
 
 
 @pytest.mark.parametrize("fault", ["labels.missing", "logits[:, 2]", "{}['weights']", "1 / 0", "logits + 'a'"])
