@@ -70,17 +70,14 @@ def model_content(params: Params) -> list[str]:
     """Digests of the files of a model in a local folder; none of one that is known by its name alone."""
     folder = model_folder(params.model.name)
     files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder else []
-    return _digest_of_files(*((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return [f"{file.name} {_digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)}" for file in files]
 
 
-@functools.lru_cache(maxsize=8)
-def _digest_of_files(*files: tuple[str, int, int]) -> list[str]:
-    """Digests of contents, made once as long as sizes and times stay: weights of gigabytes are read for it."""
-    digests = []
-    for name, _, _ in files:
-        with open(name, "rb") as stream:
-            digests.append(f"{Path(name).name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-    return digests
+@functools.cache
+def _digest_of(file: Path, *size_and_time: int) -> str:
+    """Digest of a content, made once as long as size and time stay: weights of gigabytes are read for it."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def trial_name(number: int, fold: int) -> str:
