@@ -24,10 +24,10 @@ from evbind_lib.config.schema import SAMPLING, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, folds_fingerprint
 from evbind_lib.training.metrics import compute_metrics
-from evbind_lib.training.probabilities import probabilities_of
 from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
-IDS = ("post_id", "sentence_id", "criterion_id")
+STORED: dict[str, Any] = dict.fromkeys(("post_id", "sentence_id", "criterion_id"), np.str_)  # columns of predictions
+STORED |= {"label": np.int8, "logit": np.float32, "weight": np.float64}
 NOT_STORED = ("predictions", "metrics", "model")  # of a `FoldResult`, as they are here
 _logger = logging.getLogger("evbind_lib")
 
@@ -94,10 +94,7 @@ class FoldCache:
 
     def save(self, name: str, result: FoldResult) -> None:
         """Save a fold; a file is there whole or not at all."""
-        table = result.predictions
-        arrays = {column: table[column].to_numpy(dtype=np.str_) for column in IDS}
-        arrays |= {"label": table["label"].to_numpy(np.int8), "logit": table["logit"].to_numpy(np.float32)}
-        arrays["weight"] = table["weight"].to_numpy(np.float64)
+        arrays = {column: result.predictions[column].to_numpy(kind) for column, kind in STORED.items()}
         facts = {key: value for key, value in vars(result).items() if key not in NOT_STORED}
         facts["origin"] = result.origin or f"{self.origin}, trained {date.today().isoformat()}"
         text = json.dumps({**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]})
@@ -117,7 +114,7 @@ def _read(file: Path, name: str) -> FoldResult | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
             differs = stored.zip.testzip()  # from the checksum that a zip has of each file in it
-            arrays = {key: stored[key] for key in (*IDS, "label", "logit", "weight")}
+            table = pd.DataFrame({column: stored[column] for column in STORED})
             facts = json.loads(str(stored["facts"]))
         if differs or facts.pop("name") != name:
             raise ValueError("a checksum differs, or it is another fold")
@@ -127,8 +124,7 @@ def _read(file: Path, name: str) -> FoldResult | None:
             file.unlink()
         return None
     facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
-    logits = arrays.pop("logit")
+    predictions = prediction_table(facts["fold"], table, table["logit"].to_numpy())
     # Computed, not stored, so that a changed metric is never stale.
-    metrics = compute_metrics(arrays["label"], probabilities_of(logits))
-    predictions = prediction_table(facts["fold"], pd.DataFrame(arrays), logits)
+    metrics = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
     return FoldResult(**facts, metrics=metrics, predictions=predictions)
