@@ -92,16 +92,15 @@ class EncodedPairs(Dataset):
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Int64 tensors, as long as the batch's longest pair: ids, mask and, where used, types; labels (batch,)."""
-        lengths = [len(item["input_ids"]) for item in items]
-        names = ["input_ids", "token_type_ids"] if self.layout.types is not None else ["input_ids"]
-        batch = {name: np.zeros((len(items), max(lengths)), dtype=np.int64) for name in [*names, "attention_mask"]}
-        batch["input_ids"][:] = self.layout.pad
-        for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
-            place = slice(-length, None) if self.layout.pad_left else slice(length)
-            batch["attention_mask"][row, place] = 1
-            for name in names:
-                batch[name][row, place] = item[name]
-        batch["labels"] = np.array([item["labels"] for item in items])
+        lengths = np.array([len(item["input_ids"]) for item in items])
+        real = np.arange(lengths.max()) < lengths[:, None]
+        if self.layout.pad_left:
+            real = real[:, ::-1]
+        batch = {"attention_mask": real.astype(np.int64), "labels": np.array([item["labels"] for item in items])}
+        for name, padding in (("input_ids", self.layout.pad), ("token_type_ids", 0)):
+            if name in items[0]:
+                batch[name] = np.full(real.shape, padding)
+                batch[name][real] = np.concatenate([item[name] for item in items])
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
