@@ -23,7 +23,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> DebertaV2Config:
         share_att_key=True,
         norm_rel_ebd="layer_norm",
         position_biased_input=False,
-        pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.1,  # five times the usual: from random weights so narrow a model learns sooner
         # From random weights and a thousand pairs, dropout costs more than it gives.
         hidden_dropout_prob=0.0,
