@@ -156,7 +156,7 @@ def train_prepared(
             if precision == "fp32":
                 raise
             precision = "fp32"  # once more from the same seed: sixteen bits may be what the loss left
-            seeded = seeded.with_values({"model.precision": precision})
+            seeded = seeded.model_copy(update={"model": params.model.model_copy(update={"precision": precision})})
         except Exception as error:
             if not trainer.is_out_of_memory(error):
                 raise

@@ -97,7 +97,8 @@ def with_micro_batch(params: Params, micro_batch: int) -> Params:
         return params
     evaluated = min(micro_batch, int(args.get("per_device_eval_batch_size", micro_batch)))
     fitting = {BATCH: micro_batch, STEPS: int(args.get(STEPS, 1)) * parts, "per_device_eval_batch_size": evaluated}
-    return params.with_values({f"training.args.{name}": value for name, value in fitting.items()})
+    training = params.training.model_copy(update={"args": {**args, **fitting}})
+    return params.model_copy(update={"training": training})
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -75,6 +75,14 @@ def test_later_folds_begin_with_what_fitted_the_largest_divisor_of_the_batch(
     assert [fold.micro_batch for fold in result.folds] == [sizes[-1]] * 2
 
 
+def test_a_fold_that_is_cross_validated_alone_is_trained_in_smaller_steps_too(
+    brief: Callable[..., Params], corpus: Corpus, folds: Sequence[Fold]
+) -> None:
+    params = brief("training.args.per_device_train_batch_size=16")
+    (fold,) = cross_validate(corpus, folds[:1], params, loss=fits_only(5)).folds
+    assert fold.micro_batch == 4
+
+
 def test_a_single_pair_that_does_not_fit_is_refused(
     brief: Callable[..., Params], corpus: Corpus, folds: Sequence[Fold]
 ) -> None:

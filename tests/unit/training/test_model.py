@@ -17,6 +17,7 @@ from evbind_lib.config.schema import ModelParams, Params
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold, make_folds
 from evbind_lib.errors import ModelError, ParamsError
+from evbind_lib.training.crossval import cross_validate
 from evbind_lib.training.encoding import PairEncoder
 from evbind_lib.training.fold import check, train_fold
 from evbind_lib.training.model import check_model, choose_precision, load_model, load_tokenizer, predict
@@ -231,6 +232,8 @@ def test_a_fold_whose_loss_leaves_bf16_is_trained_again_in_fp32_from_the_same_se
     )
     assert (in_bf16.precision, in_fp32.precision) == ("fp32", "fp32")
     assert in_bf16.predictions.equals(in_fp32.predictions)
+    (alone,) = cross_validate(corpus, folds[:1], brief("model.precision=bf16"), loss=HalfIsTooSmall()).folds
+    assert alone.precision == "fp32" and alone.predictions.equals(in_fp32.predictions)
 
 
 def test_minilm_is_a_pretrained_encoder_of_an_installed_package(corpus: Corpus, brief: Callable[..., Params]) -> None:
