@@ -167,6 +167,7 @@ def fit(
     asked: Sequence[EncodedPairs] = (),
 ) -> PreTrainedModel:
     """Fine-tune a fresh model on pairs and leave it on its device, by shortcuts where all pairs that it is asked are known."""
+    trainer_class = _load_trainer()
     transformers.set_seed(params.training.seed)
     tokenizer = encoder.tokenizer
     if model_init is None:
@@ -178,7 +179,7 @@ def fit(
         if asked and model_init is None and params.model.attention == "auto":
             tokens = np.unique(np.concatenate([each.vocabulary() for each in asked]))
             at_the_end.callback(take_shortcuts(model, tokens))
-        trainer = transformers.Trainer(
+        trainer = trainer_class(
             model=model,
             args=training_arguments(params, output_dir=unused),
             train_dataset=pairs,
@@ -198,14 +199,15 @@ def fit(
 
 def collect_garbage() -> None:
     """Free what a fold held."""
-    _freeze_imports()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 @functools.cache
-def _freeze_imports() -> None:
-    """Keep what the imports made from being walked through at the end of every fold; to ask whether it is takes as long."""
+def _load_trainer() -> Any:
+    """Trainer; what its import and those before it made is not walked through at the end of every fold from here on."""
+    loaded = transformers.Trainer
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # before there is a model, which would be held for good
+    return loaded

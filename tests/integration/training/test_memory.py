@@ -114,6 +114,32 @@ def test_a_machine_that_really_has_no_more_memory(workspace: Path) -> None:
     assert process.wait(60) == 0 and said.split()[-1] in {"256", "128", "64", "32"}, said[-2000:]
 
 
+FIRST = f"""
+import sys, weakref
+from evbind_lib.config.compose import compose
+from evbind_lib.data.corpus import load_corpus
+from evbind_lib.data.folds import make_folds
+from evbind_lib.training import trainer
+from evbind_lib.training.fold import train_fold
+made, load_model = [], trainer.load_model
+def load(*given):
+    model = load_model(*given)
+    made.append(weakref.ref(model))
+    return model
+trainer.load_model = load
+params = compose({[*BRIEF, "model.precision=bf16"]!r}, hpo="quick")  # Trainer and model refer to each other then
+corpus = load_corpus(params)
+train_fold(corpus, make_folds(corpus, params)[0], params)
+print(len(made), made[0]() is None, file=sys.stderr)
+"""
+
+
+def test_the_first_model_of_a_process_is_freed_as_those_after_it(workspace: Path) -> None:
+    process = forks.begin(exec, FIRST, {})
+    said = process.stderr.read() if process.stderr else ""
+    assert process.wait(60) == 0 and said.splitlines()[-1] == "1 True", said[-2000:]
+
+
 def growth(params: Params, corpus: Corpus, folds: Sequence[Fold]) -> tuple[float, float]:
     """Resident size after the first tenth of the trials, and at the end."""
     megabytes: list[float] = []
