@@ -79,12 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _preview(options: argparse.Namespace) -> str:
     """What can be chosen for a notebook, or what it would do with what was chosen."""
-    from evbind_lib.notebook import preview
-
     notebook = run.find_notebook("score" if options.notebook == "finalize" else options.notebook)
     if options.help:
-        return preview.choices_text(notebook)
-    return preview.plan_text(notebook, *split_arguments(options.parameters))
+        return commands.choices_text(notebook)
+    return commands.plan_text(notebook, *split_arguments(options.parameters))
 
 
 def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], None] | None:

@@ -12,7 +12,7 @@ from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import make_folds
 from evbind_lib.data.negatives import fold_pairs
-from evbind_lib.notebook.preview import _pairs
+from evbind_lib.notebook.commands import _pairs
 from tests.conftest import BRIEF
 
 
