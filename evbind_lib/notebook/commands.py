@@ -17,6 +17,7 @@ from evbind_lib.config.paths import write_whole
 from evbind_lib.config.schema import GROUPS, Params
 from evbind_lib.errors import DataError, ParamsError, shown
 from evbind_lib.notebook import run
+from evbind_lib.tracking import executions
 
 if TYPE_CHECKING:
     from evbind_lib.data.corpus import Corpus
@@ -49,10 +50,9 @@ def finalize(options: argparse.Namespace) -> None:
     corpus, params, aim = _asked(options.parameters)
     from evbind_lib.evaluation.final import model_folder
     from evbind_lib.evaluation.model import check_folder
-    from evbind_lib.tracking.executions import EXECUTION
 
     folder = None if options.output is None else check_folder(options.output)
-    EXECUTION.begin(params.tracking, None, {})
+    executions.EXECUTION.begin(params.tracking, None, {})
     model = _kept(corpus, params, aim, folder)
     place = folder or model_folder(corpus, params)
     print(f"{len(model.criteria)} criteria, {model.model.num_parameters():,} weights")
@@ -122,7 +122,6 @@ def evaluate(options: argparse.Namespace) -> None:
     from evbind_lib.data.corpus import load_corpus
     from evbind_lib.evaluation.model import EvidenceModel
     from evbind_lib.notebook import session, show
-    from evbind_lib.tracking.executions import EXECUTION
 
     model = EvidenceModel.load(folder)
     with tempfile.TemporaryDirectory() as temporary:
@@ -134,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if corpus.fingerprint == model.about["fingerprint"]:
         raise DataError(f"{shown(file or folder)}: the model was trained on these data; give others.")
     print(f"Data: {corpus.summary}", file=sys.stderr)
-    EXECUTION.begin(params.tracking, None, {})
+    executions.EXECUTION.begin(params.tracking, None, {})
     table = session.evaluate(model, corpus)
     print(*show.evaluation_summary(table)[1], "Whether a post has evidence for a criterion:", sep="\n")
     for name, bounds in table.attrs["posts"].items():
@@ -159,15 +158,14 @@ def choices_text(notebook: Path) -> str:
 
 def plan_text(notebook: Path, choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     """Composed parameters, pairs, steps and folds, and time and memory as the first steps of a fold let expect."""
-    from evbind_lib.data.corpus import load_corpus
     from evbind_lib.data.folds import make_folds
     from evbind_lib.hpo.pace import N_STEPS, drawn, largest_batch, measure_pace
     from evbind_lib.hpo.search import check_search
     from evbind_lib.training.fold import check
 
-    params, searches = run.composed(notebook, choices, overrides), notebook.stem.endswith("hpo_search")
+    params, corpus = run.check(notebook, choices, overrides)
+    searches = notebook.stem.endswith("hpo_search")
     (check_search if searches else check)(params)
-    corpus = load_corpus(params)
     folds, sets = make_folds(corpus, params), drawn(params) if searches else [params]
     batch = largest_batch(sets)
     of_pair, validation, fold = measure_pace(corpus, folds[0], params, batch)
