@@ -204,10 +204,8 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    described = _read(notebook).metadata
-    spec, info = described.get("kernelspec", {}), described.get("language_info", {})
-    language = spec.get("language", info.get("name", "python"))
-    options = {"kernel_name": spec.get("name", "python3"), "language": language, "engine_name": "evbind", **WAITS}
+    kernel = _read(notebook).metadata.get("kernelspec", {}).get("name", "python3")
+    options = {"kernel_name": kernel, "language": "python", "engine_name": "evbind", **WAITS}
     options |= {"progress_bar": False, "save_to": str(own.absolute())}
     remedy = "choose one of `jupyter kernelspec list` in JupyterLab, or install it"
     try:
@@ -222,7 +220,7 @@ def _execute(notebook: Path, own: Path, target: Path, parameters: dict[str, Any]
     except OSError as error:
         if not error.filename or error.errno in DISK_ERRORS or Path(error.filename) == own.resolve():
             raise
-        problem = f"its kernel '{options['kernel_name']}' cannot be started ({error.filename}: {error.strerror})"
+        problem = f"its kernel '{kernel}' cannot be started ({error.filename}: {error.strerror})"
         raise ExecutionError(f"{notebook.name}: {problem}; {remedy}.") from None
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
