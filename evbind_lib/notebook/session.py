@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,7 +54,7 @@ def start(
 ) -> Params:
     """Compose the parameters of this notebook, and record its execution and what the verbs do from here on.
 
-    Of your process it sets, unless you did, the level of the logger ``evbind_lib`` and ``OMP_WAIT_POLICY``, nothing else.
+    Of your process it sets ``OMP_WAIT_POLICY``, unless you did, and nothing else.
 
     Parameters
     ----------
@@ -78,8 +77,6 @@ def start(
     """
     # Waiting threads of OpenMP spin by default, and two trainings on the same processors then wait for each other without end.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not (logger := logging.getLogger("evbind_lib")).level:
-        logger.setLevel(logging.WARNING)
     files = (data, model, trainer, hpo, tracking, cluster, experiment)
     chosen = {group: file for group, file in zip(GROUPS, files, strict=True) if file is not None}
     given, begin = {**chosen, "overrides": overrides}, executions.EXECUTION.begin
