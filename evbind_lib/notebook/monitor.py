@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from statistics import mean
 from typing import Any
+from uuid import uuid4
 
 import ipywidgets
 import optuna
-from IPython.display import DisplayHandle, display
+from IPython.display import DisplayHandle, display, update_display
 from optuna.trial import FrozenTrial
 
 from evbind_lib.config.schema import Params, TrackingParams
@@ -31,7 +32,7 @@ class Progress(Callback):
     def __init__(self, total: int, n_folds: int) -> None:
         self.total, self.done, self.n_folds = total, 0, n_folds
         self.before = self.best = self.left = self.shown = ""
-        self.handle: Any = None  # of the line that is displayed
+        self.display_id = uuid4().hex  # of the line
 
     def update(self, text: str = "") -> None:
         """Show what is going on, between the steps that are done and the best value so far."""
@@ -40,14 +41,11 @@ class Progress(Callback):
         line = f"{self.title} [{'#' * filled:.<20}] {count}  {text}"
         if line == self.shown or not (has_front_end() or given_by_launcher(RUN_VARIABLE) is not None):
             return
-        self.shown = line
         bar = f'<progress value="{self.done}" max="{self.total}" style="width:14em"></progress>'
         bundle: dict[str, Any] = {"text/plain": line, "text/html": f"{bar} {self.title} {count} · {html.escape(text)}"}
         bundle[PROGRESS] = {"done": self.done, "total": self.total}
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
-        else:
-            self.handle.update(bundle, raw=True)
+        display(bundle, raw=True, display_id=self.display_id, update=bool(self.shown))
+        self.shown = line
 
     def on_epoch_end(self, epoch: EpochResult) -> None:
         self.update(f"{self.before}fold {epoch.fold + 1} of {self.n_folds}, epoch {epoch.epoch}")
@@ -59,8 +57,8 @@ class Progress(Callback):
 
     def close(self) -> None:
         """Take the line away."""
-        if self.handle is not None:
-            self.handle.update({"text/plain": "", "text/html": ""}, raw=True)
+        if self.shown:
+            update_display({"text/plain": "", "text/html": ""}, raw=True, display_id=self.display_id)
 
 
 class SearchProgress(Progress, SearchCallback):
@@ -70,7 +68,7 @@ class SearchProgress(Progress, SearchCallback):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params.hpo.trials.n_trials, params.training.n_folds)
-        self.n_jobs = params.hpo.trials.n_jobs
+        self.params = params
 
     def on_search_begin(self, study: optuna.Study, n_earlier_trials: int) -> None:
         earlier = f"study {study.study_name} resumed, done before: {n_earlier_trials}"
@@ -106,7 +104,7 @@ class SearchProgress(Progress, SearchCallback):
             self.best = f"best {metric_name(study)} {best.value:.4f} (trial {best.number})"
         seconds = [taken for trial in finished_trials(study) if (taken := TrialRecord.read(trial).seconds)]
         left = self.total - self.done
-        known = f"about {timedelta(seconds=round(left * mean(seconds or [0]) / self.n_jobs))} left"
+        known = f"about {timedelta(seconds=round(left * mean(seconds or [0]) / self.params.hpo.trials.n_jobs))} left"
         self.left = "" if left <= 0 else known if seconds else "time left: known after the first trial"
         self.update(text)
 
@@ -116,7 +114,6 @@ class SearchMonitor(SearchProgress):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self.tracking, self.wants_stop = params.tracking, False
         self.study: optuna.Study | None = None
         self.trials = ipywidgets.IntProgress(max=self.total, description="trials", layout={"width": "45%"})
         self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
@@ -153,7 +150,7 @@ class SearchMonitor(SearchProgress):
         how = "Stopped" if self.wants_stop else "Ended"  # before its total, by a limit of time or an error
         self.button.description = "Done" if self.done >= self.total else how
         if (best := best_trial(self.study)) is not None:
-            self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.tracking))
+            self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.params.tracking))
 
     def count(self, study: optuna.Study, text: str = "") -> None:
         super().count(study, text)
