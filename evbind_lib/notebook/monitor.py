@@ -148,7 +148,7 @@ class SearchMonitor(SearchProgress):
             return
         self.count(self.study)
         how = "Stopped" if self.wants_stop else "Ended"  # before its total, by a limit of time or an error
-        self.button.description = "Done" if self.done >= self.total else how
+        self.button.description = "Done" if self.done >= self.trials.max else how
         if (best := best_trial(self.study)) is not None:
             self.view.children = (*self.view.children[:4], trial_browser(self.study, best.number, self.params.tracking))
 

@@ -160,6 +160,9 @@ def test_the_monitor_says_how_the_search_ended_by_whatever_it_was_stopped(
     for _ in range(n_done):
         study.add_trial(optuna.trial.create_trial(value=0.5))
     monitor.on_search_begin(study, 0)
+    if n_done == 3:  # its best is trained again, which is no trial more
+        monitor.on_finalist_begin(study.trials[0])
+        monitor.on_finalist_end(study.trials[0], [0.5], None)
     if asked:
         monitor.on_stop_request()  # as Ctrl-C and the button of JupyterLab do
     monitor.close()
