@@ -29,10 +29,10 @@ MOST_ROWS = 25
 
 def browse_pairs(corpus: Corpus) -> None:
     """Show labelled pairs by criterion, label, length and words, of a sensitive corpus without ids and texts; or just ten."""
-    texts = corpus.pairs["sentence"].reset_index(drop=True)
+    texts = corpus.pairs["sentence"]
     shown = ["criterion_id", "label", "words"]
     shown = shown if corpus.sensitive else ["post_id", "sentence_id", *shown, "sentence"]
-    pairs = corpus.pairs.reset_index(drop=True).assign(words=texts.str.count(r"\S+"))[shown]
+    pairs = corpus.pairs.assign(words=texts.str.count(r"\S+"))[shown]
     longest = int(pairs["words"].max())
 
     def view(criterion: str, label: str, words: tuple[int, int], text: str) -> None:
@@ -78,7 +78,7 @@ def _open_rows(predictions: pd.DataFrame) -> None:
     """Show a box for a row's number; the ids in it go to the front end alone, and into no output that is stored."""
     ids = ["", *("post {}, sentence {}".format(*row) for row in predictions[["post_id", "sentence_id"]].to_numpy())]
     number, found = ipywidgets.BoundedIntText(min=1, max=len(ids), description="open row"), ipywidgets.HTML()
-    number.observe(lambda change: setattr(found, "value", html.escape(ids[change["new"] - 1])), names="value")
+    ipywidgets.dlink((number, "value"), (found, "value"), lambda row: html.escape(ids[row - 1]))
     display(ipywidgets.HBox([number, found]))
 
 
@@ -102,14 +102,13 @@ def show_scores(model: EvidenceModel, examples: Sequence[str]) -> None:
     button = ipywidgets.Button(description="Score", button_style="primary", icon="calculator")
     output = ipywidgets.Output()
 
+    @output.capture(clear_output=True, wait=True)
     def score(_: Any) -> None:
         lines = [line for line in box.value.splitlines() if line.strip()] or [""]  # which is refused
-        output.clear_output(wait=True)
-        with output:
-            try:
-                _show_probabilities(model, lines)
-            except EvbindError as error:
-                display(ipywidgets.HTML(html.escape(str(error))))
+        try:
+            _show_probabilities(model, lines)
+        except EvbindError as error:
+            display(ipywidgets.HTML(html.escape(str(error))))
 
     button.on_click(score)
     display(ipywidgets.VBox([box, button, output]))
