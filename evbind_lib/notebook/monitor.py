@@ -114,7 +114,6 @@ class SearchMonitor(SearchProgress):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self.study: optuna.Study | None = None
         self.trials = ipywidgets.IntProgress(max=self.total, description="trials", layout={"width": "45%"})
         self.head, self.now = ipywidgets.HTML(), ipywidgets.HTML()
         looks = {"button_style": "warning", "icon": "stop", "layout": {"width": "14em"}}
@@ -144,7 +143,7 @@ class SearchMonitor(SearchProgress):
     def close(self) -> None:
         """Show that nothing runs any more, and let the trials be looked at."""
         self.button.disabled, self.button.button_style, self.now.value = True, "", ""
-        if self.study is None:
+        if self.place is None:  # what is refused before the study is open
             return
         self.count(self.study)
         how = "Stopped" if self.wants_stop else "Ended"  # before its total, by a limit of time or an error
