@@ -47,10 +47,9 @@ def notebooks() -> dict[str, Path]:
 def find_notebook(name: str) -> Path:
     """File of a notebook, by ``hpo_search``, ``03_hpo_search`` or the path of any."""
     known = notebooks()
-    for file in (*known.values(), Path(name)):
-        names = (file.stem, file.stem.partition("_")[2], str(file))
-        if name in names and file.suffix == ".ipynb" and os.path.isfile(file):
-            return file
+    file = known.get(name) or next((each for each in known.values() if each.stem == name), Path(name))
+    if file.suffix == ".ipynb" and os.path.isfile(file):
+        return file
     raise ParamsError(f"There is no notebook '{shown(name)}'{did_you_mean(name, known)}")
 
 

@@ -53,9 +53,11 @@ def test_what_is_no_notebook_or_has_no_overrides_is_refused(tmp_path: Path) -> N
             papermill_parameters(file, {}, [])
 
 
-def test_notebooks_are_found_by_name_number_and_path() -> None:
+def test_notebooks_are_found_by_name_number_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
     file = find_notebook("hpo_search")
     assert file == find_notebook("03_hpo_search") == find_notebook(str(file))
+    monkeypatch.chdir(file.parent)
+    assert find_notebook(f"./{file.name}").samefile(file)
     with pytest.raises(ParamsError, match="'hpo_search'"):
         find_notebook("hpo_serch")
 
