@@ -144,6 +144,9 @@ def run_notebook(
         target = output or own
         try:
             executed = _execute(notebook, own, target, parameters)
+        except EvbindError:
+            own.unlink(missing_ok=True)
+            raise
         except (NotebookError, KeyboardInterrupt):
             _move(own, target)
             raise
@@ -156,10 +159,6 @@ def run_notebook(
         problem = f"it cannot be written ({error.strerror or error}); free some space or choose another --output"
         saved = f"; what was last saved of the notebook is {near(own)}" if own and own.exists() else ""
         raise ExecutionError(f"{near(file)}: {problem}{saved}.") from None
-    except EvbindError:
-        if own:
-            own.unlink(missing_ok=True)
-        raise
     finally:
         for folder in made:
             with contextlib.suppress(OSError):  # something is in it
