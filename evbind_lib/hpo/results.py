@@ -142,13 +142,8 @@ def parameter_importances(study: optuna.Study, n_resamples: int = 0) -> pd.DataF
 
 def _best_tenth(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Importances for these trials of a study; to make a study of each resample would take a minute for a thousand trials."""
-    # Without attributes, which would be copied with every resample.
-    numbered = [
-        FrozenTrial(number, each.state, each.value, None, None, each.params, each.distributions, {}, {}, {}, number)
-        for number, each in enumerate(trials)
-    ]
     resampled = copy.copy(study)
-    resampled.get_trials = lambda deepcopy=True, states=None: numbered
+    resampled.get_trials = lambda deepcopy=True, states=None: trials
     with warnings.catch_warnings(action="ignore"):  # remarks on parameters that few trials have
         return optuna.importance.get_param_importances(resampled, evaluator=PedAnovaImportanceEvaluator())
 
