@@ -15,7 +15,7 @@ from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import TrainingError
 from evbind_lib.hpo.objective import Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
-from evbind_lib.hpo.study import StudyRecord, TrialRecord
+from evbind_lib.hpo.study import StudyRecord
 from evbind_lib.training.cache import trial_name
 from evbind_lib.training.result import CrossValidation, FoldResult
 
@@ -53,10 +53,7 @@ def finalists(study: optuna.Study) -> list[Finalist]:
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """The best complete trials with parameters that differ, the earliest of equals."""
-    apart = dict[Any, FrozenTrial]()
-    for trial in studies.ranked_trials(study):
-        apart.setdefault(TrialRecord.read(trial).parameter_key or trial.number, trial)
-    return [*apart.values()][:count]
+    return studies.distinct_trials(studies.ranked_trials(study))[:count]
 
 
 def fresh_seeds(seed: int) -> list[int]:

@@ -5,7 +5,7 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -170,6 +170,14 @@ def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The complete trial with the best value, the earliest of equals; None where none is complete."""
     return next(iter(ranked_trials(study)), None)
+
+
+def distinct_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The first trial of each set of parameters."""
+    found: dict[str | int, FrozenTrial] = {}
+    for trial in trials:
+        found.setdefault(TrialRecord.read(trial).parameter_key or trial.number, trial)
+    return list(found.values())
 
 
 def improvements(study: optuna.Study) -> list[FrozenTrial]:

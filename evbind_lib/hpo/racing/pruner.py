@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evbind_lib.hpo.racing.statistics import FoldScore, Verdict, judge, score_fold
-from evbind_lib.hpo.study import StudyRecord, TrialRecord
+from evbind_lib.hpo.study import StudyRecord, TrialRecord, distinct_trials
 from evbind_lib.training.cache import FoldCache, trial_name
 from evbind_lib.training.metrics import METRICS, Metric
 
@@ -93,7 +93,9 @@ class RacingPruner(optuna.pruners.BasePruner):
         candidate = self._folds(uid, trial.number, trial.last_step + 1, record.metric)
         if candidate is None:
             return Verdict("no predictions")
-        found = [self._folds(uid, number, n_folds, record.metric) for number, n_folds in _rivals(study, trial)]
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        rivals = distinct_trials([trial, *finished])[1:]  # none with its own parameters
+        found = [self._folds(uid, other.number, len(other.intermediate_values), record.metric) for other in rivals]
         n_folds = max((len(folds) for folds in found if folds), default=0)
         complete = [folds for folds in found if folds and len(folds) == n_folds]
         if len(complete) < max(self.n_startup_trials, 2):
@@ -130,13 +132,3 @@ def _fold_score(fold: int, uid: str, number: int, metric: str, function: Metric,
     if result is None:
         raise FileNotFoundError
     return score_fold(result.predictions, metric, fold=fold, n_resamples=n_resamples)
-
-
-def _rivals(study: optuna.Study, trial: FrozenTrial) -> list[tuple[int, int]]:
-    """Number and folds of the complete trials; of those with equal parameters the first, none with the trial's own."""
-    own, found = TrialRecord.read(trial).parameter_key, dict[str | int, tuple[int, int]]()
-    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        key = TrialRecord.read(other).parameter_key
-        if other.number != trial.number and (key is None or key != own):
-            found.setdefault(other.number if key is None else key, (other.number, len(other.intermediate_values)))
-    return list(found.values())
