@@ -181,22 +181,15 @@ def _best_of(source: str, storage: optuna.storages.BaseStorage | None) -> Frozen
 def note_changed_space(study: optuna.Study, params: Params) -> list[str]:
     """A note where trials of the study were drawn from another space than this; choices cannot change in Optuna."""
     now = {name: entry.to_optuna() for name, entry in params.hpo.search_space.items()}
-    tried: dict[str, list[BaseDistribution]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        for name, distribution in trial.distributions.items():
-            if distribution not in tried.setdefault(name, []):
-                tried[name].append(distribution)
-    for name in now.keys() & tried.keys():
+    tried = [each for trial in study.get_trials(deepcopy=False) for each in trial.distributions.items()]
+    for name, distribution in tried:
         try:
-            for distribution in tried[name]:
-                optuna.distributions.check_distribution_compatibility(distribution, now[name])
+            optuna.distributions.check_distribution_compatibility(distribution, now.get(name, distribution))
         except ValueError:
             reason = f"was searched with other choices or another type of hpo.search_space.{name}"
             begin = f"hpo.enqueue=['study:{study.study_name}'] begins a new one at its best"
             raise studies.refusal(study.study_name, f"{reason} ({begin})") from None
-    if not tried:
-        return []
-    added = {name for name in now.keys() - tried.keys() if not params.hpo.search_space[name].when}
-    changed = ", ".join(sorted(added | {name for name, each in tried.items() if each != [now.get(name)]}))
+    added = {name for name in now.keys() - dict(tried) if not params.hpo.search_space[name].when}
+    changed = ", ".join(sorted(added | {name for name, each in tried if each != now.get(name)}))
     note = f"The search space changed since the study began: {changed}; earlier trials count as before."
-    return [note] if changed else []
+    return [note] if tried and changed else []
