@@ -392,13 +392,11 @@ def recording_end(study: optuna.Study) -> Iterator[None]:
 
 def check_storage(address: str) -> None:
     """Refuse a storage that studies cannot be written to; a file of SQLite is not made by this."""
-    resolved = resolve_sqlite(address)
-    file = sqlite_file(resolved)
-    if file is None:
+    if (file := sqlite_file(resolve_sqlite(address))) is None:
         open_storage(address)
         return
-    place = next(place for place in (file, *file.parents) if place.exists())
-    if file.is_dir() or not os.access(place, os.W_OK):
+    nearest = next(place for place in (file, *file.parents) if place.exists())
+    if file.is_dir() or not os.access(nearest, os.W_OK):
         raise SearchError(f"hpo.study.storage={address}: it cannot be written; name a file that can.")
 
 
