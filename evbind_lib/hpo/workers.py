@@ -170,24 +170,22 @@ def _team(params: Params, order: bytes, log: Path) -> Iterator[Callable[[int], F
     import torch
 
     threads, gpus = max(1, torch.get_num_threads() // params.hpo.trials.n_jobs), visible_gpus()
-    executors, processes = dict[int, Executor](), set[Any]()
+    executors, processes = list[Executor](), set[Any]()
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def submit(slot: int) -> Future[None]:
-        if slot in executors:
-            executors[slot].shutdown(wait=False)
         spawn, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
         gpu = gpus[slot % len(gpus)] if gpus else None
         # An executor for each, so that one that dies takes no other with it.
-        executors[slot] = ProcessPoolExecutor(1, spawn, _begin, (str(log), gpu, threads))
-        future = executors[slot].submit(work, order)
+        executors.append(ProcessPoolExecutor(1, spawn, _begin, (str(log), gpu, threads)))
+        future = executors[-1].submit(work, order)
         processes.update(set(multiprocessing.active_children()) - before)
         return future
 
     try:
         yield submit
     finally:
-        for executor in executors.values():
+        for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:  # one that is at work would go on to its end
             process.kill()
