@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 import evbind_lib.hpo.study as studies
 from evbind_lib.config.processes import lock_between_processes
 from evbind_lib.config.schema import Params
-from evbind_lib.errors import TrainingError
+from evbind_lib.errors import SearchError, TrainingError
 from evbind_lib.hpo.objective import Objective, RunningTrial, SearchCallback, SearchStopped, StopRequest
 from evbind_lib.hpo.study import StudyRecord
 from evbind_lib.training.cache import trial_name
@@ -97,7 +97,7 @@ def train_finalists(
                 if known.get(number, {}).get("code") != studies.code_version():
                     # Callbacks read its number and parameters, which a trial that has ended holds as well.
                     followed = _RunningFinalist(cast(optuna.Trial, trial), cache, callbacks, asked_to_stop)
-                    known[number] = {"code": studies.code_version(), **_train(trial, objective, followed)}
+                    known[number] = {"code": studies.code_version(), **_train(study, trial, objective, followed)}
                     # An attribute of the study, since Optuna takes none of a trial that has ended.
                     StudyRecord(finalists=known).write(study)
                 if problem := known[number].get("error"):
@@ -109,23 +109,21 @@ def train_finalists(
     return notes
 
 
-def _train(trial: FrozenTrial, objective: Objective, followed: RunningTrial) -> dict[str, Any]:
+def _train(study: optuna.Study, trial: FrozenTrial, objective: Objective, followed: RunningTrial) -> dict[str, Any]:
     """Values of a trial's parameters with each fresh seed, or why there are none; folds of a search that was killed are read."""
-    tried = studies.resolved_params(trial, objective.params)
-    if tried is None:
-        return {"values": [], "error": "the study does not hold all of its parameters."}
-    tried = tried.with_values({"training.seeds": fresh_seeds(objective.params.training.seed)})
+    seeds = {"training.seeds": fresh_seeds(objective.params.training.seed)}
     values: list[float] = []
     error: BaseException | None = None
     for callback in followed.search_callbacks:
         callback.on_finalist_begin(trial)
     try:
+        tried = studies.resolved_params(study, trial, objective.params).with_values(seeds)
         result = objective.cross_validated(tried, followed.callbacks, followed.cache)
         single = (CrossValidation(folds, result.aggregation) for folds in result.by_seed().values())
         values = [objective.value_of(each) for each in single]
     except BaseException as raised:
         error = raised
-        if not isinstance(raised, TrainingError):
+        if not isinstance(raised, TrainingError | SearchError):
             raise
     finally:
         for callback in followed.search_callbacks:

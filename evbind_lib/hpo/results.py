@@ -97,12 +97,7 @@ class SearchResult:
     @property
     def params(self) -> Params:
         """Parameters that the chosen trial was trained with; `SearchError` where its objective does not use `suggest`."""
-        params = studies.resolved_params(self.chosen_trial, self.configured)
-        if params is None:
-            name = self.study.study_name
-            remedy = "begin it with ev.suggest(trial, params), or set best_trial.params yourself"
-            raise SearchError(f"Study {name}: its objective does not record all parameters; {remedy}.")
-        return params
+        return studies.resolved_params(self.study, self.chosen_trial, self.configured)
 
     def predictions(self, number: int | None = None) -> pd.DataFrame:
         """Out-of-fold predictions of a trial, by default the chosen; as `FoldResult.predictions`, or `SearchError` where lost."""

@@ -303,11 +303,12 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
     return settings.get(name, fields[field].default if field in fields else None)
 
 
-def resolved_params(trial: FrozenTrial, configured: Params) -> Params | None:
+def resolved_params(study: optuna.Study, trial: FrozenTrial, configured: Params) -> Params:
     """Parameters that a trial was trained with, where its objective uses `suggest`; what it stores masked, as configured here."""
     resolved = TrialRecord.read(trial).resolved
     if resolved is None:
-        return None
+        remedy = "begin it with ev.suggest(trial, params), or set best_trial.params yourself"
+        raise SearchError(f"Study {study.study_name}: its objective does not record all parameters; {remedy}.")
     here, known = configured.flat(), flatten(resolved)
     values = {name: here[name] if masked(here.get(name), name) == value else value for name, value in known.items()}
     tree = set_values({}, {name: value for name, value in values.items() if value != MASK})
