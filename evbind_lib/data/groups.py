@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pandas as pd
 
 from evbind_lib.data import tables
@@ -58,15 +57,13 @@ def _by_column(
 
 def connected(groups: dict[str, str], posts: pd.Series, values: pd.Series) -> dict[str, str]:
     """Groups of posts in which those with a value in common, directly or over others, are one, named as the first."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from scipy.cluster.hierarchy import DisjointSet
 
-    names, numbers = np.unique(np.array([*groups.values()], dtype=object), return_inverse=True)
-    number_of = dict(zip(groups, numbers.tolist(), strict=True))
-    codes, distinct = pd.factorize(values)
-    edges = posts.map(number_of).to_numpy(), codes + len(names)
-    size = len(names) + len(distinct)
-    parts = connected_components(coo_array((np.ones(len(codes)), edges), shape=(size, size)), directed=False)[1]
-    first: dict[int, str] = {}
-    joined = [first.setdefault(part, name) for part, name in zip(parts[: len(names)].tolist(), names, strict=True)]
-    return {post: joined[number] for post, number in number_of.items()}
+    edges = pd.DataFrame({"group": posts.map(groups), "value": values}).drop_duplicates()
+    joined, first_with = DisjointSet(groups.values()), dict[object, str]()
+    for group, value in edges.itertuples(index=False, name=None):
+        joined.merge(group, first_with.setdefault(value, group))
+    first = dict[str, str]()
+    for part in joined.subsets():
+        first |= dict.fromkeys(part, min(part))
+    return {post: first[group] for post, group in groups.items()}
