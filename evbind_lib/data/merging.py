@@ -22,9 +22,8 @@ def merge(
     split["sentence_id"] = split["post_id"] + "_s" + split.groupby("post_id").cumcount().astype(str)
     counts = {"annotations_not_in_post": _not_in_post(rows, posts)}
     split = split.sort_values(["post_id", "sentence_id"], kind="stable")
-    if written := _written_alike(pd.concat([rows["sentence"], split["sentence"]])):
-        both = (table["sentence"].map(written).fillna(table["sentence"]) for table in (rows, split))
-        rows["sentence"], split["sentence"] = both
+    alike = _written_alike(pd.concat([rows["sentence"], split["sentence"]]))
+    rows["sentence"], split["sentence"] = alike[: len(rows)], alike[len(rows) :]
     # All pairs of a sentence stand with the first post that is annotated for it, or it would be on both sides of a fold.
     home = np.flatnonzero(~rows.duplicated("sentence"))[pd.factorize(rows["sentence"])[0]]
     moved = rows.assign(**{name: rows[name].array[home] for name in ("post_id", "sentence_id")})
@@ -44,11 +43,11 @@ def merge(
     return pairs, sentences, repeats, counts
 
 
-def _written_alike(sentences: pd.Series) -> dict[str, str]:
-    """What texts are replaced by that are one text with an earlier one, so that equal texts are equal strings."""
-    first: dict[str, str] = {}
-    distinct = np.asarray(pd.unique(sentences), dtype=object)  # Python reads these three times as fast
-    return {text: as_first for text in distinct if (as_first := first.setdefault(tables.text_key(text), text)) != text}
+def _written_alike(sentences: pd.Series) -> pd.api.extensions.ExtensionArray:
+    """Every text as the first is written that is one text with it, so that equal texts are equal strings."""
+    first = dict[str, str]()
+    codes, texts = pd.factorize(sentences)
+    return pd.array([first.setdefault(tables.text_key(text), text) for text in texts.tolist()], dtype="str")[codes]
 
 
 def _pairs(rows: pd.DataFrame, own_post: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
