@@ -15,7 +15,6 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
@@ -120,9 +119,8 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
         csv.field_size_limit(limit)
     if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
         raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
-    columns = [pa.array(fields[at :: len(header)], pa.string()) for at in range(len(header))]
-    table = pa.table(columns, [*map(str, range(len(header)))]).to_pandas()
-    return table.set_axis(header, axis="columns").set_axis(begins, axis="index")
+    columns = {at: pd.array(fields[at :: len(header)], dtype="str") for at in range(len(header))}
+    return pd.DataFrame(columns, index=begins).set_axis(header, axis="columns")
 
 
 def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
