@@ -38,10 +38,9 @@ def _read(params: Params) -> Corpus:
     if place.is_dir():
         files |= {"format": "redsm5", "pairs": None, **{name: _only(place, name) for name in ("posts", "annotations")}}
     # Other data than the search's are what it is for.
-    training = params.training.model_copy(update={"provenance": None})
-    changed = {"data": data.model_copy(update={**files, "test": None}), "training": training}
+    changed = {f"data.{name}": value for name, value in files.items()} | {"training.provenance": None}
     try:
-        return load_corpus(params.model_copy(update=changed))
+        return load_corpus(params.with_values(changed))
     except DataError as error:
         raise DataError(str(error).replace("data.pairs=", "data.test=", 1)) from None
 
