@@ -356,7 +356,7 @@ def _corpus(
         tables.compare_ids(table, posts, where, counts, remarks)
     special = table.iloc[:0]
     if of_posts:
-        ids = table["criterion_id"].map(tables.clean_id)
+        ids = tables.each_text(table["criterion_id"], tables.clean_id)
         special, table = table[ids == tables.SPECIAL_CASE], table.assign(criterion_id=ids)[ids != tables.SPECIAL_CASE]
     else:
         table = tables.clean_criteria(table, where)

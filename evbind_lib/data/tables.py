@@ -70,8 +70,6 @@ def text_key(text: str) -> str:
 
 def clean_id(text: str) -> str:
     """An id as it is compared: composed letters, without invisible marks and space around it; nothing else is changed."""
-    if text.isascii():
-        return text.strip()
     text = unicodedata.normalize("NFC", text)
     return "".join(letter for letter in text if unicodedata.category(letter) != "Cf").strip()
 
@@ -123,15 +121,13 @@ def clean_rows(
 ) -> pd.DataFrame:
     """Check ids and labels, clean the sentences, drop empty ones, give a sentence an id where it has none."""
     meaning = {_label(name): side == "evidence" for side, own in {**LABELS, **names}.items() for name in own}
-    values = {text: meaning.get(_label(text)) for text in table[label].unique()}
-    if unknown := [text for text, value in values.items() if value is None]:
-        row = (table[label] == unknown[0]).idxmax()
+    labels = table[label].map({text: meaning.get(_label(text)) for text in table[label].unique()})
+    for row, text in table.loc[labels.isna(), label].items():
         # Anything else may be a sentence that slipped into this column.
-        value = (unknown[0] or "empty") if re.fullmatch(r"\s*[\w.+-]{0,20}\s*", unknown[0]) else "no label"
+        value = (text or "empty") if re.fullmatch(r"\s*[\w.+-]{0,20}\s*", text) else "no label"
         remedy = "write 1 for evidence and 0 for none"
         remedy += ", or say in data.labels={evidence: [...], none: [...]} what they are" if "=" in place else ""
         raise DataError(f"{place}, row {row}: {label} is {value}; {remedy}.")
-    labels = table[label].map(values)
     ids, sentences = _post_ids(table, place), each_text(table["sentence"], clean)
     table = table.assign(post_id=ids, label=labels.astype(np.int8), sentence=sentences)
     empty = each_text(sentences, text_key) == ""  # also of invisible marks alone
@@ -155,11 +151,9 @@ def clean_rows(
 def each_text(values: pd.Series, change: Callable[[str], str]) -> pd.Series:
     """Every text changed, each distinct one once, apart from those of printable ASCII with single spaces, which stay."""
     odd = ~values.str.fullmatch(PLAIN)
-    if not odd.any():
-        return values
-    codes, texts = pd.factorize(values[odd])
+    changed = {text: change(text) for text in values[odd].unique()}
     values = values.copy()
-    values.iloc[np.flatnonzero(odd)] = np.array([*map(change, texts)], dtype=object)[codes]
+    values[odd] = values[odd].map(changed).to_numpy()
     return values
 
 
