@@ -361,8 +361,7 @@ def _corpus(
     else:
         table = tables.clean_criteria(table, where)
         if "criterion" in table:
-            texts = table[["criterion_id", "criterion"]].sort_values(["criterion_id", "criterion"])
-            criteria = dict(texts.drop_duplicates("criterion_id").itertuples(index=False, name=None))
+            criteria = {str(name): text for name, text in table.groupby("criterion_id")["criterion"].min().items()}
     if criteria is None:
         raise DataError(f"{where}: criterion_id has no texts; add a column criterion, or set data.criteria for a file.")
     rows = tables.with_texts(table, criteria, where, symptom, counts, remarks)
