@@ -124,7 +124,7 @@ class _Draw:
         """Combinations that bring each criterion's negatives to the ratio of its own evidence."""
         counts, negatives = (table["criterion_id"].value_counts() for table in (self.evidence, self.explicit))
         is_evidence = self.pool["sentence"].isin(self.evidence["sentence"]).to_numpy()
-        sampled: list[tuple[np.ndarray, int]] = []
+        sampled: list[pd.Series] = []
         for number, name in enumerate(self.criteria):
             if name not in counts:
                 continue
@@ -136,7 +136,7 @@ class _Draw:
             for eligible in (free & is_evidence, free & ~is_evidence) if hard else (free,):
                 rows = np.flatnonzero(eligible)
                 drawn = self.random.choice(rows, min(quota, len(rows)), replace=False)
-                sampled.append((start + drawn, len(rows)))
+                sampled.append(pd.Series(len(rows) / max(len(drawn), 1), start + drawn))
                 quota -= len(drawn)
         return self._table(sampled)
 
@@ -146,18 +146,15 @@ class _Draw:
         ranks = self.random.choice(n_free, min(quota, n_free), replace=False)
         # The number of a free combination is its rank among them and how many withheld ones lie before it.
         drawn = ranks + np.searchsorted(self.withheld - np.arange(len(self.withheld)), ranks, side="right")
-        return self._table([(drawn, n_free)])
+        return self._table([pd.Series(n_free / max(len(drawn), 1), drawn)])
 
-    def _table(self, strata: list[tuple[np.ndarray, int]]) -> pd.DataFrame:
-        """All annotated pairs and what was drawn of each stratum, with the number it was drawn from."""
-        strata = [(np.empty(0, dtype=np.int64), 0), *strata]
-        numbers = np.concatenate([drawn for drawn, _ in strata])
-        weights = np.concatenate([np.full(len(drawn), eligible / max(len(drawn), 1)) for drawn, eligible in strata])
-        order = np.argsort(numbers)
-        criteria, rows = np.divmod(numbers[order], max(len(self.pool), 1))
+    def _table(self, strata: list[pd.Series]) -> pd.DataFrame:
+        """All annotated pairs, and the combinations drawn of each stratum: weights by their numbers."""
+        weights = pd.concat([pd.Series(index=np.empty(0, dtype=np.int64), dtype=float), *strata]).sort_index()
+        criteria, rows = np.divmod(weights.index.to_numpy(), max(len(self.pool), 1))
         names = pd.Series(np.array(self.criteria, dtype=object)[criteria], dtype=str)
-        sampled = self.pool.iloc[rows].reset_index(drop=True)
+        sampled = self.pool.take(rows).reset_index(drop=True)
         sampled = sampled.assign(criterion_id=names, criterion=names.map(self.texts), label=np.int8(0))
-        sampled = sampled.assign(origin="sampled", weight=weights[order])
+        sampled = sampled.assign(origin="sampled", weight=weights.to_numpy())
         annotated = pd.concat([self.evidence, self.explicit]).assign(origin="annotated", weight=1.0)
         return pd.concat([annotated, sampled], ignore_index=True)[COLUMNS]
