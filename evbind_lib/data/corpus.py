@@ -20,7 +20,7 @@ from evbind_lib.config.paths import resolve_path
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data import formats, near_matches, tables
-from evbind_lib.data.files import NAMED, as_text, read_table
+from evbind_lib.data.files import NAMED, as_text, read_file, read_rows
 from evbind_lib.data.groups import connected, group_posts
 from evbind_lib.data.merging import merge
 from evbind_lib.errors import DataError, did_you_mean, near_name, shown
@@ -124,9 +124,8 @@ class Corpus:
         whole: ``post_id``, ``author``, a column with one value per post, ``criterion``, or a list of these, of which one in
         common is enough; ``sensitive`` stands for people's own words, of which no text reaches MLflow, logs or messages.
         """
-        data = DataParams(group_by=group_by or "post_id")
-        read = as_text(pairs.reset_index(drop=True), "pairs", PAIRS)
-        return dataclasses.replace(_corpus(read, None, None, data), sensitive=sensitive)
+        data = DataParams(group_by=group_by or "post_id", sensitive=sensitive)
+        return _corpus(pairs.reset_index(drop=True), None, None, data)
 
     @classmethod
     def from_posts(
@@ -145,10 +144,9 @@ class Corpus:
         like sentence_id; ``criteria`` are texts by id. ``group_by`` and ``sensitive`` are as in `from_pairs`; by default the
         author groups, where there is such a column or every post_id carries one (s_AUTHOR_POST), else the post.
         """
-        read = as_text(annotations.reset_index(drop=True), "annotations", ANNOTATIONS)
-        of_posts = as_text(posts.reset_index(drop=True), "posts", POSTS)
-        texts, data = tables.check_criteria(criteria.items(), "criteria"), DataParams(group_by=group_by or "auto")
-        return dataclasses.replace(_corpus(read, of_posts, texts, data, "annotations"), sensitive=sensitive)
+        annotations, posts = (table.reset_index(drop=True) for table in (annotations, posts))
+        data = DataParams(group_by=group_by or "auto", sensitive=sensitive)
+        return _corpus(annotations, posts, tables.check_criteria(criteria.items(), "criteria"), data, "annotations")
 
     @functools.cached_property
     def report(self) -> DataReport:
@@ -296,8 +294,8 @@ _warn_once = functools.cache(logging.getLogger("evbind_lib").warning)
 def _read(data: DataParams, key: str, columns: Sequence[str]) -> Corpus:
     """Corpus of a table, of posts where they are named, and of criteria, ReDSM5's where it names none."""
     of_posts = key == "annotations"
-    posts = read_table(data.posts, "data.posts", POSTS, data.columns) if data.posts or of_posts else None
-    table = read_table(getattr(data, key), f"data.{key}", columns, data.columns)
+    posts = read_file(data.posts, "data.posts", read_rows) if data.posts or of_posts else None
+    table = read_file(getattr(data, key), f"data.{key}", read_rows)
     known = [str(column) for each in (table, posts) if each is not None for column in each]
     by = [data.group_by] if isinstance(data.group_by, str) else data.group_by
     for ours, theirs in data.columns.items():
@@ -305,7 +303,7 @@ def _read(data: DataParams, key: str, columns: Sequence[str]) -> Corpus:
             raise DataError(f"data.columns.{shown(ours)}: no column of that name is read{did_you_mean(ours, wanted)}")
         if theirs not in known:
             place, near = f"data.columns={{{ours}: {theirs:.100}}}", did_you_mean(theirs, known)
-            raise DataError(f"{place}: no table has that column{near}")
+            raise DataError(f"{place}: the column {theirs:.100} is missing{near}")
     file = data.criteria or (DEFAULT_CRITERIA if of_posts else None)
     return _corpus(table, posts, tables.read_criteria(file) if file else None, data, key)
 
@@ -340,10 +338,12 @@ def _corpus(
     label, symptom = ("status", "DSM5_symptom") if of_posts else ("label", "criterion_id")
 
     def place(name: str) -> str:  # as messages have it, which name no file of tables in memory
-        return name if getattr(data, key) is None else f"data.{name}={getattr(data, name)}"
+        return name if getattr(data, key) is None else f"data.{name}={getattr(data, name)!s:.200}"
 
     where = place(key)
-    posts = None if posts is None else tables.check_posts(posts, place("posts"), counts)
+    table = as_text(table, where, ANNOTATIONS if of_posts else PAIRS, data.columns)
+    if posts is not None:
+        posts = tables.check_posts(as_text(posts, place("posts"), POSTS, data.columns), place("posts"), counts)
     if "post_id" not in table:
         if near_name("post_id", table.columns):
             raise DataError(f"{where}: the column post_id is missing{did_you_mean('post_id', table.columns)}")
@@ -393,6 +393,5 @@ def _corpus(
     if len(by) > 1 and largest > MOST_CONNECTED:
         remarks.append(f"these connect {largest:.0%} of the pairs to one group, so {remedy}")
     in_posts = found["annotations_not_in_post"] <= MOST_NOT_FOUND * len(rows)
-    told = counts | found, (why, *remarks)
-    form: Literal["posts", "pairs"] = "posts" if of_posts else "pairs"
-    return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), form, in_posts, *told)
+    told = counts | found, (why, *remarks), data.sensitive
+    return Corpus(pairs, sentences, repeats, criteria, ", ".join(by), "posts" if of_posts else "pairs", in_posts, *told)

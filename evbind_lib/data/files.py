@@ -19,7 +19,6 @@ import pandas as pd
 from evbind_lib.config.paths import resolve_path
 from evbind_lib.errors import DataError, did_you_mean
 
-SUFFIXES = ".csv, .tsv, .parquet, .jsonl"
 NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
 MOST_CHARACTERS = 1_000_000  # of one cell
 OTHER_SEPARATORS = {";": "semicolons; save it with commas", "\t": "tabs; name it .tsv"}
@@ -35,12 +34,9 @@ class NoTableError(Exception):
     """What is wrong with a file's content, and the remedy."""
 
 
-def read_table(
-    path: str | None, key: str, columns: Sequence[str], names: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """Read a table that has these columns, or calls them as in ``names``; as text, with the lines that rows begin in as index."""
-    table = read_file(path, key, _read)
-    return as_text(table, f"{key}={path:.200}", columns, names)
+def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table that has these columns, as text, with the lines that rows begin in as index."""
+    return as_text(read_file(path, key, read_rows), f"{key}={path:.200}", columns)
 
 
 def read_file(path: str | None, key: str, reader: Callable[[Any], Any]) -> Any:
@@ -78,7 +74,7 @@ def _opened(file: Path) -> Any:
     return archive.open(inside[0])
 
 
-def _read(file: Any) -> pd.DataFrame:
+def read_rows(file: Any) -> pd.DataFrame:
     """A table of the kind that its name ends in; in an archive that of the file inside."""
     suffix = Path(str(file.name).lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
@@ -89,7 +85,7 @@ def _read(file: Any) -> pd.DataFrame:
         return pd.DataFrame([*rows.values()], [*rows], dtype=object)  # in which numbers with gaps stay whole
     if suffix in (".csv", ".tsv"):
         return _read_delimited(file, "," if suffix == ".csv" else "\t")
-    remedy = f"use {SUFFIXES}, or one of these as .gz or in a .zip"
+    remedy = "use .csv, .tsv, .parquet, .jsonl, or one of these as .gz or in a .zip"
     if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
         remedy = "save the sheet as CSV UTF-8 (.csv)"
     raise NoTableError(f": {suffix or 'no suffix'} is no known kind of table; {remedy}")
@@ -137,9 +133,7 @@ def read_objects(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def as_text(
-    table: pd.DataFrame, place: str, columns: Sequence[str], names: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def as_text(table: pd.DataFrame, place: str, columns: Sequence[str], names: Mapping[str, str] = {}) -> pd.DataFrame:
     """A table with rows and these columns, values as text, missing ones empty; messages name a row as its index does."""
     table = table.rename(columns=str)
     for number, name in enumerate(table.columns, start=1):
@@ -150,10 +144,8 @@ def as_text(
         raise DataError(f"{place}: the column {twice} stands there twice; take one of them out.")
     if table.empty:
         raise DataError(f"{place}: it has no rows; give a table with data.")
-    names, named = names or {}, () if "text" in columns else NAMED
     table = table.assign(**{ours: table[theirs] for ours, theirs in names.items() if theirs in table})
-    lost = [theirs for ours, theirs in names.items() if ours in (*columns, *named) and ours not in table]
-    if missing := lost or [column for column in columns if column not in table]:
+    if missing := [column for column in columns if column not in table]:
         what = f"column {missing[0]} is"
         if missing[1:]:
             what = f"columns {', '.join(missing[:-1])} and {missing[-1]} are"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from evbind_lib.config.schema import DataParams
-from evbind_lib.data.files import NoTableError, as_text, read_file, read_objects
+from evbind_lib.data.files import NoTableError, read_file, read_objects
 
 COLUMNS = ["post_id", "sentence_id", "criterion_id", "criterion", "sentence", "label"]
 Pairs = Iterator[tuple[object, ...]]
@@ -15,7 +15,7 @@ Pairs = Iterator[tuple[object, ...]]
 def scifact_pairs(data: DataParams) -> pd.DataFrame:
     """Sentences of the abstracts that a claim of SciFact cites; those of its rationales, for or against it, are evidence."""
     abstracts = _read(data.corpus, "data.corpus", lambda row: [(row["doc_id"], row["abstract"])])
-    text_of = {str(doc): sentences for _, (doc, sentences) in abstracts}
+    text_of = {str(doc): sentences for _, doc, sentences in abstracts}
 
     def pairs(row: dict[str, Any]) -> Pairs:
         found = {doc: {at for each in sets for at in each["sentences"]} for doc, sets in row["evidence"].items()}
@@ -40,18 +40,17 @@ def wice_pairs(data: DataParams) -> pd.DataFrame:
 
 
 def _table(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Pairs]) -> pd.DataFrame:
-    rows = pd.DataFrame([(line, *row) for line, row in _read(path, key, rows_of)], columns=["line", *COLUMNS])
-    return as_text(rows.set_index("line"), f"{key}={path:.200}", COLUMNS)
+    return pd.DataFrame(_read(path, key, rows_of), columns=["line", *COLUMNS]).set_index("line")
 
 
-def _read(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Any]) -> list[tuple[int, Any]]:
-    """What every object of a JSONL file comes to, with its line."""
+def _read(path: str | None, key: str, rows_of: Callable[[dict[str, Any]], Any]) -> list[tuple[Any, ...]]:
+    """Rows that the objects of a JSONL file come to, each after its line."""
 
-    def read(file: Any) -> list[tuple[int, Any]]:
-        found = []
+    def read(file: Any) -> list[tuple[Any, ...]]:
+        found = list[tuple[Any, ...]]()
         for line, row in read_objects(file):
             try:
-                found += [(line, each) for each in rows_of(row)]
+                found += [(line, *each) for each in rows_of(row)]
             except NoTableError as error:
                 raise NoTableError(f", line {line}{error}") from None
             except (KeyError, TypeError, AttributeError) as error:
