@@ -13,19 +13,13 @@ Examples
 'Score of each trial'
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 # fmt: off
 # isort: off
-if TYPE_CHECKING:  # what completion, type checkers and API pages read; a test holds it equal to the names below
-    from evbind_lib.plots.data import class_balance, fold_balance, lengths
-    from evbind_lib.plots.search import contour, distribution, history, importances
-    from evbind_lib.plots.search import intermediate_values, parallel_coordinates, slices, timeline
-    from evbind_lib.plots.validation import confusion_matrix, criteria, fold_scores, learning_curves
-    from evbind_lib.plots.validation import precision_recall, reliability, roc, thresholds
+from evbind_lib.plots.data import class_balance, fold_balance, lengths
+from evbind_lib.plots.search import contour, distribution, history, importances
+from evbind_lib.plots.search import intermediate_values, parallel_coordinates, slices, timeline
+from evbind_lib.plots.validation import confusion_matrix, criteria, fold_scores, learning_curves
+from evbind_lib.plots.validation import precision_recall, reliability, roc, thresholds
 
 __all__ = [
     "class_balance", "confusion_matrix", "contour", "criteria", "distribution", "fold_balance", "fold_scores", "history",
@@ -34,13 +28,6 @@ __all__ = [
 ]
 # fmt: on
 # isort: on
-
-
-def __getattr__(name: str) -> Any:
-    for module in ("data", "search", "validation") if name in __all__ else ():
-        if figure := getattr(import_module(f"evbind_lib.plots.{module}"), name, None):
-            return figure
-    raise AttributeError(f"module 'evbind_lib.plots' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
