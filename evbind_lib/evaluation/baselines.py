@@ -32,25 +32,23 @@ def words(training: pd.DataFrame, validation: pd.DataFrame) -> np.ndarray:
     """Logistic regression on TF-IDF of words and pairs of words of both texts, their cosine, and what words they share."""
     texts = pd.unique(training[["criterion", "sentence"]].to_numpy().ravel())
     weigh, split = TfidfVectorizer(ngram_range=(1, 2)).fit(texts), CountVectorizer(binary=True).fit(texts)
-    (first, alike), (second, alike_later) = (_pair_features(pairs, weigh, split) for pairs in (training, validation))
+
+    def features(pairs: pd.DataFrame) -> tuple[sparse.csr_array, np.ndarray]:
+        """TF-IDF of criterion and of sentence side by side, and how alike they are: cosine, fraction of the words of each."""
+        codes, texts = pd.factorize(pairs[["criterion", "sentence"]].to_numpy().ravel())  # each repeats over many pairs
+        weights, words = (sparse.csr_array(each.transform(texts)) for each in (weigh, split))
+        criterion, sentence, one, other = (each[codes[part::2]] for each in (weights, words) for part in (0, 1))
+        shared = one.multiply(other).sum(axis=1)
+        parts = [shared / np.maximum(side.sum(axis=1), 1) for side in (one, other)]
+        alike = np.column_stack([criterion.multiply(sentence).sum(axis=1), *parts])
+        return sparse.hstack([criterion, sentence], format="csr"), alike
+
+    (first, alike), (second, alike_later) = features(training), features(validation)
     scale = StandardScaler().fit(alike)  # a few numbers among thousands of words
     model = LogisticRegression(class_weight="balanced", max_iter=2000)
     model.fit(sparse.hstack([first, scale.transform(alike)], format="csr"), training["label"])
     found = model.predict_proba(sparse.hstack([second, scale.transform(alike_later)], format="csr"))
     return np.asarray(found[:, 1])
-
-
-def _pair_features(
-    pairs: pd.DataFrame, weigh: TfidfVectorizer, split: CountVectorizer
-) -> tuple[sparse.csr_array, np.ndarray]:
-    """TF-IDF of criterion and of sentence side by side, and how alike they are: cosine, fraction of the words of each."""
-    codes, texts = pd.factorize(pairs[["criterion", "sentence"]].to_numpy().ravel())  # each repeats over many pairs
-    weights, words = (sparse.csr_array(each.transform(texts)) for each in (weigh, split))
-    criterion, sentence, one, other = (each[codes[part::2]] for each in (weights, words) for part in (0, 1))
-    shared = one.multiply(other).sum(axis=1)
-    parts = [shared / np.maximum(side.sum(axis=1), 1) for side in (one, other)]
-    alike = np.column_stack([criterion.multiply(sentence).sum(axis=1), *parts])
-    return sparse.hstack([criterion, sentence], format="csr"), alike
 
 
 def cross_validate_baseline(
