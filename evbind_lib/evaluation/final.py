@@ -84,10 +84,7 @@ def open_model(
     aim: str = "macro_f1",
     folder: Path | None = None,
 ) -> EvidenceModel:
-    """The model of these parameters and data, calibrated as asked: read where it was trained before, else trained.
-
-    It is written to `model_folder`, where the next call finds it, and to the folder that is given.
-    """
+    """The model of these parameters and data, calibrated as asked: read where `model_folder` has it, else trained."""
     found = model_folder(corpus, params)
     if found is None or not (found / ABOUT).is_file():
         model = finalize(corpus, params, predictions=predictions, aim=aim)
