@@ -97,7 +97,7 @@ def confusion_matrix(results: Result | Mapping[str, Result], threshold: float = 
     figure = make_subplots(cols=len(tables), subplot_titles=None if one else list(tables), shared_yaxes=True)
     for column, table in enumerate(tables.values(), start=1):
         figure.add_trace(_matrix(at_threshold(table, threshold)), row=1, col=column)
-    styled(figure, f"Confusion matrix at threshold {threshold:g}", _counted(tables), x="predicted")
+    styled(figure, f"Confusion matrix at threshold {threshold:g}", _counted(next(iter(tables.values()))), x="predicted")
     up = {"title_text": "annotated", "autorange": "reversed"}
     return figure.update_layout(yaxis=up, margin_t=85 if one else 120)
 
@@ -140,7 +140,7 @@ def thresholds(result: Result, threshold: float = THRESHOLD) -> go.Figure:
     figure.update_yaxes(title_text="annotated", autorange="reversed", col=2)
     title = f"At threshold {threshold:.2f}: {', '.join(f'{name} {now[name]:.3f}' for name in lines)}"
     legend = {"orientation": "h", "yref": "container", "y": 0.01}
-    styled(figure, title, _counted({"": table}, weighted=True), height=440)
+    styled(figure, title, _counted(table, weighted=True), height=440)
     return figure.update_layout(margin_b=100, legend=legend)
 
 
@@ -176,7 +176,7 @@ def reliability(results: Result | Mapping[str, Result]) -> go.Figure:
         figure.add_scatter(x=[0, end], y=level, mode="lines", name=name, line=line, hoverinfo="skip")
     figure.update_layout(legend_title_text="calibration error", xaxis_range=[-0.01, end], yaxis_range=[-0.01, end])
     axes = {"x": "predicted probability of evidence (mean of the bin)", "y": "observed fraction of evidence"}
-    return styled(figure, title, f"{_counted(tables, weighted=True)}, in ten bins of equal count", height=460, **axes)
+    return styled(figure, title, f"{_counted(first, weighted=True)}, in ten bins of equal count", height=460, **axes)
 
 
 def _named(results: Any, read: Callable[[Any], Any]) -> tuple[dict[str, Any], bool]:
@@ -203,10 +203,9 @@ def _look(one: bool, model: str, position: int, fold: Any, number: int) -> dict[
     return {"name": name, "legendgroup": name, "showlegend": one or number == 0, "marker": marker(shade)}
 
 
-def _counted(tables: Mapping[str, pd.DataFrame], weighted: bool = False) -> str:
-    first = next(iter(tables.values()))
-    standing = f" that stand for {first['weight'].sum():,.0f}" if weighted and "weight" in first else ""
-    return f"{len(first):,} pairs{standing}, {first['label'].sum():,} of them evidence"
+def _counted(table: pd.DataFrame, weighted: bool = False) -> str:
+    standing = f" that stand for {table['weight'].sum():,.0f}" if weighted and "weight" in table else ""
+    return f"{len(table):,} pairs{standing}, {table['label'].sum():,} of them evidence"
 
 
 def _curves(results: Any, title: str, curve: Any, area: Any, name: str, chance: Any = None, **axes: Any) -> go.Figure:
@@ -229,7 +228,7 @@ def _curves(results: Any, title: str, curve: Any, area: Any, name: str, chance: 
     look = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "hoverinfo": "skip"}
     figure.add_scatter(x=[0, 1], y=level, mode="lines", name=f"chance: {sum(level) / 2:.3f}", **look)
     figure.update_layout(legend_title_text=name, xaxis_range=[-0.01, 1.01], yaxis_range=[-0.01, 1.03])
-    return styled(figure, title, _counted(tables), height=440, **axes)
+    return styled(figure, title, _counted(first), height=440, **axes)
 
 
 def _matrix(now: Mapping[str, float]) -> go.Heatmap:
