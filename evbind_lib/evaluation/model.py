@@ -115,6 +115,8 @@ class EvidenceModel:
                 folder.replace(before)
             partial.replace(folder)
         except OSError as error:
+            if before.exists():
+                before.replace(folder)
             problem = f"the model cannot be written there ({error.strerror})"
             raise ModelError(f"{folder}: {problem}; name a new folder, or one of such a model.") from None
         finally:

@@ -190,9 +190,9 @@ def _folds(result: Trained) -> tuple[FoldResult, ...]:
 
 
 def _fold_metrics(result: Result) -> pd.DataFrame:
-    """A row of metrics for each fold."""
+    """A row of metrics for each fold, of several seeds their mean."""
     if not isinstance(result, pd.DataFrame):
-        return pd.DataFrame({fold.fold: fold.metrics for fold in _folds(result)}).T
+        return pd.DataFrame([{"fold": each.fold, **each.metrics} for each in _folds(result)]).groupby("fold").mean()
     parts = result.groupby("fold")[["label", "probability"]]
     return pd.DataFrame({fold: compute_metrics(*part.to_numpy().T) for fold, part in parts}).T
 

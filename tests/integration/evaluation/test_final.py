@@ -68,6 +68,10 @@ def test_a_folder_holds_all_that_it_takes_and_is_written_whole(
     with monkeypatch.context() as patched, pytest.raises(ModelError, match="No space left"):
         patched.setattr(model.tokenizer, "save_pretrained", fails)
         model.save(tmp_path / "model")
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match="No space left"):
+        move = Path.replace  # which fails for the new folder when the old one has been moved aside
+        patched.setattr(Path, "replace", lambda own, to: fails(own) if own.suffix == ".part" else move(own, to))
+        model.save(tmp_path / "model")
     assert [file.name for file in tmp_path.iterdir()] == ["model"]  # the old one, and nothing half written beside it
     assert EvidenceModel.load(tmp_path / "model").about == again.about
     model.save(tmp_path / "model")  # a model of ours is replaced, anything else is not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def numbers(trace: Any) -> list[int]:
 def test_names_say_what_there_is() -> None:
     tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
-    assert set(plots.__all__) == set(dir(plots)) == imported - {"annotations", "import_module", "TYPE_CHECKING", "Any"}
+    assert set(plots.__all__) == set(dir(plots)) == imported
     assert not hasattr(plots, "pareto")
 
 
@@ -264,6 +265,12 @@ def test_fold_scores_and_learning_curves_show_each_fold(result: CrossValidation)
     figure, names = plots.fold_scores(result), [name for name in METRICS if METRICS[name].greater_is_better]
     assert list(traces(figure, "fold 2")[0].y) == [result.folds[1].metrics[name] for name in names]
     assert list(traces(figure, "mean")[0].y) == pytest.approx([result.score(name, "mean") for name in names])
+    halved = [
+        replace(fold, seed=7, metrics={name: fold.metrics[name] / 2 for name in METRICS}) for fold in result.folds
+    ]
+    both = plots.fold_scores(CrossValidation((*(replace(fold, seed=3) for fold in result.folds), *halved)))
+    assert [*traces(both, "fold 2")[0].y] == pytest.approx([result.folds[1].metrics[name] * 3 / 4 for name in names])
+    assert both.layout.title.subtitle.text == figure.layout.title.subtitle.text and len(both.data) == len(figure.data)
     figure = plots.fold_scores({"first": result, "second": result})
     first, second = ([trace.x[0] for trace in traces(figure, name)] for name in ("first", "second"))
     assert max(first) < min(second) and figure.layout.xaxis.ticktext == MAIN
