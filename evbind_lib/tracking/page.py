@@ -81,10 +81,7 @@ def export_html(notebook: Any, file: Path) -> Path:
     for data in outputs:
         data.pop(WIDGET, None)  # a page has no kernel to bring it to life; the static figure beside it stays
     for number, data in enumerate([data for data in outputs if PLOTLY in data]):
-        data.pop("image/png", None)
-        figure = {part: data[PLOTLY][part] for part in ("data", "layout")}
-        data["text/html"] = to_html(figure, full_html=False, include_plotlyjs=number == 0, validate=False)
-        del data[PLOTLY]
+        data["text/html"] = to_html(data[PLOTLY], full_html=False, include_plotlyjs=number == 0, validate=False)
     exporter = HTMLExporter(embed_images=True)
     exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": file.stem}})
