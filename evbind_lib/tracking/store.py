@@ -222,13 +222,10 @@ def _without_news_of_the_database() -> Iterator[None]:
 
 def _check_database(address: str) -> None:
     """Connect once to a database of a server, which MLflow itself would try ten times."""
-    engine = sqlalchemy.create_engine(address)
     try:
-        engine.connect().close()
+        sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool).connect().close()
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise MlflowException(str(error.__cause__ or error).strip().splitlines()[0]) from None
-    finally:
-        engine.dispose()
 
 
 def _location(artifacts: str, name: str) -> str:
