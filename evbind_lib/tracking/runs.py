@@ -269,14 +269,13 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
             self.store.client.log_artifacts(self.run_id, folder)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        pooled = CrossValidation(tuple(self.results)).pooled() if error is None and self.results else {}
+        whole = CrossValidation(tuple(self.results))
+        pooled = whole.pooled() if error is None and self.results else {}
         numbers = {f"pooled/{name}": value for name, value in pooled.items()}
-        seconds = sum(result.seconds for result in self.results)
         self.end_metrics()
-        with self.store.at_end() as had_gaps:
-            if had_gaps:
-                self.catch_up(self.results, time.time())
-            self.end(error, {**numbers, "seconds": seconds})
+        with self.store.at_end():
+            self.catch_up(self.results, time.time())
+            self.end(error, {**numbers, "seconds": whole.seconds})
 
 
 def idle_since(run: entities.Run) -> float:

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,13 @@ from evbind_lib.config.processes import is_dead, lock_between_processes, this_pr
 from evbind_lib.config.schema import TrackingParams
 from evbind_lib.errors import TrackingError
 
-# MLflow would report its use to its makers, and print an address for every run that ends on a server.
+# MLflow would report its use to its makers, print an address for every run that ends on a server, and try a server that is not
+# there, or does not answer, for minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
 
 import mlflow
 from mlflow.entities import Run
@@ -61,11 +65,14 @@ NONE: Values = {}
 class Store:
     """An MLflow store, or `TrackingError`; addresses may be relative to the workspace; to another process its parameters go."""
 
+    has_gaps = False  # whether a write failed while work went on
+    _last: Future[None] | None = None  # what was written last
+    _waited = 0.0  # seconds that the trial has waited for it so far
+
     def __init__(self, tracking: TrackingParams) -> None:
         self.tracking, self.uri = tracking, resolve_sqlite(tracking.uri)
         self.shown_uri = masked(tracking.uri)
         self.served = self.uri.startswith(("http://", "https://"))
-        self._connect()
         with self.must_work("artifacts"):
             if not self.served:
                 _check_place(tracking.artifacts)
@@ -79,26 +86,17 @@ class Store:
                 _check_database(self.uri)
             self.experiments = {name: self._experiment(name) for name in LEVELS}
 
-    def _connect(self) -> None:
-        self.has_gaps = False  # whether a write failed while work went on
-        self._left, self._writer = TRIAL_WAITS, ThreadPoolExecutor(1, "mlflow")
-        self._last: Future[None] = self._writer.submit(lambda: None)  # what was written last
-        # MLflow would try a server that is not there, or does not answer, for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
-
     @functools.cached_property
     def client(self) -> mlflow.MlflowClient:
         """MLflow's client, made by the first that writes: in a worker the store may be lost by then."""
         return _client_of(self.uri)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("client", "_writer", "_last")}
+    @functools.cached_property
+    def _writer(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "mlflow")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._connect()
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("tracking", "uri", "shown_uri", "served", "experiments")}
 
     @contextlib.contextmanager
     def must_work(self, key: str = "uri") -> Iterator[None]:
@@ -112,7 +110,7 @@ class Store:
 
     def may_wait(self) -> None:
         """Begin a trial, which may wait for this store as long as any other, but not for what the one before did not."""
-        self._left = TRIAL_WAITS if self._last.done() else 0.0
+        self._waited = 0.0 if self._last is None or self._last.done() else TRIAL_WAITS
 
     def live(self, write: Callable[..., Any], *args: Any, **given: Any) -> None:
         """Write while work goes on: in order, in another thread, waited for as long as a trial may; after a failure no more."""
@@ -125,8 +123,8 @@ class Store:
         began = time.monotonic()
         self._last = self._writer.submit(attempt)
         with contextlib.suppress(TimeoutError):
-            self._last.result(max(0.0, self._left))
-        self._left -= time.monotonic() - began
+            self._last.result(max(0.0, TRIAL_WAITS - self._waited))
+        self._waited += time.monotonic() - began
 
     def log_system_metrics(self, run_id: str) -> Callable[[], None]:
         """Log what the machine does to a run, as MLflow does where it is asked; what ends that."""
@@ -138,14 +136,12 @@ class Store:
         return monitor.finish
 
     @contextlib.contextmanager
-    def at_end(self) -> Iterator[bool]:
-        """Write what remains at the end, after all that waits; gives whether something could not be written before."""
-        with contextlib.suppress(RuntimeError):  # an interpreter at its end has ended its threads, with all that waited
-            self._writer.submit(lambda: None).result()
-        had_gaps = self.has_gaps
+    def at_end(self) -> Iterator[None]:
+        """Write what remains at the end, after all that waits, also where something could not be written before."""
+        wait([self._last] if self._last else [])
         self.has_gaps = False
         with self.going_on("`evbind sync` writes what is missing of a study"):
-            yield had_gaps
+            yield
 
     @contextlib.contextmanager
     def going_on(self, then: str = "its runs have gaps") -> Iterator[None]:
