@@ -73,26 +73,24 @@ class Run:
         run.describe(parameters, {**circumstances(), **tags, **evbind_tags(error="" if failed else None)})
         return run
 
-    def start_below(self, parent: Run, level: str, *, began: float | None = None) -> Self:
-        """Make the run, unless it is there, as a child of another."""
-        if self.run_id:
-            return self
-        own = {**self.inherited, **evbind_tags(level=level), "mlflow.parentRunId": parent.run_id}
-        self.run_id = self.store.start(self.experiment, self.name, own, began)
-        if level == "trial":
-            self.log_data()
-        return self
+    @classmethod
+    def below(cls, parent: Run, level: str, name: str, run_id: str = "", **tags: str) -> Self:
+        """Child of a run, such as a ``trial``, with its id or to be made by `start`."""
+        own = {**evbind_tags(level=level, **tags), "mlflow.parentRunId": parent.run_id}
+        return cls(parent.store, run_id, parent.experiment, name, {**parent.inherited, **own})
+
+    def start(self, *, began: float | None = None) -> None:
+        """Make the run of a child, unless it is there."""
+        if not self.run_id:
+            self.run_id = self.store.start(self.experiment, self.name, self.inherited, began)
+            if self.inherited["evbind.level"] == "trial":
+                self.log_data()
 
     def log_data(self) -> None:
         """Log the data as an input of this run, as MLflow calls it, by their fingerprint alone."""
         if DATA in self.inherited:
             data = entities.Dataset("corpus", digest=self.inherited[DATA][:36], source_type="evbind", source="{}")
             self.store.client.log_inputs(self.run_id, datasets=[entities.DatasetInput(data)])
-
-    @classmethod
-    def below(cls, parent: Run, name: str, run_id: str = "", **tags: str) -> Self:
-        """Child of a run, with its id or to be made by `start_below`."""
-        return cls(parent.store, run_id, parent.experiment, name, {**parent.inherited, **evbind_tags(**tags)})
 
     def children(self, level: str, **tags: str) -> list[entities.Run]:
         """Find the child runs of a level, such as ``trial``, with these tags."""
@@ -223,8 +221,8 @@ class TrainingRun(Run, Callback, contextlib.AbstractContextManager["TrainingRun"
         result, n_folds, number = done[-1], len(done), str(done[-1].fold + 1)
         place = f"fold {number}, seed {result.seed}" if self.several_seeds else f"fold {number}"
         # The number comes first: MLflow's page cuts long names at this depth of the tree.
-        run = Run.below(self, f"{place} of {self.name}", fold=number, seed=str(result.seed))
-        run.start_below(self, "fold", began=ended - _trained_for(result))
+        run = Run.below(self, "fold", f"{place} of {self.name}", fold=number, seed=str(result.seed))
+        run.start(began=ended - _trained_for(result))
         for epoch in result.epochs:
             numbers = {"training_loss": epoch.training_loss, **(epoch.metrics or {}), "epoch_seconds": epoch.seconds}
             run.log(numbers, step=epoch.epoch)

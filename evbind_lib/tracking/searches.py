@@ -29,9 +29,10 @@ from evbind_lib.training.result import Callback, FoldResult
 MAY_STILL_WRITE = 60  # seconds after its trial that another process has to end its run
 
 
-def trial_run_name(number: int) -> str:
-    """Name of a trial's run; such names sort as numbers do."""
-    return f"trial {number:03d}"
+def _numbered(study_run: Run, level: str, number: int, run_id: str = "") -> TrainingRun:
+    """Run of a ``trial`` or a ``finalist``, with its id or to be made; such names sort as numbers do."""
+    name = f"trial {number:03d}" if level == "trial" else f"finalist trial {number:03d}"
+    return TrainingRun.below(study_run, level, name, run_id, **{level: str(number)})
 
 
 class TrackedTrials(SearchCallback):
@@ -43,14 +44,14 @@ class TrackedTrials(SearchCallback):
 
     def on_trial_begin(self, trial: optuna.Trial) -> None:
         number = trial.number
-        run = self.trial_runs[number] = TrainingRun.below(self.study_run, trial_run_name(number), trial=str(number))
+        run = self.trial_runs[number] = _numbered(self.study_run, "trial", number)
 
         def begin() -> None:
             for known in self.study_run.children("trial", trial=str(number)) if TrialRecord.read(trial).seconds else ():
                 run.run_id, run.resumed, run.idle = known.info.run_id, True, idle_since(known)  # it was stopped
                 run.log(tags={PROCESS: this_process()})
                 self.store.client.update_run(run.run_id, status="RUNNING")
-            run.start_below(self.study_run, "trial")
+            run.start()
             # So that a view of the study can lead to it; a slow server may answer when the trial has ended.
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 TrialRecord(mlflow_run={"experiment": run.experiment, "run": run.run_id}).write(trial)
@@ -102,9 +103,9 @@ class TrackedSearch(TrackedTrials, contextlib.AbstractContextManager["TrackedSea
         mark_best(self.study_run, self.study, [*find("trial", best="true"), *find("trial", trial=str(number))])
 
     def on_finalist_begin(self, trial: FrozenTrial) -> None:
-        run = self.trial_runs[trial.number] = _finalist_run(self.study_run, trial.number)
+        run = self.trial_runs[trial.number] = _numbered(self.study_run, "finalist", trial.number)
         self.store.may_wait()
-        self.store.live(run.start_below, self.study_run, "finalist")
+        self.store.live(run.start)
 
     def on_finalist_end(self, trial: FrozenTrial, values: Sequence[float], error: BaseException | None) -> None:
         if run := self.trial_runs.pop(trial.number, None):
@@ -166,11 +167,10 @@ def _is_behind(run: entities.Run | None, trial: FrozenTrial) -> bool:
 
 def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None, cache: FoldCache) -> None:
     """Write the run of an ended trial with the same calls as while it was trained, from what is on disk."""
-    number, record = trial.number, TrialRecord.read(trial)
-    began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-    run = TrainingRun.below(study_run, trial_run_name(number), known.info.run_id if known else "", trial=str(number))
-    run.start_below(study_run, "trial", began=began)
-    steps = sorted(trial.intermediate_values) or range(len(record.fold_scores or ()))
+    number = trial.number
+    run = _numbered(study_run, "trial", number, known.info.run_id if known else "")
+    run.start(began=trial.datetime_start.timestamp())  # of a trial that began
+    steps = sorted(trial.intermediate_values) or range(len(TrialRecord.read(trial).fold_scores or ()))
     folds = _cached_folds(cache, (trial_name(number, fold) for fold in steps))
     run.catch_up(folds, trial.datetime_complete.timestamp() if trial.datetime_complete else time.time())
     run.end_trial(trial, folds)
@@ -179,10 +179,6 @@ def _write_trial(study_run: Run, trial: FrozenTrial, known: entities.Run | None,
 def _cached_folds(cache: FoldCache, names: Iterable[str]) -> list[FoldResult]:
     """Folds of these names, up to the first that is not there."""
     return [result for result in itertools.takewhile(bool, map(cache.load, names)) if result]
-
-
-def _finalist_run(study_run: Run, number: int, run_id: str = "") -> TrainingRun:
-    return TrainingRun.below(study_run, f"finalist {trial_run_name(number)}", run_id, finalist=str(number))
 
 
 def _finalist_numbers(values: Sequence[float]) -> dict[str, float]:
@@ -199,10 +195,9 @@ def _sync_finalists(study_run: Run, study: optuna.Study, cache: FoldCache) -> No
         is_whole = there and there.info.status == ("FINISHED" if numbers else "FAILED")
         if "ended" not in entry or (is_whole and before == numbers.get("objective")):
             continue
-        run = _finalist_run(study_run, int(number), there.info.run_id if there and before is None else "")
+        run = _numbered(study_run, "finalist", int(number), there.info.run_id if there and before is None else "")
         folds = _cached_folds(cache, (finalist_name(int(number), place) for place in itertools.count()))
-        began = entry["ended"] - sum(result.seconds for result in folds if not result.cached)
-        run.start_below(study_run, "finalist", began=began)
+        run.start(began=entry["ended"] - sum(result.seconds for result in folds if not result.cached))
         run.several_seeds = True
         run.log(parameters=study.get_trials(deepcopy=False)[int(number)].params)
         run.catch_up(folds, entry["ended"])
@@ -234,8 +229,8 @@ def write_summary(study_run: Run, study: optuna.Study, numbers: Values, texts: M
     best, counts, there = best_trial(study), count_trials(study), study_run.children("summary")
     if best is None:
         return
-    summary = Run.below(study_run, "Study Summary", there[0].info.run_id if there else "")
-    summary.start_below(study_run, "summary")
+    summary = Run.below(study_run, "summary", "Study Summary", there[0].info.run_id if there else "")
+    summary.start()
     counted = {f"trials_{name}": count for name, count in counts.items()}
     note = f"{counts['total']} trials: {states(counts)}. Best value {best.value:.4f}, trial {best.number}."
     # Tags, not parameters: the study may go on and find a better one, and parameters cannot change.

@@ -47,7 +47,8 @@ def test_a_thousand_trials_are_handled_in_seconds(brief: Callable[..., Params], 
     run = Run.open(store, "search", study.study_name, parameters={}, study_key=study_key(study))
     for trial in study.get_trials(deepcopy=False):
         name, number = f"trial {trial.number:03d}", str(trial.number)
-        below = Run.below(run, name, trial=number).start_below(run, "trial")
+        below = Run.below(run, "trial", name, trial=number)
+        below.start()
         below.end(tags=evbind_tags(state="COMPLETE"))
     run.end()
     StudyRecord(ended="FINISHED").write(study)
