@@ -15,17 +15,10 @@ builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr
 import_module("pandas")  # which asks so whether its tables are as wide as a terminal
 del builtins.get_ipython  # type: ignore[attr-defined]
 NAMES = (
-    *("accelerate", "cloudpickle", "distributed", "hydra", "ipykernel.kernelapp", "IPython", "mlflow", "nbconvert"),
-    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.client", "nbformat", "omegaconf", "optuna", "psutil"),
-    *(
-        "psycopg",
-        "pyarrow.parquet",
-        "pydantic",
-        "scipy.special",
-        "scipy.stats",
-        "sklearn.linear_model",
-        "sklearn.metrics",
-    ),
+    *("accelerate", "cloudpickle", "distributed", "hydra", "hypothesis", "ipykernel.debugger", "ipykernel.kernelapp"),
+    *("IPython", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.client", "nbconvert", "nbformat"),
+    *("omegaconf", "optuna", "optuna.importance", "papermill", "psutil", "psycopg", "pyarrow.parquet", "pydantic"),
+    *("pytest", "scipy.special", "scipy.stats", "sklearn.ensemble", "sklearn.linear_model", "sklearn.metrics"),
     *("sklearn.model_selection", "tokenizers", "torch", "transformers.models.deberta_v2.modeling_deberta_v2"),
     *("transformers.trainer", "yaml"),
 )
