@@ -54,7 +54,7 @@ def start(
 ) -> Params:
     """Compose the parameters of this notebook, and record its execution and what the verbs do from here on.
 
-    Of your process it sets ``OMP_WAIT_POLICY``, unless you did, and nothing else.
+    Of your process it sets ``OMP_WAIT_POLICY`` and what MLflow says and waits for, unless you did, and nothing else.
 
     Parameters
     ----------
