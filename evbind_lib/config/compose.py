@@ -158,22 +158,25 @@ def _prepare(words: Iterable[str]) -> list[str]:
 
 
 def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Compose with Hydra into plain nested values; ``beside`` are values below those that are composed."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
+    """Compose into plain nested values: files by Hydra, plain values on top; ``beside`` are values below all of these."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     _check_files(overrides)
-    _look_into_the_workspace_first()
     # For files of params/model/, and the study's name in params/hpo/.
     OmegaConf.register_new_resolver("encoder", encoder_default, replace=True)
     named = lambda *, _root_: default_study_name(_root_.data, _root_.model)  # noqa: E731 - its argument is OmegaConf's word
     OmegaConf.register_new_resolver("study_name", named, replace=True)
-    GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
-            config = hydra.compose(config_name, overrides)
-        return OmegaConf.to_container(OmegaConf.merge(beside or {}, config), resolve=True)  # type: ignore[return-value]
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        plain = [each for each in parsed if each.is_force_add() and not each.is_sweep_override() and each.package is None]
+        if any(each.is_delete() for each in parsed):  # what is taken out may have been set before
+            plain = []
+        others = tuple(word for word, each in zip(overrides, parsed, strict=True) if each not in plain)
+        config = OmegaConf.merge(beside or {}, _composed(config_name, others, _states_of_files()))
+        for each in plain:
+            OmegaConf.update(config, each.key_or_group, each.value(), merge=True, force_add=True)
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except Exception as error:
         ours: BaseException | None = error
         while ours and not isinstance(ours, EvbindError):
@@ -181,6 +184,25 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
         if ours:  # of a resolver
             raise ours from None
         raise ParamsError(_explain(error)) from None
+
+
+@functools.lru_cache(maxsize=100)
+def _composed(config_name: str | None, words: tuple[str, ...], files: tuple[Any, ...]) -> Any:
+    """What Hydra composes, which takes it a tenth of a second, kept as long as the ``files`` are as they are."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    _look_into_the_workspace_first()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
+        return hydra.compose(config_name, list(words))
+
+
+def _states_of_files() -> tuple[Any, ...]:
+    """The parameter files there are, with what changes where one is written or may no longer be read."""
+    files = [file for place in (workspace(), project_folder()) for file in (place / "params").glob("**/*.yaml")]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    return tuple((file, state.st_mtime_ns, state.st_ctime_ns, state.st_size) for file, state in states)
 
 
 @functools.cache

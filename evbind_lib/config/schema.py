@@ -361,7 +361,7 @@ def set_values(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 def explain(error: ValidationError) -> str:
     """Say the first problem of a validation in one sentence: pydantic's own words, behind the key and its value."""
     first = error.errors()[0]
-    kind, value, key = first["type"], first["input"], ".".join(map(str, first["loc"]))
+    kind, value, key = first["type"], first["input"], shown(".".join(map(str, first["loc"])))
     if key in BY_OPTUNA and kind in ("extra_forbidden", "string_type", "string_pattern_mismatch"):
         return f"{key}: {OPTUNAS}."
     if kind == "extra_forbidden" and key.startswith("hpo.search_space."):
@@ -376,5 +376,5 @@ def explain(error: ValidationError) -> str:
     if kind == "literal_error":
         problem = "is none of the choices" + did_you_mean(str(value), re.findall("'(.+?)'", first["ctx"]["expected"]))
     given = f"={shown(masked(value, key))}" if kind != "missing" and isinstance(value, SCALARS) else ""
-    sentence = f"{shown(key)}{given}: {problem}" if key else problem
+    sentence = f"{key}{given}: {problem}" if key else problem
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from evbind_lib.config.compose import compose, describe, split_arguments, with_trainer
+from evbind_lib.config.compose import _prepare, _tree, compose, describe, split_arguments, with_trainer
 from evbind_lib.config.schema import OPTUNAS, Params, dotted_name
 from evbind_lib.errors import ParamsError
 from tests.conftest import PROJECT
@@ -140,6 +142,31 @@ def test_another_type_of_pruner_or_sampler_leaves_the_options_of_the_old_one_beh
     ):
         pruner = compose(overrides, hpo="quick").hpo.pruner
         assert (pruner.type, pruner.model_extra) == (kind, options)
+
+
+# fmt: off
+@pytest.mark.parametrize("words", [
+    ["hpo=quick", "hpo.trials={n_trials:3,n_jobs:2}", "training.args={adam_beta2:0.98}"],  # merged into what is there
+    ["hpo.search_space.loss_function.choices=[focal]", "data.author_column='a b'", "training.args.run_name=null"],
+    ["model=deberta_v3_base", "model.name=${data.format}", "training.args.x.y=${oc.env:HOME}", "hpo.enqueue=[]", "data=redsm5"],
+    ["hpo.fixed={focal_gamma:1}", "~hpo.fixed.focal_gamma", "~hpo.search_space.focal_alpha", "training.seeds=[1,2]"],
+])
+# fmt: on
+def test_values_on_top_of_files_are_what_hydra_makes_of_both_at_once(words: list[str]) -> None:
+    ours = _tree("config", given := _prepare(words))
+    with hydra.initialize_config_dir(config_dir=str(PROJECT / "params"), version_base=None):
+        whole = hydra.compose("config", given)
+    assert ours == OmegaConf.to_container(whole, resolve=True)
+    ours["hpo"]["trials"]["n_trials"] = 77
+    assert _tree("config", given)["hpo"]["trials"]["n_trials"] != 77
+
+
+def test_a_file_that_was_edited_counts_at_once(workspace: Path) -> None:
+    for gamma in (1.0, 3.0):
+        own_file(workspace, "trainer/mine.yaml", f"# @package training\nfocal_gamma: {gamma}\n")
+        assert compose(trainer="mine").training.focal_gamma == gamma
+    own_file(workspace, "trainer/default.yaml", "# @package training\nfocal_gamma: 5.0\n")  # before the one that ships
+    assert compose().training.focal_gamma == 5
 
 
 def test_a_searched_parameter_can_be_taken_out() -> None:
