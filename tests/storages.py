@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import pwd
+import runpy
 import shutil
 import signal
 import socket
@@ -16,8 +17,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import forks
 
 NO_POSTGRES = "PostgreSQL's programs are not installed here (Debian: apt-get install postgresql)"
 
@@ -67,15 +71,32 @@ def postgres(host: str = "127.0.0.1") -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _serve(folder: Path, port: int) -> None:
+    """Run MLflow's server by its own command, in this process: by itself it starts another that loads everything again."""
+    import mlflow.cli
+    import mlflow.server
+
+    def here(command: list[str], extra_env: dict[str, str], **others: Any) -> None:
+        os.environ.update(extra_env)
+        sys.argv = command[2:]  # after the interpreter and -m
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+    os.setsid()
+    os.chdir(folder)
+    with (folder / "log").open("w") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # four processes less
+    mlflow.server._exec_cmd = here
+    words = ["--port", str(port), "--workers", "1", "--backend-store-uri", "sqlite:///mlflow.db"]
+    mlflow.cli.cli(["server", *words, "--artifacts-destination", "files"])
+
+
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int | None = None) -> Iterator[str]:
     """Address of an MLflow server in a process of its own."""
     address = f"http://127.0.0.1:{(port := port or free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "files"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes less
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+    process = forks.Forked(forks.start(_serve, folder, port))
     try:
         deadline = time.monotonic() + 90
         while True:

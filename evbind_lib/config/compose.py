@@ -169,11 +169,13 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
     OmegaConf.register_new_resolver("study_name", named, replace=True)
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        plain = [each for each in parsed if each.is_force_add() and not each.is_sweep_override() and each.package is None]
-        if any(each.is_delete() for each in parsed):  # what is taken out may have been set before
-            plain = []
+        # What is taken out may have been set before, and what evbind does not know Hydra refuses.
+        odd = any(each.is_delete() or each.is_sweep_override() or each.package for each in parsed)
+        plain = [] if odd else [each for each in parsed if each.is_force_add()]
         others = tuple(word for word, each in zip(overrides, parsed, strict=True) if each not in plain)
-        config = OmegaConf.merge(beside or {}, _composed(config_name, others, _states_of_files()))
+        files = [file for place in (workspace(), project_folder()) for file in (place / "params").glob("**/*.yaml")]
+        states = tuple((file, file.stat().st_ctime_ns) for file in files if file.is_file())
+        config = OmegaConf.merge(beside or {}, _composed(config_name, others, states))
         for each in plain:
             OmegaConf.update(config, each.key_or_group, each.value(), merge=True, force_add=True)
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
@@ -187,8 +189,8 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
 
 
 @functools.lru_cache(maxsize=100)
-def _composed(config_name: str | None, words: tuple[str, ...], files: tuple[Any, ...]) -> Any:
-    """What Hydra composes, which takes it a tenth of a second, kept as long as the ``files`` are as they are."""
+def _composed(config_name: str | None, words: tuple[str, ...], states: tuple[Any, ...]) -> Any:
+    """What Hydra composes, which takes it a tenth of a second, kept as long as the states of files are these."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -196,13 +198,6 @@ def _composed(config_name: str | None, words: tuple[str, ...], files: tuple[Any,
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(project_folder() / "params"), version_base=None):
         return hydra.compose(config_name, list(words))
-
-
-def _states_of_files() -> tuple[Any, ...]:
-    """The parameter files there are, with what changes where one is written or may no longer be read."""
-    files = [file for place in (workspace(), project_folder()) for file in (place / "params").glob("**/*.yaml")]
-    states = [(file, file.stat()) for file in files if file.is_file()]
-    return tuple((file, state.st_mtime_ns, state.st_ctime_ns, state.st_size) for file, state in states)
 
 
 @functools.cache

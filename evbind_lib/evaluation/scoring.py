@@ -84,10 +84,7 @@ def read_pairs(file: str, known: Mapping[str, str], criteria: Sequence[str] = ()
 
 
 def score_pairs(model: EvidenceModel, pairs: pd.DataFrame, part: Path | None = None) -> np.ndarray:
-    """P(evidence) of each pair, with progress on stderr; what ``part`` holds of an earlier start is not asked again.
-
-    ``part`` begins with a digest of model and texts, and has a line of probabilities for each so many pairs; no text.
-    """
+    """P(evidence) of each pair, with progress on stderr; what ``part`` holds of an earlier start is not asked again."""
     texts = pairs[["criterion", "sentence"]]
     # The longest first: like lengths need little padding, memory is short at once or never, and time left only shrinks.
     order = np.argsort(-(texts["criterion"].str.len() + texts["sentence"].str.len()).to_numpy(), kind="stable")

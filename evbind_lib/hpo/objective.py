@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
@@ -24,11 +24,7 @@ from evbind_lib.hpo.space import draw, put_in
 from evbind_lib.hpo.study import StudyRecord, TrialRecord
 from evbind_lib.training.cache import FoldCache, fold_key, model_content, trial_name
 from evbind_lib.training.metrics import METRICS, aggregate
-from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult
-
-if TYPE_CHECKING:
-    from evbind_lib.training.losses import Loss
-    from evbind_lib.training.trainer import ModelInit
+from evbind_lib.training.result import Callback, CrossValidation, EpochResult, FoldResult, Loss, ModelInit
 
 # Settings are the branches data, model and training whole, so that a new key counts, but for what changes no score or stands in
 # the identity by itself: the folds and the seed, the model, and the data by their fingerprint, wherever they lie.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
@@ -13,10 +13,7 @@ from evbind_lib.data.folds import Fold
 from evbind_lib.hpo.objective import Objective, suggest
 from evbind_lib.hpo.study import quiet_optuna
 from evbind_lib.hpo.workers import visible_gpus
-from evbind_lib.training.result import Callback, FoldResult
-
-if TYPE_CHECKING:
-    from evbind_lib.training.trainer import ModelInit
+from evbind_lib.training.result import Callback, FoldResult, ModelInit
 
 N_STEPS, N_WARM_UP, BATCH = 20, 5, "per_device_train_batch_size"
 WIDER = 8  # times a batch, as much work at once as that many trainings have
@@ -62,11 +59,7 @@ def largest_batch(sets: list[Params]) -> int:
 
 
 def workers_at_once(objective: Any, params: Params) -> tuple[int, list[str]]:
-    """How many workers to start, and a note where ``cluster.gpu_share=auto`` finds room for fewer than ``hpo.trials.n_jobs``.
-
-    A GPU is shared by as many trainings as its memory holds, and as it is faster for each pair with `WIDER` times the batch:
-    while a small model is trained, a GPU mostly waits for the next step. The model measured is the one configured.
-    """
+    """How many workers to start, and a note where ``cluster.gpu_share=auto`` finds room for fewer than ``hpo.trials.n_jobs``."""
     wanted, gpus, is_local = params.hpo.trials.n_jobs, len(visible_gpus()), params.cluster.executor == "local"
     if params.cluster.gpu_share != "auto" or not is_local or not 0 < gpus < wanted:
         return wanted, []
@@ -77,6 +70,7 @@ def workers_at_once(objective: Any, params: Params) -> tuple[int, list[str]]:
 
     batch, own = largest_batch(drawn(objective.params)), (objective.corpus, objective.folds[0], objective.params)
     (alone, _, fold), (together, _, _) = (measure_pace(*own, n, objective.model_init) for n in (batch, WIDER * batch))
+    # As many as memory holds, and as the GPU is faster for each pair of a larger batch: it waits between a small model's steps.
     free_mb = USABLE * torch.cuda.mem_get_info()[0] / 2**20
     held, filled = free_mb / (fold.peak_memory_mb + CONTEXT_MB), alone / together
     number = min(wanted, gpus * max(1, int(min(held, filled))))

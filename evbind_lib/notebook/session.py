@@ -25,7 +25,7 @@ from evbind_lib.notebook.front_end import has_front_end
 from evbind_lib.notebook.monitor import Progress, SearchMonitor, SearchProgress
 from evbind_lib.tracking import executions
 from evbind_lib.training.cache import FoldCache
-from evbind_lib.training.result import Callback, CrossValidation
+from evbind_lib.training.result import Callback, CrossValidation, Loss, ModelInit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from evbind_lib.evaluation.model import EvidenceModel
     from evbind_lib.tracking.runs import TrainingRun
     from evbind_lib.tracking.store import Store
-    from evbind_lib.training.fold import ModelInit
-    from evbind_lib.training.losses import Loss
 
 Described = tuple[dict[str, Any], dict[str, Any]]  # parameters and tags of a run
 

@@ -12,10 +12,8 @@ from evbind_lib.data.corpus import Corpus
 from evbind_lib.data.folds import Fold
 from evbind_lib.training.cache import FoldCache, fold_key
 from evbind_lib.training.fold import prepare_fold, train_prepared
-from evbind_lib.training.losses import Loss
 from evbind_lib.training.model import quiet_libraries
-from evbind_lib.training.result import Callback, CrossValidation, FoldResult
-from evbind_lib.training.trainer import ModelInit
+from evbind_lib.training.result import Callback, CrossValidation, FoldResult, Loss, ModelInit
 
 
 def cross_validate(

@@ -22,12 +22,12 @@ from evbind_lib.errors import ModelError, ParamsError, TrainingError, did_you_me
 from evbind_lib.training import trainer
 from evbind_lib.training.cache import model_content
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import FOCAL, LOSS_ARGS, Loss, make_loss, settings_of
+from evbind_lib.training.losses import FOCAL, LOSS_ARGS, make_loss, settings_of
 from evbind_lib.training.metrics import METRICS, compute_metrics
 from evbind_lib.training.model import check_model, choose_precision, load_tokenizer, predict, quiet_libraries
 from evbind_lib.training.probabilities import probabilities_of
-from evbind_lib.training.result import Callback, EpochResult, FoldResult, prediction_table
-from evbind_lib.training.trainer import ModelInit, TrainerLoss
+from evbind_lib.training.result import Callback, EpochResult, FoldResult, Loss, ModelInit, prediction_table
+from evbind_lib.training.trainer import TrainerLoss
 
 
 @dataclass(frozen=True)

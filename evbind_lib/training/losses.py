@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from evbind_lib.config.registry import Registry
 from evbind_lib.config.schema import TrainingParams
+from evbind_lib.training.result import Loss
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LOSS_ARGS, FOCAL = "training.loss_args.", "training.focal_"  # parameters of a loss begin so
 
 

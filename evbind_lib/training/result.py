@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,11 @@ from evbind_lib.training.metrics import METRICS, aggregate, compute_metrics
 from evbind_lib.training.probabilities import probabilities_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]  # of each pair, by logits (n, 2) and labels (n,)
+ModelInit = Callable[[Any, "PreTrainedTokenizerBase"], "PreTrainedModel"]  # of a configuration and a tokenizer
 PREDICTION_COLUMNS = ["fold", "post_id", "sentence_id", "criterion_id", "label", "logit", "probability", "weight"]
 
 

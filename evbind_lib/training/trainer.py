@@ -8,24 +8,23 @@ import re
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from evbind_lib.config.arguments import RANGES
 from evbind_lib.config.schema import Params
 from evbind_lib.errors import ParamsError, TrainingError, did_you_mean, shown
 from evbind_lib.training.encoding import EncodedPairs, PairEncoder
-from evbind_lib.training.losses import Loss, make_loss
+from evbind_lib.training.losses import make_loss
 from evbind_lib.training.model import choose_precision, load_model, model_config
+from evbind_lib.training.result import Loss, ModelInit
 from evbind_lib.training.shortcuts import take_shortcuts
-
-ModelInit = Callable[[Any, PreTrainedTokenizerBase], PreTrainedModel]
 
 BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 # What PyTorch says on a CPU and on Apple's chips, which have no error class for it; the last is oneDNN, which gives no reason.

@@ -21,7 +21,7 @@ from evbind_lib.errors import TrainingError
 from evbind_lib.hpo.objective import Objective
 from evbind_lib.hpo.search import run_search
 from evbind_lib.training.crossval import cross_validate
-from evbind_lib.training.losses import Loss
+from evbind_lib.training.result import Loss
 from evbind_lib.training.trainer import is_out_of_memory, with_micro_batch
 from tests import forks
 from tests.conftest import BRIEF

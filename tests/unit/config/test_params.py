@@ -145,13 +145,16 @@ def test_another_type_of_pruner_or_sampler_leaves_the_options_of_the_old_one_beh
 
 
 # fmt: off
-@pytest.mark.parametrize("words", [
+ON_TOP = [
     ["hpo=quick", "hpo.trials={n_trials:3,n_jobs:2}", "training.args={adam_beta2:0.98}"],  # merged into what is there
     ["hpo.search_space.loss_function.choices=[focal]", "data.author_column='a b'", "training.args.run_name=null"],
     ["model=deberta_v3_base", "model.name=${data.format}", "training.args.x.y=${oc.env:HOME}", "hpo.enqueue=[]", "data=redsm5"],
     ["hpo.fixed={focal_gamma:1}", "~hpo.fixed.focal_gamma", "~hpo.search_space.focal_alpha", "training.seeds=[1,2]"],
-])
+]
 # fmt: on
+
+
+@pytest.mark.parametrize("words", ON_TOP)
 def test_values_on_top_of_files_are_what_hydra_makes_of_both_at_once(words: list[str]) -> None:
     ours = _tree("config", given := _prepare(words))
     with hydra.initialize_config_dir(config_dir=str(PROJECT / "params"), version_base=None):
