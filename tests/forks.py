@@ -43,8 +43,11 @@ def context() -> ForkServerContext:
 
 
 def share() -> None:
-    """Let processes that this one starts fork from the same one."""
+    """Let processes that this one starts fork from the same one, without the greeting that each kernel writes to stdout."""
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     context()
+    os.dup2(stdout, 1)
     os.environ[SHARED] = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
 
 
