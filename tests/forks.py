@@ -23,7 +23,6 @@ from typing import Any, TextIO
 import numpy as np
 from jupyter_client.provisioning import local_provisioner
 
-SHARED = "TESTS_FORKED_FROM"
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
@@ -31,24 +30,10 @@ _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 @functools.cache
 def context() -> ForkServerContext:
     """What makes processes. The one that they are forked from begins in the project's folder, where it finds `tests`."""
-    if address := os.environ.get(SHARED):
-        server: Any = forkserver._forkserver
-        # That of the process which started this one, with which it ends: none but that one has to be there for it.
-        server._forkserver_address, server._forkserver_alive_fd = address, os.open(os.devnull, os.O_RDONLY)
-        server.ensure_running = lambda: None
-    elif multiprocessing.parent_process() is None:
+    if multiprocessing.parent_process() is None:
         with contextlib.chdir(Path(__file__).parent.parent):
             forkserver.ensure_running()
     return _CONTEXT
-
-
-def share() -> None:
-    """Let processes that this one starts fork from the same one, without the greeting that each kernel writes to stdout."""
-    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    context()
-    os.dup2(stdout, 1)
-    os.environ[SHARED] = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
 
 
 def start(function: Callable[..., Any], *words: Any) -> BaseProcess:

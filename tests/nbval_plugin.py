@@ -97,8 +97,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # from whichever folder pytest is started
     local_provisioner.launch_kernel = forks.launch_kernel
     gc.disable()  # until all is imported
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        forks.share()  # one for all processes of the tests
 
 
 def pytest_collection_finish() -> None:
