@@ -28,8 +28,9 @@ search: $(STAMP)
 
 test: $(STAMP)
 # Three files at a time, since tests of servers and kills wait, the longest first, and one thread for each: trainings with two threads on
-# two cores wait for each other without end.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# two cores wait for each other without end. What is imported is compiled once, also where the environment forbids to keep it: tests start
+# hundreds of processes.
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from evbind_lib.config.compose import compose
 from evbind_lib.config.schema import DataParams, Params
 from evbind_lib.data.corpus import Corpus, load_corpus
 from evbind_lib.data.folds import Fold, make_folds
+from tests import forks
 from tests.storages import postgres
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -118,12 +117,20 @@ def searched(workspace: Path, once: Callable[..., Path]) -> Path:
     """The workspace with a finished search of three trials, made by the command; what it printed is in stdout and stderr."""
 
     def fill(folder: Path) -> None:
-        command = [sys.executable, "-m", "evbind_lib.cli", "hpo_search", *BRIEF]
-        with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-            environment = {**os.environ, "EVBIND_WORKSPACE": str(folder)}
-            subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, cwd=folder, timeout=300, check=True)
+        assert forks.begin(_search, folder).wait(300) == 0, (folder / "stderr").read_text()
 
     return shutil.copytree(once("searched", fill), workspace, dirs_exist_ok=True)
+
+
+def _search(folder: Path) -> int:
+    """The command in a process of its own, with its output in files."""
+    from evbind_lib.cli import main
+
+    os.chdir(folder)
+    os.environ["EVBIND_WORKSPACE"] = str(folder)
+    for number, name in enumerate(("stdout", "stderr"), start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    return main(["hpo_search", *BRIEF])
 
 
 @pytest.fixture
