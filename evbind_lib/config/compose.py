@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import itertools
 import os
 import re
@@ -113,9 +114,8 @@ def _experiment_tree(words: Sequence[str]) -> dict[str, Any] | None:
     # Where studies, runs and workers are, is said where it is used.
     here = ("hpo=", "tracking=", "cluster=", "++tracking.", "++cluster.", "++hpo.study.storage=")
     rest = _tree("config", [word for word in words if word.startswith(here)])
-    storage = {"hpo": {"study": {"storage": rest["hpo"]["study"]["storage"]}}}
     after = [f"+{word}" if CHOICE.match(word) else word for word in words[words.index(place) + 1 :]]
-    tree = _tree(None, [f"+{place}", *after], beside=storage)
+    tree = _tree(None, [f"+{place}", *after], beside={"hpo": {"study": {"storage": rest["hpo"]["study"]["storage"]}}})
     training, another_set = tree.get("training"), any(word.startswith("+trainer=") for word in after)
     if another_set and isinstance(training, dict) and training.get("provenance") == own["training"]["provenance"]:
         training["provenance"] = None  # the search's own
@@ -173,8 +173,7 @@ def _tree(config_name: str | None, overrides: list[str], beside: dict[str, Any] 
         odd = any(each.is_delete() or each.is_sweep_override() or each.package for each in parsed)
         plain = [] if odd else [each for each in parsed if each.is_force_add()]
         others = tuple(word for word, each in zip(overrides, parsed, strict=True) if each not in plain)
-        files = [file for place in (workspace(), project_folder()) for file in (place / "params").glob("**/*.yaml")]
-        states = tuple((file, file.stat().st_ctime_ns) for file in files if file.is_file())
+        states = tuple((file, file.stat().st_ctime_ns) for file in _files(workspace()) + _files(project_folder()))
         config = OmegaConf.merge(beside or {}, _composed(config_name, others, states))
         for each in plain:
             OmegaConf.update(config, each.key_or_group, each.value(), merge=True, force_add=True)
@@ -217,22 +216,27 @@ def _look_into_the_workspace_first() -> None:
 
 def _check_files(overrides: Sequence[str]) -> None:
     """Refuse the choice of a file that is not there, where Hydra would not say which there are, and files that hang it."""
-    own = workspace() / "params"
-    if own.exists() and not own.is_dir():
+    if (own := workspace() / "params").exists() and not own.is_dir():
         raise ParamsError("params/ of the workspace is not a folder, but files are looked for in it; move it away.")
-    for file in own.glob("**/*.yaml"):
-        if file.is_file() and os.access(file, os.R_OK):  # of others Hydra says so where they are chosen
+    for file in _files(workspace()):
+        if os.access(file, os.R_OK):  # of others Hydra says so where they are chosen
             _check_yaml(file)
     # The experiment first: where there is none, files are named that it would have stood for.
     choices, _ = split_arguments([word.lstrip("+") for word in overrides])
     for group, quoted in sorted(choices.items(), key=lambda choice: choice[0] != "experiment"):
         name = quoted.strip("'\"")
         if name != "null" and name not in (known := group_files(group)):
-            by_path = "; a file is named without its folder and .yaml" if name.endswith(".yaml") else ""
-            hint = by_path + did_you_mean(Path(name).stem, known)
+            hint = "; a file is named without its folder and .yaml" if name.endswith(".yaml") else ""
+            hint += did_you_mean(Path(name).stem, known)
             if name == "hpo_best" or (group == "experiment" and not known):
                 hint = "; a search writes it, so run `evbind hpo_search hpo=quick` first."
             raise ParamsError(f"{group}={shown(name)}: there is no file params/{group}/{shown(name)}.yaml{hint}")
+
+
+def _files(place: Path) -> list[Path]:
+    """Parameter files of the workspace or beside the library, also those in folders that are links."""
+    found = glob.iglob("params/**/*.yaml", root_dir=place, recursive=True)
+    return list(filter(Path.is_file, map(place.joinpath, found)))
 
 
 def group_files(group: str) -> list[str]:

@@ -57,7 +57,7 @@ def _start(number: int, place: str) -> str:
 
 @contextlib.contextmanager
 def lock_between_processes(address: str) -> Iterator[None]:
-    """Lock of a database, for one process of this machine at a time; of a failure nothing that was made for it stays behind."""
+    """Lock of a database for one process of this machine, `filelock.Timeout` after 2 minutes; a failure leaves nothing behind."""
     # Beside the database, where all who share it find it whatever their TMPDIR and user; one of a server is in the workspace.
     url = resolve_sqlite(address)
     file = sqlite_file(url) or workspace() / f"evbind_{hashlib.sha256(url.encode()).hexdigest()[:16]}"

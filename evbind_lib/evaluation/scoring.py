@@ -45,11 +45,7 @@ def criterion_texts(names: Sequence[str], known: Mapping[str, str]) -> dict[str,
 
 
 def read_pairs(file: str, known: Mapping[str, str], criteria: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """Pairs to score, a row each, of a table of pairs, or of sentences or posts, which are asked about every criterion.
-
-    Their columns are those of the table, criterion and sentence; the second value names those that are kept beside a score:
-    all of the table but texts, ``row`` where it has no ids, and criterion_id.
-    """
+    """Pairs to score, of a table of pairs, or of sentences or posts with every criterion; the columns to keep beside scores."""
     asked, place = criterion_texts(criteria, known), f"--input={file:.200}"
     table = read_table(file, "--input", ()).rename_axis("row")
     for name in {"probability", "decision"} & {*table}:

@@ -164,7 +164,10 @@ def test_values_on_top_of_files_are_what_hydra_makes_of_both_at_once(words: list
     assert _tree("config", given)["hpo"]["trials"]["n_trials"] != 77
 
 
-def test_a_file_that_was_edited_counts_at_once(workspace: Path) -> None:
+def test_a_file_that_was_edited_counts_at_once(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (workspace / "params").mkdir()
+    (workspace / "params" / "trainer").symlink_to(tmp_path / "elsewhere")
     for gamma in (1.0, 3.0):
         own_file(workspace, "trainer/mine.yaml", f"# @package training\nfocal_gamma: {gamma}\n")
         assert compose(trainer="mine").training.focal_gamma == gamma
