@@ -104,13 +104,27 @@ class FoldCache:
 
     def load(self, name: str) -> FoldResult | None:
         """Read a fold as it was saved; None where it is not there. A file that is broken is dropped, to be made again."""
+        if (found := self._read(name)) is None:
+            return None
+        facts, predictions = found
+        facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
+        # Computed, not stored, so that a changed metric is never stale.
+        metrics = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
+        return FoldResult(**facts, metrics=metrics, predictions=predictions)
+
+    def predictions(self, name: str) -> pd.DataFrame | None:
+        """Predictions of a fold, as `load` has them; its metrics, which take most of the time of that, are not computed."""
+        found = self._read(name)
+        return found[1] if found else None
+
+    def _read(self, name: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
         files = [self.folder / f"{name}.npz"]
         if self.read_all:
             files += sorted(self.folder.parent.glob(f"*/{name}.npz"))
-        return next((result for file in files if file.is_file() and (result := _read(file, name))), None)
+        return next((found for file in files if file.is_file() and (found := _read(file, name))), None)
 
 
-def _read(file: Path, name: str) -> FoldResult | None:
+def _read(file: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
             differs = stored.zip.testzip()  # from the checksum that a zip has of each file in it
@@ -123,8 +137,4 @@ def _read(file: Path, name: str) -> FoldResult | None:
         with contextlib.suppress(OSError):
             file.unlink()
         return None
-    facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
-    predictions = prediction_table(facts["fold"], table, table["logit"].to_numpy())
-    # Computed, not stored, so that a changed metric is never stale.
-    metrics = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
-    return FoldResult(**facts, metrics=metrics, predictions=predictions)
+    return facts, prediction_table(facts["fold"], table, table["logit"].to_numpy())

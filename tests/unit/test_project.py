@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import evbind_lib
 from tests import forks
@@ -126,6 +127,18 @@ def test_the_pins_are_what_the_tests_run_with() -> None:
     wanted, pins = requirements()
     installed = {name: metadata.version(name).partition("+")[0] for name in wanted}
     assert installed == {name: pins[name] for name in wanted}
+
+
+def test_the_pins_can_be_had_with_the_first_release_of_the_lowest_python_that_is_promised() -> None:
+    from importlib import metadata
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lowest = project["requires-python"].removeprefix(">=") + ".0"
+    _, pins = requirements()
+    asked = {each.name.lower().replace("_", "-"): each.metadata["Requires-Python"] for each in metadata.distributions()}
+    asked = {name: SpecifierSet(asked[name] or "") for name in pins if name in asked}
+    assert len(asked) > len(pins) * 0.9  # some are of other systems
+    assert [name for name, pythons in asked.items() if not pythons.contains(lowest)] == []
 
 
 def test_conda_users_get_the_same_pins() -> None:

@@ -128,7 +128,7 @@ def _warn_that_none_is_worse(p: float, n_looks: int, n_resamples: int) -> None:
 @lru_cache(maxsize=8_000)  # of 8 kB each, at 1,000 resamples
 def _fold_score(fold: int, uid: str, number: int, metric: str, function: Metric, n_resamples: int) -> FoldScore:
     """Score of a cached fold; `FileNotFoundError`, which is not remembered, where it is not cached."""
-    result = FoldCache(uid).load(trial_name(number, fold))
-    if result is None:
+    predictions = FoldCache(uid).predictions(trial_name(number, fold))
+    if predictions is None:
         raise FileNotFoundError
-    return score_fold(result.predictions, metric, fold=fold, n_resamples=n_resamples)
+    return score_fold(predictions, metric, fold=fold, n_resamples=n_resamples)

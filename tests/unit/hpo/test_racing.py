@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,12 +50,14 @@ def made_fold(fold: int, skill: float, seed: int, n_posts: int = 30, n_pairs: in
     return prediction_table(fold, pairs.assign(label=label, weight=1.0), logits)
 
 
+@functools.cache
 def made_result(fold: int, skill: float, seed: int) -> FoldResult:
     table = made_fold(fold, skill, seed)
     metrics = compute_metrics(table["label"].to_numpy(), table["probability"].to_numpy())
     return FoldResult(fold, metrics, (), table, 1.0, n_training=1, n_validation=180, precision="fp32", peak_memory_mb=0)
 
 
+@functools.cache
 def made_trial(skill: float, seed: int, metric: str = "macro_f1") -> list[FoldScore]:
     return [score_fold(made_fold(fold, skill, seed), metric, fold=fold, n_resamples=300) for fold in range(N_FOLDS)]
 
@@ -349,8 +352,8 @@ def test_a_p_that_no_trial_can_fall_below_is_said_once(made: MadeStudy, caplog: 
 
 
 def test_finished_folds_are_read_once(made: MadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, load = [], FoldCache.load
-    monkeypatch.setattr(FoldCache, "load", lambda self, name: read.append(name) or load(self, name))
+    read, predictions = [], FoldCache.predictions
+    monkeypatch.setattr(FoldCache, "predictions", lambda self, name: read.append(name) or predictions(self, name))
     bad = made.add(0.1, seed=50, done=1)
     assert RacingPruner().judge(made.study, bad) == RacingPruner().judge(made.study, bad)
     assert len(read) == 6 * N_FOLDS + 1
