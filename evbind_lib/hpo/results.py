@@ -104,12 +104,12 @@ class SearchResult:
         number = self.chosen_trial.number if number is None else number
         reported = {trial.number: trial.intermediate_values for trial in self.study.get_trials(deepcopy=False)}
         cache, folds = FoldCache(str(StudyRecord.read(self.study).uid)), sorted(reported.get(number, ()))
-        found = [result for fold in folds if (result := cache.load(trial_name(number, fold))) is not None]
+        found = [stored[1] for fold in folds if (stored := cache.stored(trial_name(number, fold)))]
         if not found or len(found) < len(folds):
             problem = f"this workspace has predictions of {len(found)} of {len(folds)} reported folds"
             remedy = "cross-validate its parameters again, or look where it was searched"
             raise SearchError(f"Study {self.study.study_name}, trial {number}: {problem}; {remedy}.")
-        return pd.concat([result.predictions for result in found], ignore_index=True)
+        return pd.concat(found, ignore_index=True)
 
     @classmethod
     def load(cls, params: Params) -> Self:

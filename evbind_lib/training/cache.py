@@ -28,7 +28,6 @@ from evbind_lib.training.result import EpochResult, FoldResult, prediction_table
 
 STORED: dict[str, Any] = dict.fromkeys(("post_id", "sentence_id", "criterion_id"), np.str_)  # columns of predictions
 STORED |= {"label": np.int8, "logit": np.float32, "weight": np.float64}
-NOT_STORED = ("predictions", "metrics", "model")  # of a `FoldResult`, as they are here
 _logger = logging.getLogger("evbind_lib")
 
 
@@ -95,7 +94,7 @@ class FoldCache:
     def save(self, name: str, result: FoldResult) -> None:
         """Save a fold; a file is there whole or not at all."""
         arrays = {column: result.predictions[column].to_numpy(kind) for column, kind in STORED.items()}
-        facts = {key: value for key, value in vars(result).items() if key not in NOT_STORED}
+        facts = {key: value for key, value in vars(result).items() if key not in ("predictions", "metrics", "model")}
         facts["origin"] = result.origin or f"{self.origin}, trained {date.today().isoformat()}"
         text = json.dumps({**facts, "name": name, "epochs": [asdict(epoch) for epoch in result.epochs]})
         stream = io.BytesIO()
@@ -104,37 +103,31 @@ class FoldCache:
 
     def load(self, name: str) -> FoldResult | None:
         """Read a fold as it was saved; None where it is not there. A file that is broken is dropped, to be made again."""
-        if (found := self._read(name)) is None:
+        if (found := self.stored(name)) is None:
             return None
         facts, predictions = found
-        facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
         # Computed, not stored, so that a changed metric is never stale.
         metrics = compute_metrics(predictions["label"].to_numpy(), predictions["probability"].to_numpy())
         return FoldResult(**facts, metrics=metrics, predictions=predictions)
 
-    def predictions(self, name: str) -> pd.DataFrame | None:
-        """Predictions of a fold, as `load` has them; its metrics, which take most of the time of that, are not computed."""
-        found = self._read(name)
-        return found[1] if found else None
-
-    def _read(self, name: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
-        files = [self.folder / f"{name}.npz"]
-        if self.read_all:
-            files += sorted(self.folder.parent.glob(f"*/{name}.npz"))
+    def stored(self, name: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
+        """Facts and predictions of a fold as `load` has them, without its metrics, which take most of the time of that."""
+        others = sorted(self.folder.parent.glob(f"*/{name}.npz")) if self.read_all else []
+        files = [self.folder / f"{name}.npz", *others]
         return next((found for file in files if file.is_file() and (found := _read(file, name))), None)
 
 
 def _read(file: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
-            differs = stored.zip.testzip()  # from the checksum that a zip has of each file in it
             table = pd.DataFrame({column: stored[column] for column in STORED})
             facts = json.loads(str(stored["facts"]))
-        if differs or facts.pop("name") != name:
-            raise ValueError("a checksum differs, or it is another fold")
+            if stored.zip.testzip() or facts.pop("name") != name:  # by the checksum that a zip has of each file in it
+                raise ValueError("a checksum differs, or it is another fold")
     except Exception as error:  # a flipped bit shows as any error of zip, zlib, numpy or json
         _logger.warning("The cached fold %s is broken (%s); it is trained again.", file.name, type(error).__name__)
         with contextlib.suppress(OSError):
             file.unlink()
         return None
+    facts["epochs"] = tuple(EpochResult(**epoch) for epoch in facts["epochs"])
     return facts, prediction_table(facts["fold"], table, table["logit"].to_numpy())

@@ -89,11 +89,8 @@ def _attend_bert(own: Any, hidden: torch.Tensor, attention_mask: Any = None, *_:
 def _attend_first(
     own: Any, projections: Any, hidden: torch.Tensor, query: torch.Tensor, padding: Any, positions: Any = None
 ) -> torch.Tensor:
-    """What first tokens attend to: their queries go through the weights of the keys once, in place of every token's state.
-
-    So does what is attended to through the values' weights. ``positions`` are keys of positions, which are asked by the same
-    queries, and queries of positions, which are asked of the same keys, both (length, heads, width).
-    """
+    """What first tokens attend to; ``positions`` are keys and queries of positions, both (length, heads, width)."""
+    # Queries go through the weights of the keys once, in place of every token's state; so do the values.
     shape = own.num_attention_heads, own.attention_head_size
     (to_key, key_bias), (to_value, value_bias) = (
         (each.weight.unflatten(0, shape), each.bias.view(shape)) for each in projections

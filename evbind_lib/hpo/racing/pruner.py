@@ -128,7 +128,7 @@ def _warn_that_none_is_worse(p: float, n_looks: int, n_resamples: int) -> None:
 @lru_cache(maxsize=8_000)  # of 8 kB each, at 1,000 resamples
 def _fold_score(fold: int, uid: str, number: int, metric: str, function: Metric, n_resamples: int) -> FoldScore:
     """Score of a cached fold; `FileNotFoundError`, which is not remembered, where it is not cached."""
-    predictions = FoldCache(uid).predictions(trial_name(number, fold))
-    if predictions is None:
+    stored = FoldCache(uid).stored(trial_name(number, fold))
+    if stored is None:
         raise FileNotFoundError
-    return score_fold(predictions, metric, fold=fold, n_resamples=n_resamples)
+    return score_fold(stored[1], metric, fold=fold, n_resamples=n_resamples)

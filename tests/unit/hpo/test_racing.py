@@ -352,8 +352,8 @@ def test_a_p_that_no_trial_can_fall_below_is_said_once(made: MadeStudy, caplog: 
 
 
 def test_finished_folds_are_read_once(made: MadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, predictions = [], FoldCache.predictions
-    monkeypatch.setattr(FoldCache, "predictions", lambda self, name: read.append(name) or predictions(self, name))
+    read, stored = [], FoldCache.stored
+    monkeypatch.setattr(FoldCache, "stored", lambda self, name: read.append(name) or stored(self, name))
     bad = made.add(0.1, seed=50, done=1)
     assert RacingPruner().judge(made.study, bad) == RacingPruner().judge(made.study, bad)
     assert len(read) == 6 * N_FOLDS + 1
