@@ -90,7 +90,7 @@ def _attend_first(
     own: Any, projections: Any, hidden: torch.Tensor, query: torch.Tensor, padding: Any, positions: Any = None
 ) -> torch.Tensor:
     """What first tokens attend to; ``positions`` are keys and queries of positions, both (length, heads, width)."""
-    # Queries go through the weights of the keys once, in place of every token's state; so do the values.
+    # Queries go through the keys' weights once, and what is attended to through the values', in place of every token's state.
     shape = own.num_attention_heads, own.attention_head_size
     (to_key, key_bias), (to_value, value_bias) = (
         (each.weight.unflatten(0, shape), each.bias.view(shape)) for each in projections
