@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.special import entr, expit, logit
 
 from evbind_lib.data.corpus import Corpus
 from evbind_lib.errors import DataError, ParamsError
+from evbind_lib.training.metrics import scores_of_counts
 from evbind_lib.training.probabilities import THRESHOLD, log_losses
 
 AIMS = ("f1", "macro_f1", "recall>=R", "precision>=P")
@@ -158,23 +158,6 @@ def choose_threshold(judged: pd.DataFrame, aim: str) -> float:
         merit = np.where(merit >= least - 1e-12, other, merit - 2)  # those that miss the bound come after all others
     best = int(np.argmax(merit))
     return float(np.append(value[last], 0.0)[best : best + 2].mean())  # amid the last called and the first that is not
-
-
-def scores_of_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> dict[str, np.ndarray]:
-    """The metrics of decisions, by name, of the cells of a confusion matrix; 0 where there is nothing to count."""
-    tp, fp, fn, tn = (np.maximum(cell, 0.0) for cell in (tp, fp, fn, tn))  # differences of weights may miss 0
-
-    def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=whole > 0)
-
-    recall, specificity = fraction(tp, tp + fn), fraction(tn, tn + fp)
-    f1, f1_of_others = fraction(2 * tp, 2 * tp + fp + fn), fraction(2 * tn, 2 * tn + fn + fp)
-    n_classes = 1.0 * (tp + fn > 0) + (tn + fp > 0)
-    scores = {"accuracy": fraction(tp + tn, tp + fp + fn + tn), "macro_f1": (f1 + f1_of_others) / 2, "pos_f1": f1}
-    scores |= {"precision": fraction(tp, tp + fp), "recall": recall, "specificity": specificity}
-    scores["balanced_accuracy"] = fraction(recall + specificity, n_classes)
-    scores["matthews"] = fraction(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-    return scores
 
 
 def _scores(found: np.ndarray, called: np.ndarray, evidence: float, total: float) -> dict[str, np.ndarray]:

@@ -8,9 +8,8 @@ import pandas as pd
 
 from evbind_lib.data.files import as_text
 from evbind_lib.errors import DataError, ParamsError, did_you_mean
-from evbind_lib.evaluation.calibration import scores_of_counts
 from evbind_lib.evaluation.selection import CorrectedScore, corrected_t, holm, probability_of_practical_difference
-from evbind_lib.training.metrics import METRICS, compute_metrics
+from evbind_lib.training.metrics import METRICS, compute_metrics, scores_of_decisions
 from evbind_lib.training.probabilities import THRESHOLD
 from evbind_lib.training.result import CrossValidation, predictions_of
 
@@ -138,9 +137,8 @@ def resampled(predictions: pd.DataFrame, metric: str, weights: np.ndarray) -> np
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     own = metric in METRICS.additions()
     if METRICS[metric].on == "decisions" and not own:
-        cells = _cells(label, probability >= THRESHOLD).items()
-        counts = {name: weights @ np.bincount(posts, cell, minlength=weights.shape[1]) for name, cell in cells}
-        return scores_of_counts(**counts)[metric]
+        count = lambda pairs: weights @ np.bincount(posts, pairs, minlength=weights.shape[1])  # noqa: E731
+        return scores_of_decisions(label, probability >= THRESHOLD, count)[metric]
     if metric in ("roc_auc", "pr_auc") and not own:
         parts = np.array_split(weights, -(-len(weights) * len(label) // MOST_CELLS))
         return np.concatenate([_ranked(metric, label, probability, times[:, posts]) for times in parts])
@@ -167,12 +165,6 @@ def _ranked(metric: str, label: np.ndarray, probability: np.ndarray, times: np.n
     return np.where(other.any(axis=1), scores, np.nan)
 
 
-def _cells(label: np.ndarray, called: np.ndarray) -> dict[str, np.ndarray]:
-    """Which pairs are in each cell of the confusion matrix."""
-    evidence = label == 1
-    return {"tp": evidence & called, "fp": ~evidence & called, "fn": evidence & ~called, "tn": ~evidence & ~called}
-
-
 def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per criterion, most evidence first: pairs, evidence, precision, recall, pos_f1 and pr_auc."""
     rows = {}
@@ -186,10 +178,9 @@ def by_criterion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def at_threshold(predictions: pd.DataFrame, threshold: float, weights: pd.Series | None = None) -> dict[str, float]:
     """``tp, fp, fn, tn`` and the metrics of decisions; a pair, counted so often, is called evidence from the threshold on."""
-    cells = _cells(predictions["label"].to_numpy(), predictions["probability"].to_numpy() >= threshold)
-    each = np.ones(len(predictions)) if weights is None else weights.to_numpy()
-    counts = {name: each @ cell for name, cell in cells.items()}
-    return {name: float(value) for name, value in (counts | scores_of_counts(**counts)).items()}
+    label, called = predictions["label"].to_numpy(), predictions["probability"].to_numpy() >= threshold
+    count = np.sum if weights is None else weights.to_numpy().__matmul__
+    return {name: float(value) for name, value in scores_of_decisions(label, called, count).items()}
 
 
 def confident_errors(predictions: pd.DataFrame, threshold: float = THRESHOLD, most: int = 20) -> pd.DataFrame:

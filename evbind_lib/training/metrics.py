@@ -1,12 +1,12 @@
-"""Metrics of evidence binding, by scikit-learn, in a registry that takes further ones; their aggregation over folds."""
+"""Metrics of evidence binding, in a registry that takes further ones; their aggregation over folds."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import metrics as scores
 
 from evbind_lib.config.registry import Registry
@@ -54,6 +54,30 @@ class Metric:
             return float(self.function(labels, values))
 
 
+def scores_of_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> dict[str, np.ndarray]:
+    """The metrics of decisions, by name, of the cells of a confusion matrix; 0 where there is nothing to count."""
+    tp, fp, fn, tn = (np.maximum(cell, 0.0) for cell in (tp, fp, fn, tn))  # differences of weights may miss 0
+
+    def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=whole > 0)
+
+    recall, specificity = fraction(tp, tp + fn), fraction(tn, tn + fp)
+    f1, f1_of_others = fraction(2 * tp, 2 * tp + fp + fn), fraction(2 * tn, 2 * tn + fn + fp)
+    scores = {"accuracy": fraction(tp + tn, tp + fp + fn + tn), "macro_f1": (f1 + f1_of_others) / 2, "pos_f1": f1}
+    scores |= {"precision": fraction(tp, tp + fp), "recall": recall, "specificity": specificity}
+    scores["balanced_accuracy"] = fraction(recall + specificity, 1.0 * (tp + fn > 0) + (tn + fp > 0))
+    scores["matthews"] = fraction(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return scores
+
+
+def scores_of_decisions(label: np.ndarray, called: np.ndarray, count: Callable = np.sum) -> dict[str, np.ndarray]:
+    """Cells of the confusion matrix and the metrics of decisions; ``count`` makes a number of an array (n,) of bool."""
+    evidence = label == 1
+    masks = {"tp": evidence & called, "fp": ~evidence & called, "fn": evidence & ~called, "tn": ~evidence & ~called}
+    counts = {name: count(mask) for name, mask in masks.items()}
+    return counts | scores_of_counts(**counts)
+
+
 # Not scikit-learn's, which is ten times slower: racing asks thousands of resamples.
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(log_losses(labels, probabilities).mean())
@@ -64,23 +88,24 @@ def _of_both_classes(function: Callable[..., float]) -> Callable[..., float]:
     return lambda labels, values: function(labels, values) if len(np.unique(labels)) == 2 else np.nan
 
 
-_f1 = partial(scores.f1_score, zero_division=0)
-_macro_f1 = partial(_f1, average="macro", labels=[0, 1])
-_precision, _recall = (partial(score, zero_division=0) for score in (scores.precision_score, scores.recall_score))
-_specificity = partial(scores.recall_score, pos_label=0, zero_division=0)
+def _decided(name: str) -> Callable[..., float]:
+    """A metric of decisions; racing and thresholds ask it of counts of thousands of resamples, so there is one way for all."""
+    return lambda labels, decisions: float(scores_of_decisions(np.asarray(labels), np.asarray(decisions) == 1)[name])
+
+
 _roc_auc, _pr_auc = map(_of_both_classes, (scores.roc_auc_score, scores.average_precision_score))
 # fmt: off
 METRICS = Registry[Metric](
     "hpo.metric.name",
     "metric",
-    accuracy=Metric(scores.accuracy_score, on="decisions", description="fraction decided rightly; high where evidence is rare"),
-    macro_f1=Metric(_macro_f1, on="decisions", description="mean of the F1 of evidence and the F1 of no evidence"),
-    pos_f1=Metric(_f1, on="decisions", description="F1 of evidence: harmonic mean of precision and recall"),
-    precision=Metric(_precision, on="decisions", description="fraction of pairs called evidence that are"),
-    recall=Metric(_recall, on="decisions", description="fraction of evidence that is found"),
-    specificity=Metric(_specificity, on="decisions", description="fraction of the others that are not called evidence"),
-    balanced_accuracy=Metric(scores.balanced_accuracy_score, on="decisions", description="mean of recall and specificity"),
-    matthews=Metric(scores.matthews_corrcoef, on="decisions", description="correlation of decisions and labels; 0 is chance"),
+    accuracy=Metric(_decided("accuracy"), on="decisions", description="fraction decided rightly; high where evidence is rare"),
+    macro_f1=Metric(_decided("macro_f1"), on="decisions", description="mean of the F1 of evidence and the F1 of no evidence"),
+    pos_f1=Metric(_decided("pos_f1"), on="decisions", description="F1 of evidence: harmonic mean of precision and recall"),
+    precision=Metric(_decided("precision"), on="decisions", description="fraction of pairs called evidence that are"),
+    recall=Metric(_decided("recall"), on="decisions", description="fraction of evidence that is found"),
+    specificity=Metric(_decided("specificity"), on="decisions", description="fraction of the others that are not called so"),
+    balanced_accuracy=Metric(_decided("balanced_accuracy"), on="decisions", description="mean of recall and specificity"),
+    matthews=Metric(_decided("matthews"), on="decisions", description="correlation of decisions and labels; 0 is chance"),
     roc_auc=Metric(_roc_auc, description="chance that evidence is ranked above no evidence; no threshold"),
     pr_auc=Metric(_pr_auc, description="average precision over all recalls; no threshold"),
     log_loss=Metric(_log_loss, greater_is_better=False, description="mean of -log P(true answer), nats; 0.69 is a coin's"),
