@@ -165,7 +165,8 @@ def train_prepared(
                 raise TrainingError(f"fold {fold + 1}: memory does not hold a single pair; {remedy}.") from None
             micro_batch = max(size for size in range(1, tried // 2 + 1) if tried % size == 0)
         finally:
-            trainer.collect_garbage()
+            if model is None:  # else below, when nothing needs it any more
+                trainer.collect_garbage()
     result = FoldResult(
         fold=fold,
         metrics=dict(validation.epochs[-1].metrics or {}),

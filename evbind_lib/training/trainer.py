@@ -32,6 +32,7 @@ OUT_OF_MEMORY = re.compile("(?i)can(no|')t allocate memory|(not enough|out of) m
 READ_EVERY = 32  # steps; a loss that is not finite ends the training that many later at most
 _signature = inspect.signature(TrainingArguments, eval_str=True)
 TYPES = {name: each.annotation for name, each in _signature.parameters.items()} | RANGES
+_adapter = functools.cache(lambda name: TypeAdapter(TYPES[name]))
 
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _checked(args: dict[str, Any]) -> dict[str, Any]:
         try:
             # A type that pydantic does not know is left to transformers.
             with contextlib.suppress(PydanticUserError):
-                checked[name] = TypeAdapter(TYPES[name]).validate_python(value)
+                checked[name] = _adapter(name).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "must be")
             raise ParamsError(f"training.args.{name}={value}: {reason}.") from None
@@ -199,8 +200,7 @@ def fit(
 def collect_garbage() -> None:
     """Free what a fold held."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # which does nothing where no GPU is in use
 
 
 @functools.cache
