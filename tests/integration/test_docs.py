@@ -103,6 +103,7 @@ def write_exports(folder: Path) -> None:
     (folder / "project.json").write_text(json.dumps(tasks))
 
 
+@pytest.mark.usefixtures("mlflow_tables")
 def test_the_lines_of_the_howtos_run(workspace: Path) -> None:
     text = (PROJECT / "docs" / "howto.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))

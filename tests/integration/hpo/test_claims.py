@@ -33,9 +33,8 @@ from tests import forks
 IDENTITY = {"objective": "test", "searched": []}
 
 
-def work(seconds: float, *words: str) -> None:
+def work(seconds: float, params: Params) -> None:
     """Claim trials and give each a score at once, as a worker does around its training."""
-    params = compose(words, hpo="quick")
     study = open_study(params, IDENTITY)
     while (trial := claim(study, params)) is not None:
         with heartbeat(trial):
@@ -51,7 +50,7 @@ def storage(request: pytest.FixtureRequest, workspace: Path) -> str:
 
 def start(storage: str, n_trials: int, seconds: float) -> BaseProcess:
     words = [f"hpo.study.storage={storage}", f"hpo.trials.n_trials={n_trials}", "hpo.sampler.type=random"]
-    return forks.start(work, seconds, *words)
+    return forks.start(work, seconds, compose(words, hpo="quick"))
 
 
 def load(storage: str) -> optuna.Study:

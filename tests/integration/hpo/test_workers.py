@@ -61,6 +61,7 @@ class Ends(SearchCallback):
         self.numbers.append(trial.number)
 
 
+@pytest.mark.usefixtures("mlflow_tables")
 def test_two_workers_share_a_study_and_mlflow_has_each_trial_once(
     brief: Callable[..., Params], corpus: Corpus, folds: list[Fold], workspace: Path
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from evbind_lib.cli import main
 from evbind_lib.evaluation.model import EvidenceModel
@@ -24,17 +25,20 @@ SENTENCES = ["I lie awake until four.", "It rained all day.", "I eat nothing any
 
 
 @pytest.fixture
-def kept(workspace: Path, once: Callable[..., Path]) -> Path:
+def kept(workspace: Path, once: Callable[..., Path], mlflow_database: Path) -> Path:
     """The folder of a model, made by the command in another workspace."""
 
     def fill(folder: Path) -> None:
         before = os.environ["EVBIND_WORKSPACE"]
+        (folder / "elsewhere").mkdir()
+        shutil.copy(mlflow_database, folder / "elsewhere")
         os.environ["EVBIND_WORKSPACE"] = str(folder / "elsewhere")
         try:
             assert main(["finalize", "trainer=default", *BRIEF, "--output", str(folder / "model")]) == 0
         finally:
             os.environ["EVBIND_WORKSPACE"] = before
-        assert (folder / "elsewhere" / "mlflow.db").is_file()  # its training is a run
+        client = MlflowClient(f"sqlite:///{folder / 'elsewhere' / 'mlflow.db'}")
+        assert client.get_experiment_by_name("training") is not None  # its training is a run
 
     return shutil.copytree(once("kept", fill) / "model", workspace / "kept")
 
@@ -116,6 +120,7 @@ def test_scoring_that_was_killed_goes_on_with_the_same_input_alone(kept: Path, w
     assert main(words) == 2 and part.read_text().splitlines() == first  # of another input
 
 
+@pytest.mark.usefixtures("mlflow_tables")
 def test_labelled_data_are_scored_by_the_folder(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"p{number}", "SLEEP_ISSUES", f"Night {number} was long.", number % 2) for number in range(20)]
     table = pd.DataFrame(rows, columns=["post_id", "criterion_id", "sentence", "label"])

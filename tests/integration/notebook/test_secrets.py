@@ -16,6 +16,7 @@ TOKEN = "hf_canary0123456789"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_no_file_of_the_workspace_holds_a_password_a_token_or_the_folder_of_the_data(
     workspace: Path, tmp_path: Path, database: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,11 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import mlflow
 import nbformat
 import papermill
 import pytest
@@ -52,13 +51,9 @@ class Kernel(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory, once: Callable[..., Path]) -> Iterator[Kernel]:
+def kernel(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Kernel]:
     folder = tmp_path_factory.mktemp("played")
-
-    def fill(made: Path) -> None:
-        mlflow.MlflowClient(f"sqlite:///{made / 'mlflow.db'}").search_experiments()
-
-    shutil.copy(once("mlflow", fill) / "mlflow.db", folder)
+    shutil.copy(mlflow_database, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVBIND_WORKSPACE", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which mlflow.set_tracking_uri of another test sets

@@ -129,6 +129,7 @@ def assert_equal(whole: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_tables")
 def test_a_study_whose_server_was_lost_has_the_runs_of_one_whose_was_not_after_evbind_sync(
     brief: Callable[..., Params], workspace: Path, caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:

@@ -46,9 +46,10 @@ PROJECT = Path(store.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> TrackingParams:
-    """A database that the module's tests share: creating one takes seconds."""
+def place(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> TrackingParams:
+    """A database that the module's tests share."""
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_database, folder)
     return TrackingParams(uri=f"sqlite:///{folder / 'mlflow.db'}", artifacts=str(folder / "files"))
 
 
@@ -412,7 +413,10 @@ def test_experiments_keep_files_in_their_folder_and_a_deleted_one_is_named(
 
 
 @pytest.mark.slow
-def test_a_server_records_the_same_tree(study: optuna.Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_records_the_same_tree(
+    study: optuna.Study, tmp_path: Path, mlflow_database: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(mlflow_database, tmp_path)
     file, name = tmp_path / "optuna_study_summary.txt", study.study_name
     file.write_text("the best is trial 1\n")
     with mlflow_server(tmp_path) as address:
