@@ -27,13 +27,12 @@ search: $(STAMP)
 	$(BIN)/evbind hpo_search hpo=quick
 
 test: $(STAMP)
-# Three files at a time, since tests of servers and kills wait, the longest first, and one thread for each: trainings with two threads on
-# two cores wait for each other without end. What is imported is compiled once, also where the environment forbids to keep it: tests start
-# hundreds of processes.
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Three files at a time, since tests of servers and kills wait, the longest first. What is imported is compiled once, also where the
+# environment forbids to keep it: tests start hundreds of processes.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-full: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --numprocesses 2 --dist load
+	$(BIN)/python -m pytest -m full --numprocesses 2 --dist load
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks

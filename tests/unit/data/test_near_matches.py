@@ -44,7 +44,7 @@ def corpus_of(posts: list[list[str]], evidence: list[tuple[int, str]]) -> Corpus
     st.lists(st.tuples(st.integers(0, 2), st.sampled_from("AB")), min_size=1, max_size=4),
     st.sampled_from(["stratified", "hard", "random", "all"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_no_sampled_sentence_is_near_evidence_of_its_criterion_in_its_post(
     posts: list[list[str]], evidence: list[tuple[int, str]], strategy: str
 ) -> None:

@@ -56,7 +56,7 @@ ROWS = st.lists(
 ).filter(lambda rows: any(row[3] == 1 and row[2] != "SPECIAL_CASE" for row in rows))
 STRATEGIES = st.sampled_from(["stratified", "hard", "random", "all"])
 RATIOS = st.sampled_from([0.1, 0.5, 1.0, 2.5, 3.0, 50.0])
-EXAMPLES = settings(max_examples=20, deadline=None)
+EXAMPLES = settings(max_examples=12, deadline=None)
 
 
 def keys(table: pd.DataFrame) -> list[tuple[str, str]]:
