@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -35,12 +34,6 @@ BRIEF = (
     *("hpo.trials.n_trials=3", "hpo.sampler.n_startup_trials=2", "hpo.pruner.n_startup_trials=99"),
 )
 Row = tuple[str, str, str, int]  # post_id, sentence, criterion_id, status
-
-
-def pytest_collection_finish() -> None:
-    """Every fold ends with a walk for garbage; what is there before the first test is left out of it."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -126,10 +119,11 @@ def mlflow_tables(workspace: Path, mlflow_database: Path) -> None:
 
 
 @pytest.fixture
-def searched(workspace: Path, once: Callable[..., Path]) -> Path:
+def searched(workspace: Path, once: Callable[..., Path], mlflow_database: Path) -> Path:
     """The workspace with a finished search of three trials, made by the command; what it printed is in stdout and stderr."""
 
     def fill(folder: Path) -> None:
+        shutil.copy(mlflow_database, folder)
         assert forks.begin(_search, folder).wait(300) == 0, (folder / "stderr").read_text()
 
     return shutil.copytree(once("searched", fill), workspace, dirs_exist_ok=True)

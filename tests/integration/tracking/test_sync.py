@@ -272,6 +272,7 @@ def test_a_trial_that_ends_before_the_server_has_answered_is_no_gap(
     assert run.info.status == "FINISHED" and run.data.metrics["objective"] == 0.5
 
 
+@pytest.mark.usefixtures("mlflow_tables")
 def test_a_training_writes_at_its_end_what_it_could_not_before(brief: Callable[..., Params]) -> None:
     params = brief("training.n_folds=3")
     store = Store(params.tracking)
