@@ -29,7 +29,7 @@ search: $(STAMP)
 test: $(STAMP)
 # Three files at a time, since tests of servers and kills wait, the longest first. What is imported is compiled once, also where the
 # environment forbids to keep it: tests start hundreds of processes.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full --numprocesses 2 --dist load
