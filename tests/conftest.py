@@ -53,6 +53,13 @@ def write_redsm5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Data
     return write
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_in_the_project(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test without a workspace of its own works in one beside those of the others, and not in the checkout."""
+    if "EVBIND_WORKSPACE" not in os.environ:
+        monkeypatch.setenv("EVBIND_WORKSPACE", str(tmp_path_factory.getbasetemp() / "shared_workspace"))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace, which is also the current folder."""
