@@ -292,7 +292,7 @@ def _differences(study: optuna.Study, identity: Mapping[str, Any]) -> tuple[list
         elif isinstance(before, dict) and isinstance(now, dict):
             different += [each for each, value in now.items() if before.get(each, value) != value]
         elif before != now and name not in ("searched", "source"):  # the fingerprint of data is the same from wherever
-            different.append(name)
+            different.append("code, or data that it reads" if name == "code" else name)
     return different, sorted(searched)
 
 

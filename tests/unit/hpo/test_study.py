@@ -111,7 +111,7 @@ def test_a_study_is_gone_on_with_by_the_same_objective_alone(workspace: Path, mo
         edited.setattr(sys.modules[__name__], "FACTOR", 3.0)
         other_global = identity()
     for other, difference in [
-        (other_global, "code"),
+        (other_global, "code, or data that it reads"),
         (identity(objective=lambda trial: 0.5), "objective"),
         (identity("model=deberta_v3_base"), "model"),
         (identity("training.seed=1"), "seed"),
