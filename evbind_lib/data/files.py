@@ -21,7 +21,7 @@ from evbind_lib.errors import DataError, did_you_mean
 
 NAMED = ("post_id", "sentence_id", "criterion_id", "criterion", "author")  # read where a table has them
 MOST_CHARACTERS = 1_000_000  # of one cell
-OTHER_SEPARATORS = {";": "semicolons; save it with commas", "\t": "tabs; name it .tsv"}
+OTHER_SEPARATORS = {";": "semicolons; save it with commas", "\t": "tabs; name it .tsv", ",": "commas; name it .csv"}
 CSV_ERRORS = {  # words of the csv module's, and what they mean here
     "unexpected end": "a quoted text does not end; close it, and quote texts that hold commas or line ends",
     "limit": f"a text of more than {MOST_CHARACTERS:,} characters; close its quote, or shorten it",
@@ -32,11 +32,6 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 class NoTableError(Exception):
     """What is wrong with a file's content, and the remedy."""
-
-
-def read_table(path: str | None, key: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a table that has these columns, as text, with the lines that rows begin in as index."""
-    return as_text(read_file(path, key, read_rows), f"{key}={path:.200}", columns)
 
 
 def read_file(path: str | None, key: str, reader: Callable[[Any], Any]) -> Any:
@@ -75,7 +70,7 @@ def _opened(file: Path) -> Any:
 
 
 def read_rows(file: Any) -> pd.DataFrame:
-    """A table of the kind that its name ends in; in an archive that of the file inside."""
+    """A table of the kind that its name ends in, in an archive that of the file inside, with rows' lines as index."""
     suffix = Path(str(file.name).lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
         table = pd.read_parquet(io.BytesIO(file.read()), dtype_backend="pyarrow")  # numbers with gaps stay whole
@@ -95,6 +90,10 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
     """Rows that have as many fields as the header, with the lines they begin in; in a TSV a quote is text."""
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    first = next((line for line in lines if line.strip()), "")  # the header, since texts may hold any separator
+    if delimiter not in first and (other := next((each for each in OTHER_SEPARATORS if each in first), None)):
+        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
+    lines.seek(0)
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     limit, line, header = csv.field_size_limit(MOST_CHARACTERS), 1, list[str]()
     fields, begins = list[str](), list[int]()  # of all rows in one list: a list for each would take twice the memory
@@ -113,8 +112,6 @@ def _read_delimited(file: IO[bytes], delimiter: str) -> pd.DataFrame:
         raise NoTableError(f", row {line}: {problem}") from None
     finally:
         csv.field_size_limit(limit)
-    if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
-        raise NoTableError(f": its columns are separated by {OTHER_SEPARATORS[other]}")
     columns = {at: pd.array(fields[at :: len(header)], dtype="str") for at in range(len(header))}
     return pd.DataFrame(columns, index=begins).set_axis(header, axis="columns")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from evbind_lib.data.files import as_text, read_table
+from evbind_lib.data.files import as_text, read_file, read_rows
 from evbind_lib.data.tables import clean, each_text, refuse_rows, split_sentences
 from evbind_lib.data.tables import shown as shown_id
 from evbind_lib.errors import DataError, did_you_mean, shown
@@ -47,7 +47,7 @@ def criterion_texts(names: Sequence[str], known: Mapping[str, str]) -> dict[str,
 def read_pairs(file: str, known: Mapping[str, str], criteria: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """Pairs to score, of a table of pairs, or of sentences or posts with every criterion; the columns to keep beside scores."""
     asked, place = criterion_texts(criteria, known), f"--input={file:.200}"
-    table = read_table(file, "--input", ()).rename_axis("row")
+    table = as_text(read_file(file, "--input", read_rows), place, ()).rename_axis("row")
     for name in {"probability", "decision"} & {*table}:
         raise DataError(f"{place}: it has a column {name}, which the scores will have; give it another name.")
     if not {*TEXTS} & {*table}:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from evbind_lib.config.compose import compose
 from evbind_lib.data.corpus import Corpus, load_corpus
-from evbind_lib.data.files import as_text, read_table
+from evbind_lib.data.files import as_text, read_file, read_rows
 from evbind_lib.data.tables import read_criteria
 from evbind_lib.errors import DataError
 
@@ -25,10 +25,14 @@ HEAD = "post_id,sentence,label\n"
 COLUMNS = ("post_id", "sentence", "label")
 
 
+def read_table(path: str, columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
+    return as_text(read_file(path, "data.pairs", read_rows), f"data.pairs={path:.200}", columns)
+
+
 def refusal(path: Path | str, columns: tuple[str, ...] = COLUMNS) -> str:
     """What a file is refused with, without its place."""
     with pytest.raises(DataError) as caught:
-        read_table(str(path), "data.pairs", columns)
+        read_table(str(path), columns)
     message, place = str(caught.value), f"data.pairs={path}"
     assert message.startswith(place[:200]) and "\n" not in message and message.endswith((".", "?"))
     return message[len(place[:200]) :]
@@ -51,7 +55,7 @@ def test_missing_cells_are_empty_and_numbers_keep_their_digits_in_every_format(t
         file.write_text(
             "\n".join(json.dumps(row) for row in table.astype(object).where(table.notna(), None).to_dict("records"))
         )
-    read = as_text(table, "pairs", ()) if suffix == "memory" else read_table(str(file), "data.pairs", ())
+    read = as_text(table, "pairs", ()) if suffix == "memory" else read_table(str(file), ())
     assert read["sentence_id"].tolist() == ["1000000000000000001", "", "1000000000000000002"]
     assert (read["sentence"].tolist(), read["author"].tolist()) == (["a", "", "c"], ["7", "", "8"])
     assert read["n"].tolist() == ["1", "", "0.5"]
@@ -114,7 +118,7 @@ def test_a_table_is_read_as_it_was_written(
         made.write(plain, plain.name)
         made.writestr("__MACOSX/x", "")
     for file in (plain, packed, archive, shutil.copy(archive, tmp_path / "t.zip")):
-        table = read_table(str(file), "data.pairs", COLUMNS)
+        table = read_table(str(file))
         assert (table["sentence"].tolist(), table.index.tolist()) == (sentences, rows)
 
 
@@ -129,6 +133,9 @@ REFUSED = [  # suffix, content, what it says
     (".csv", HEAD[:-1] + ",\na,x,1,z\n", "column 4 has no name; give it one"),
     (".csv", HEAD[:-1] + ",label\na,x,1,0\n", "label stands there twice; take one"),
     (".csv", HEAD.replace(",", ";") + "a;x;1\n", "semicolons; save it with commas"),
+    (".csv", HEAD.replace(",", ";") + "a;x, and y;1\n", "semicolons; save it with commas"),
+    (".csv", '\n"post_id";"sentence";"label"\n"a";"x";"1"\n', "semicolons; save it with commas"),
+    (".tsv", HEAD + "a,x,1\n", "commas; name it .csv"),
     (".csv", HEAD.replace(",", "\t") + "a\tx\t1\n", "tabs; name it .tsv"),
     (".csv", "text,x\na,1\n", "columns post_id, sentence and label are missing; known are: text, x"),
     (".csv", HEAD, "no rows"),
