@@ -31,7 +31,8 @@ def _by_column(
     """Group of every post, the post itself, the value of a column, or the author that its id names; the column, and why."""
     posts_themselves = {post: post for post in ids}
     if column == "post_id":
-        return column, posts_themselves, "as group_by says"
+        beside = ", though a column author is there to group by" if "author" in {*posts, *rows} else ""
+        return column, posts_themselves, f"as group_by says{beside}"
     name = "author" if column == "auto" else column
     table = next((table for table in (posts, rows) if name in table), None)
     if table is not None:

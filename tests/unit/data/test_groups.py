@@ -91,6 +91,17 @@ def test_an_id_that_names_no_author_is_a_group_of_its_own_and_a_date_names_none(
     assert (dates.grouped_by, dates.report.groups) == ("post_id", 15)
 
 
+def test_posts_are_the_groups_of_a_table_and_authors_in_it_are_told_of() -> None:
+    rows = [
+        (f"p{post}", "Sleeping badly.", f"Sentence of post {post}.", post % 2, f"a{post // 2}") for post in range(8)
+    ]
+    table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label", "author"])
+    told = "8 groups (post_id: as group_by says, though a column author is there to group by)"
+    assert told in Corpus.from_pairs(table, group_by="post_id").summary
+    assert "8 groups (post_id: as group_by says)" in Corpus.from_pairs(table.drop(columns="author")).summary
+    assert "4 groups (author: a column of the data)" in Corpus.from_pairs(table, group_by="author").summary
+
+
 def test_repeated_sentence_ids_are_made_unique_by_the_text_and_counted() -> None:
     rows = [
         ("a", "0", "x", "One.", 1),
