@@ -143,7 +143,7 @@ class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
         return "notebooks" if file.endswith(".ipynb") else file
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(tryfirst=True, optionalhook=True)  # else xdist answers with the number of processors
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Folders take two processes; a file or a test that was picked out begins sooner, and can be stepped through, in this one."""
     return 2 if all(Path(arg).is_dir() for arg in config.args) and config.option.capture != "no" else 0

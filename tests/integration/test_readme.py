@@ -19,6 +19,7 @@ from evbind_lib.training.metrics import METRICS
 from tests.conftest import BRIEF
 
 PROJECT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ("02_train.ipynb", "03_hpo_search.ipynb")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
@@ -70,6 +71,16 @@ def test_every_picture_and_file_it_links_is_there() -> None:
         if not (PROJECT / word).exists() and not word.startswith(("params/experiment", "params/trainer/hpo_best"))
     ]
     assert missing == []
+
+
+def test_its_scores_are_those_of_the_stored_notebooks() -> None:
+    guess, search = ((PROJECT / "notebooks" / name).read_text(encoding="utf-8") for name in NOTEBOOKS)
+    (best,) = re.findall(r"^Best: trial \d+, macro_f1 ([\d.]+)", README, flags=re.MULTILINE)
+    (of_guess,) = re.findall(r"macro_f1 +([\d.]+ ± [\d.]+) \(mean", guess)[:1]
+    assert f"macro_f1 {best} (mean of 5 folds)" in search
+    guessed, found = re.findall(r"^evbind train.*macro_f1 ([\d.]+ ± [\d.]+)", README, flags=re.MULTILINE)
+    assert guessed == " ± ".join(f"{float(each):.3f}" for each in of_guess.split(" ± "))
+    assert found.split()[0] == f"{float(best):.3f}"
 
 
 def test_the_lines_of_extend_run(workspace: Path) -> None:

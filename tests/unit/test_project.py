@@ -1,4 +1,4 @@
-"""The project's own promises: rooms import downward, files of the environment agree, importing is light."""
+"""The project's own promises: packages import downward, files of the environment agree, importing is light."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tomllib
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -195,3 +196,10 @@ def test_the_checkout_holds_only_what_a_reader_expects() -> None:
         ),
         *("constraints.txt", "environment.yml", "evbind_lib", "notebooks", "params", "pyproject.toml", "tests"),
     }
+
+
+def test_pytest_shares_a_folder_and_runs_a_file_in_one_process(pytestconfig: pytest.Config) -> None:
+    option = SimpleNamespace(capture="fd", numprocesses="auto")
+    for places, processes in ([str(PROJECT / "tests")], 2), ([__file__], 0), ([f"{__file__}::test"], 0):
+        config = SimpleNamespace(args=places, option=option)
+        assert pytestconfig.hook.pytest_xdist_auto_num_workers(config=config) == processes
