@@ -141,7 +141,9 @@ def check(n_trials: int, storage: str = STORAGE, tracking: str = "sqlite:///mlfl
     assert not [trial for trial in finished_trials(study) if trial.state == TrialState.FAIL]
     for trial in trials:
         if trial.user_attrs.get("interrupted") and trial.params:
-            (again,) = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
+            again = trial
+            while again.user_attrs.get("interrupted"):  # a retry may have been killed too, even in its first fold
+                (again,) = [other for other in trials if other.user_attrs.get("retry_of") == again.number]
             assert {name: again.params[name] for name in trial.params} == trial.params or not again.params
             if again.params and trial.intermediate_values:
                 assert again.user_attrs["folds_from_before"] >= len(trial.intermediate_values)
