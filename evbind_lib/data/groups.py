@@ -31,8 +31,8 @@ def _by_column(
     """Group of every post, the post itself, the value of a column, or the author that its id names; the column, and why."""
     posts_themselves = {post: post for post in ids}
     if column == "post_id":
-        beside = ", though a column author is there to group by" if "author" in {*posts, *rows} else ""
-        return column, posts_themselves, f"as group_by says{beside}"
+        named = "author" in {*posts, *rows} or any(map(AUTHOR.fullmatch, ids))
+        return column, posts_themselves, f"as group_by says{', though the data name authors' if named else ''}"
     name = "author" if column == "auto" else column
     table = next((table for table in (posts, rows) if name in table), None)
     if table is not None:

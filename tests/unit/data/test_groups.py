@@ -96,9 +96,12 @@ def test_posts_are_the_groups_of_a_table_and_authors_in_it_are_told_of() -> None
         (f"p{post}", "Sleeping badly.", f"Sentence of post {post}.", post % 2, f"a{post // 2}") for post in range(8)
     ]
     table = pd.DataFrame(rows, columns=["post_id", "criterion", "sentence", "label", "author"])
-    told = "8 groups (post_id: as group_by says, though a column author is there to group by)"
+    told = "8 groups (post_id: as group_by says, though the data name authors)"
     assert told in Corpus.from_pairs(table, group_by="post_id").summary
-    assert "8 groups (post_id: as group_by says)" in Corpus.from_pairs(table.drop(columns="author")).summary
+    table_without = table.drop(columns="author")
+    assert "8 groups (post_id: as group_by says)" in Corpus.from_pairs(table_without).summary
+    in_ids = table_without.assign(post_id=[f"s_{post // 2}_{post}" for post in range(8)])
+    assert told in Corpus.from_pairs(in_ids).summary
     assert "4 groups (author: a column of the data)" in Corpus.from_pairs(table, group_by="author").summary
 
 
